@@ -1,0 +1,1 @@
+"""Plain Python that knows the providers, the keys and our own messages; never Dramatiq."""

@@ -1,0 +1,183 @@
+"""Every error of the gateway, one tree; foreign exceptions are translated into it once, at the boundary.
+
+    GatewayError                       code: what the error envelope says in `error_code`
+    ├── ProviderError                  what a provider's answer, or its silence, means
+    │   ├── RequestRejected            this request can never succeed: final
+    │   ├── AuthenticationFailed       this key or account may not call: another key may
+    │   ├── RateLimited                this key, account or model must rest: another key may help
+    │   └── UpstreamFailed             the provider is at fault, the key is fine: short schedule
+    ├── KeysUnavailable                no key may be used now: long schedule
+    ├── InvalidMessage                 bytes that are not a request
+    ├── PublishError                   RabbitMQ has not confirmed a message
+    │   ├── Unroutable                 the queue does not exist
+    │   ├── Nacked                     the queue refused it (full, reject-publish)
+    │   ├── ConfirmTimeout             no answer within the deadline; it may have been stored
+    │   └── ConnectionLost             the connection ended first; it may have been stored
+    ├── TopologyError                  RabbitMQ does not have, or does not let us have, a queue we need
+    └── StoreUnavailable               the key or ledger store cannot be reached
+
+The text of an error may end up in an envelope, a log line and Sentry: it holds no key, prompt or answer.
+"""
+
+from enum import StrEnum
+
+
+class ErrorCode(StrEnum):
+    """The closed list of values of `error_code` in an error envelope."""
+
+    INVALID_REQUEST = "invalid_request"
+    CALLBACK_REFUSED = "callback_refused"
+    MODEL_NOT_FOUND = "model_not_found"
+    CONTENT_BLOCKED = "content_blocked"
+    OUTPUT_EXHAUSTED = "output_exhausted"
+    AUTHENTICATION = "authentication"
+    RATE_LIMIT = "rate_limit"
+    UPSTREAM = "upstream"
+    TIMEOUT = "timeout"
+    INTERNAL = "internal"
+
+
+class Scope(StrEnum):
+    """What an error is about, and so what must rest after it."""
+
+    REQUEST = "request"
+    KEY = "key"
+    ACCOUNT = "account"
+    MODEL = "model"
+    UPSTREAM = "upstream"
+
+
+class GatewayError(Exception):
+    """Root of the tree; `code` is what a producer reads, `str()` is safe to show."""
+
+    code: ErrorCode = ErrorCode.INTERNAL
+
+    def __init__(self, message: str, *, code: ErrorCode | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class ProviderError(GatewayError):
+    """A provider did not complete the request.
+
+    `scope` says what is at fault, `status` is the HTTP status (or the code inside a 200; None for a transport fault),
+    `retry_after_s` is the wait the provider stated in seconds, None when it stated none, `reason` a short slug for logs
+    and cooldowns such as `openrouter_free_tier_daily` or `http_429`.
+    """
+
+    scope: Scope = Scope.UPSTREAM
+    code = ErrorCode.UPSTREAM
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        code: ErrorCode | None = None,
+        scope: Scope | None = None,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.reason = reason
+        self.status = status
+        self.retry_after_s = retry_after_s
+        if scope is not None:
+            self.scope = scope
+
+
+class RequestRejected(ProviderError):
+    """This request can never succeed as it is: answered with an error at once."""
+
+    scope = Scope.REQUEST
+    code = ErrorCode.INVALID_REQUEST
+
+
+class AuthenticationFailed(ProviderError):
+    """The key (or its account) may not make this call; `scope` is KEY or ACCOUNT."""
+
+    scope = Scope.KEY
+    code = ErrorCode.AUTHENTICATION
+
+
+class RateLimited(ProviderError):
+    """A limit was hit; `scope` is KEY, ACCOUNT or MODEL, and that is what cools down."""
+
+    scope = Scope.KEY
+    code = ErrorCode.RATE_LIMIT
+
+
+class UpstreamFailed(ProviderError):
+    """The provider or the way to it failed; the key is fine."""
+
+    scope = Scope.UPSTREAM
+    code = ErrorCode.UPSTREAM
+
+
+class KeysUnavailable(GatewayError):
+    """No key may be used for this model now.
+
+    `retry_in_s` is the time until the first one returns; `refused` is True when every key is benched because the
+    provider refused it (401, 402, 403), so that waiting cannot help.
+    """
+
+    code = ErrorCode.RATE_LIMIT
+
+    def __init__(self, message: str, *, retry_in_s: float, refused: bool = False) -> None:
+        super().__init__(message, code=ErrorCode.AUTHENTICATION if refused else None)
+        self.retry_in_s = retry_in_s
+        self.refused = refused
+
+
+class InvalidMessage(GatewayError):
+    """Bytes that are not a request; the text names the fields at fault and never their values.
+
+    `request_id` and `callback_queue` are what could still be read, so that the sender can be answered.
+    """
+
+    code = ErrorCode.INVALID_REQUEST
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: ErrorCode | None = None,
+        request_id: str | None = None,
+        callback_queue: str | None = None,
+    ) -> None:
+        super().__init__(message, code=code)
+        self.request_id = request_id
+        self.callback_queue = callback_queue
+
+
+class PublishError(GatewayError):
+    """RabbitMQ has not confirmed a message; `queue` is where it was meant to go."""
+
+    def __init__(self, message: str, *, queue: str) -> None:
+        super().__init__(message)
+        self.queue = queue
+
+
+class Unroutable(PublishError):
+    """The queue does not exist: RabbitMQ returned the message."""
+
+
+class Nacked(PublishError):
+    """The queue exists and refused the message, as a full queue with `reject-publish` does."""
+
+
+class ConfirmTimeout(PublishError):
+    """No confirm within the deadline; the message may have been stored."""
+
+
+class ConnectionLost(PublishError):
+    """The connection or channel ended before the confirm; the message may have been stored."""
+
+
+class TopologyError(GatewayError):
+    """RabbitMQ does not have, or does not let us have, a queue that we need; the text is one line for an operator."""
+
+
+class StoreUnavailable(GatewayError):
+    """The store of keys and ledger cannot be reached; nothing is called without it."""

@@ -1,0 +1,172 @@
+"""The public messages (request, success, error) and the job that travels between bridge and worker.
+
+The field names are a contract with other programs; see the README. Models hold prompts and answers, so their `repr`
+shows the request id only.
+"""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from gateway.errors import ErrorCode, GatewayError
+
+#: The form of `Job` on the wire. A worker reads this form and the one before it.
+JOB_VERSION = 1
+
+RequestId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601 with milliseconds and `Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, protected_namespaces=())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({getattr(self, 'request_id', '…')!r})"
+
+    __str__ = __repr__
+
+
+class Parameters(_Message):
+    """Sampling parameters, each passed on only when given."""
+
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+
+
+class Request(_Message):
+    """One request as a producer publishes it to `gemini.requests`."""
+
+    request_id: RequestId
+    prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+    model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    parameters: Parameters = Parameters()
+    system_instruction: str | None = None
+    metadata: dict[str, Any] | None = None
+    callback_queue: QueueName
+    timestamp: str | None = None
+    retry_count: int = Field(default=0, ge=0, le=1_000)
+
+
+class Job(_Message):
+    """A request on its way through the worker: the only argument of the actor `generate`.
+
+    `retry_count` counts finished or running waits for a key, `upstream_retries` those for the provider.
+    `received_at` is epoch seconds when the bridge read the request: `processing_time_ms` counts from there.
+    `waits_for_key` marks a copy in a delay queue that early release may take before its time.
+    """
+
+    v: Literal[1] = JOB_VERSION
+    request: Request
+    received_at: float
+    retry_count: int = Field(default=0, ge=0)
+    upstream_retries: int = Field(default=0, ge=0)
+    redelivered: bool = False
+
+    @property
+    def request_id(self) -> str:
+        return self.request.request_id
+
+
+class Usage(_Message):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cost: float | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a provider answered: the text, what it cost, and the model that served it."""
+
+    content: str = field(repr=False)
+    usage: Usage
+    model_used: str
+    generation_id: str | None = None
+
+
+class Success(_Message):
+    """The envelope of an answered request."""
+
+    request_id: str
+    status: Literal["success"] = "success"
+    content: str
+    usage: Usage
+    processing_time_ms: int
+    model_used: str
+    timestamp: str
+    metadata: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, job: Job, completion: Completion, *, processing_time_ms: int) -> Self:
+        return cls(
+            request_id=job.request_id,
+            content=completion.content,
+            usage=completion.usage,
+            processing_time_ms=processing_time_ms,
+            model_used=completion.model_used,
+            timestamp=now(),
+            metadata=job.request.metadata,
+        )
+
+
+class Failure(_Message):
+    """The envelope of a request that got no answer; `error` is a sentence, `error_code` a value to branch on."""
+
+    request_id: str | None = None
+    status: Literal["error"] = "error"
+    error: str
+    error_code: ErrorCode
+    processing_time_ms: int
+    timestamp: str
+    metadata: dict[str, Any] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        error: GatewayError,
+        *,
+        request_id: str | None,
+        processing_time_ms: int,
+        metadata: dict[str, Any] | None = None,
+    ) -> Self:
+        return cls(
+            request_id=request_id,
+            error=str(error),
+            error_code=error.code,
+            processing_time_ms=processing_time_ms,
+            timestamp=now(),
+            metadata=metadata,
+        )
+
+
+Envelope = Success | Failure
+
+#: Makes the `message_id` of an envelope, so that every copy of one envelope carries the same one.
+_ENVELOPE_NAMESPACE = uuid.UUID("6f1c3a52-6f55-4f0e-9b62-6a2f0f3f4c55")
+
+
+def envelope_id(work_id: str, body: bytes) -> str:
+    """The `message_id` of the envelope `body` that answers the work `work_id`; equal for equal arguments."""
+    return str(uuid.uuid5(_ENVELOPE_NAMESPACE, f"{work_id}\0" + body.hex()))
+
+
+def encode(message: _Message) -> bytes:
+    """The message as JSON bytes; fields without a value are left out."""
+    return message.model_dump_json(exclude_none=True).encode()
+
+
+def as_json(message: _Message) -> Mapping[str, Any]:
+    """The message as plain JSON types, for use inside another message."""
+    return message.model_dump(mode="json", exclude_none=True)
