@@ -63,7 +63,6 @@ class Job(_Message):
 
     `retry_count` counts finished or running waits for a key, `upstream_retries` those for the provider.
     `received_at` is epoch seconds when the bridge read the request: `processing_time_ms` counts from there.
-    `waits_for_key` marks a copy in a delay queue that early release may take before its time.
     """
 
     v: Literal[1] = JOB_VERSION
