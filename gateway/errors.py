@@ -69,7 +69,7 @@ class ProviderError(GatewayError):
     scope: Scope = Scope.UPSTREAM
     code = ErrorCode.UPSTREAM
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - facts, all by name
         self,
         message: str,
         *,

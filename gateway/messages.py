@@ -4,8 +4,8 @@ The field names are a contract with other programs; see the README. Models hold 
 shows the request id only.
 """
 
+import time
 import uuid
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -16,6 +16,9 @@ from gateway.errors import ErrorCode, GatewayError
 
 #: The form of `Job` on the wire. A worker reads this form and the one before it.
 JOB_VERSION = 1
+
+#: The form of `Reply` on the wire, read and written as `JOB_VERSION` is.
+REPLY_VERSION = 1
 
 RequestId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
@@ -54,7 +57,7 @@ class Request(_Message):
     system_instruction: str | None = None
     metadata: dict[str, Any] | None = None
     callback_queue: QueueName
-    timestamp: str | None = None
+    timestamp: str | int | float | None = None
     retry_count: int = Field(default=0, ge=0, le=1_000)
 
 
@@ -72,9 +75,19 @@ class Job(_Message):
     upstream_retries: int = Field(default=0, ge=0)
     redelivered: bool = False
 
+    @classmethod
+    def of(cls, request: Request, *, received_at: float, redelivered: bool = False) -> Self:
+        """The first job of a request; a producer may start it further up the schedule with `retry_count`."""
+        return cls(request=request, received_at=received_at, retry_count=request.retry_count, redelivered=redelivered)
+
     @property
     def request_id(self) -> str:
         return self.request.request_id
+
+    @property
+    def age_ms(self) -> int:
+        """Milliseconds since the bridge read the request; never negative, whatever the clocks say."""
+        return max(0, round((time.time() - self.received_at) * 1000))
 
 
 class Usage(_Message):
@@ -156,9 +169,31 @@ Envelope = Success | Failure
 _ENVELOPE_NAMESPACE = uuid.UUID("6f1c3a52-6f55-4f0e-9b62-6a2f0f3f4c55")
 
 
-def envelope_id(work_id: str, body: bytes) -> str:
-    """The `message_id` of the envelope `body` that answers the work `work_id`; equal for equal arguments."""
-    return str(uuid.uuid5(_ENVELOPE_NAMESPACE, f"{work_id}\0" + body.hex()))
+class Reply(_Message):
+    """A sealed envelope on its way out: the exact bytes, the queue they go to and the `message_id` of every copy.
+
+    `attempts` counts deliveries that the callback queue refused, `first_refused_at` is epoch seconds of the first.
+    """
+
+    v: Literal[1] = REPLY_VERSION
+    request_id: str | None
+    queue: QueueName
+    body: str
+    message_id: str
+    success: bool
+    attempts: int = Field(default=0, ge=0)
+    first_refused_at: float | None = None
+
+    @classmethod
+    def of(cls, envelope: Envelope, *, queue: str, work_id: str) -> Self:
+        """Seal an envelope that answers the work `work_id`; equal work and status give an equal `message_id`."""
+        return cls(
+            request_id=envelope.request_id,
+            queue=queue,
+            body=encode(envelope).decode(),
+            message_id=str(uuid.uuid5(_ENVELOPE_NAMESPACE, f"{work_id}/{envelope.status}")),
+            success=isinstance(envelope, Success),
+        )
 
 
 def encode(message: _Message) -> bytes:
@@ -166,6 +201,6 @@ def encode(message: _Message) -> bytes:
     return message.model_dump_json(exclude_none=True).encode()
 
 
-def as_json(message: _Message) -> Mapping[str, Any]:
+def as_json(message: _Message) -> dict[str, Any]:
     """The message as plain JSON types, for use inside another message."""
     return message.model_dump(mode="json", exclude_none=True)

@@ -2,6 +2,8 @@
 
 import hashlib
 
+_SHORTEST_WITH_A_TAIL = 12
+
 
 class ApiKey:
     """An API key whose every textual form is `****1234`; the value leaves only through `reveal()`.
@@ -41,4 +43,4 @@ class ApiKey:
 
 def mask(value: str) -> str:
     """`****` and the last four characters; a value too short to lose four stays hidden altogether."""
-    return "****" + value[-4:] if len(value) >= 12 else "****"
+    return "****" + value[-4:] if len(value) >= _SHORTEST_WITH_A_TAIL else "****"
