@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from gateway.errors import ErrorCode, GatewayError
 
@@ -20,8 +20,15 @@ JOB_VERSION = 1
 #: The form of `Reply` on the wire, read and written as `JOB_VERSION` is.
 REPLY_VERSION = 1
 
-RequestId = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-QueueName = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+def _fits_amqp(value: str) -> str:
+    """AMQP's short strings, which carry ids and queue names, end at 255 bytes."""
+    if len(value.encode()) > 255:  # noqa: PLR2004 - the limit of the protocol
+        raise ValueError("longer than 255 bytes")
+    return value
+
+
+ShortString = Annotated[str, StringConstraints(min_length=1), AfterValidator(_fits_amqp)]
 
 
 def now() -> str:
@@ -50,13 +57,13 @@ class Parameters(_Message):
 class Request(_Message):
     """One request as a producer publishes it to `gemini.requests`."""
 
-    request_id: RequestId
+    request_id: ShortString
     prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
     model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
     parameters: Parameters = Parameters()
     system_instruction: str | None = None
     metadata: dict[str, Any] | None = None
-    callback_queue: QueueName
+    callback_queue: ShortString
     timestamp: str | int | float | None = None
     retry_count: int = Field(default=0, ge=0, le=1_000)
 
@@ -176,8 +183,8 @@ class Reply(_Message):
     """
 
     v: Literal[1] = REPLY_VERSION
-    request_id: str | None
-    queue: QueueName
+    request_id: str | None = None
+    queue: ShortString
     body: str
     message_id: str
     success: bool

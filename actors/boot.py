@@ -1,0 +1,48 @@
+"""Opens the resources of a worker process before its threads start, and closes them after they have ended."""
+
+import logging
+import sys
+
+from dramatiq import Broker, Middleware, Worker
+
+from gateway import logs, sentry
+from gateway.errors import GatewayError
+from gateway.runtime import Runtime
+from gateway.settings import SettingsError, load_settings
+
+#: Exit codes of a worker that cannot start, from sysexits.h: EX_CONFIG, EX_UNAVAILABLE.
+EXIT_SETTINGS = 78
+EXIT_UNAVAILABLE = 69
+
+logger = logging.getLogger(__name__)
+
+
+class Boot(Middleware):
+    """A worker starts with everything it needs, or its process ends with one line that says what is missing."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        # Calls are long: a message that is fetched but not started waits here while another worker is idle.
+        worker.queue_prefetch = worker.worker_threads
+        try:
+            settings = load_settings()
+            logs.configure(settings, stream=sys.stderr)
+            sentry.configure(settings)
+            self.runtime.open_messaging(settings, name="worker")
+            self.runtime.open_provider()
+        except SettingsError as error:
+            self._give_up(error, EXIT_SETTINGS)
+        except GatewayError as error:
+            self._give_up(error, EXIT_UNAVAILABLE)
+
+    def _give_up(self, error: GatewayError, code: int) -> None:
+        # SystemExit, because Dramatiq swallows any Exception of this hook and would start consuming.
+        logger.critical("%s", error)
+        self.runtime.close(timeout_s=1.0)
+        raise SystemExit(code)
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        self.runtime.close(timeout_s=5.0)
+        sentry.close(timeout_s=2.0)

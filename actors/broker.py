@@ -1,0 +1,36 @@
+"""The one broker, with its middleware in order. The only module with an effect at import: it sets Dramatiq's broker."""
+
+import dramatiq
+
+from actors.boot import Boot
+from actors.encoder import StrictEncoder
+from actors.rabbitmq import RabbitmqBroker
+from gateway.runtime import Runtime
+from middleware.callbacks import Callbacks
+from middleware.cooldown import Cooldown
+from middleware.graceful_stop import GracefulStop
+from middleware.key_selection import KeySelection
+from middleware.ledger import LedgerMiddleware
+from middleware.log_context import LogContext
+from middleware.retry_schedule import RetrySchedule
+
+runtime = Runtime()
+cooldown = Cooldown(runtime)
+
+#: Before-hooks run from the top, after-hooks from the bottom.
+MIDDLEWARE: list[dramatiq.Middleware] = [
+    Boot(runtime),  # first: opens what all others use, and closes it after them
+    GracefulStop(runtime),  # before anything is logged, looked up or leased for a delivery that will not run
+    LogContext(),  # before all that log about the delivery; its after-hook reports the outcome, so it runs last
+    Callbacks(runtime),  # above the ledger: an answer is stored first, then published
+    LedgerMiddleware(
+        runtime
+    ),  # before a key is taken: answered work needs none; after the schedule: it stores its reply
+    RetrySchedule(runtime),  # above the keys: their lease has ended when it decides what becomes of the attempt
+    cooldown,  # above key selection: it rotates what that has leased
+    KeySelection(runtime),  # last: nothing stands between the lease and the call
+]
+
+broker = RabbitmqBroker(runtime, middleware=MIDDLEWARE)
+dramatiq.set_encoder(StrictEncoder())
+dramatiq.set_broker(broker)

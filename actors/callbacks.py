@@ -1,0 +1,37 @@
+"""Publish a sealed reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
+
+import time
+
+import dramatiq
+import pika
+
+from actors.broker import runtime
+from gateway.errors import GatewayError
+from gateway.messages import Reply
+from gateway.topology import CALLBACKS
+from middleware.outbox import confirmed_publish
+
+
+@dramatiq.actor(queue_name=CALLBACKS, throws=(GatewayError,))
+def publish_success(reply: Reply) -> None:
+    """Return when the success envelope is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
+    _publish(reply, kind="gemini.success")
+
+
+@dramatiq.actor(queue_name=CALLBACKS, throws=(GatewayError,))
+def publish_error(reply: Reply) -> None:
+    """Return when the error envelope is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
+    _publish(reply, kind="gemini.error")
+
+
+def _publish(reply: Reply, *, kind: str) -> None:
+    properties = pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=2,
+        correlation_id=reply.request_id,
+        message_id=reply.message_id,
+        timestamp=int(time.time()),
+        type=kind,
+        app_id="gemini-openrouter-worker",
+    )
+    confirmed_publish(runtime, reply.queue, reply.body.encode(), properties)

@@ -1,0 +1,50 @@
+"""One request, one answer: the call to the provider."""
+
+import dramatiq
+from dramatiq.logging import get_logger
+
+from actors.broker import cooldown, runtime
+from gateway.errors import AuthenticationFailed, GatewayError, RateLimited
+from gateway.messages import Completion, Job
+from gateway.topology import WORK
+from middleware.attempt import current_attempt
+
+logger = get_logger(__name__)
+
+
+@dramatiq.actor(
+    queue_name=WORK,
+    on_success="publish_success",
+    on_failure="publish_error",
+    throws=(GatewayError,),  # expected: logged by name and not with a traceback
+)
+def generate(job: Job) -> None:
+    """Call the provider with the leased key, and with another key at once when that one is refused.
+
+    The completion is left in the attempt, from where the hooks seal, store and publish it. Raises ProviderError or
+    NoKey; the retry schedule decides what becomes of the job then.
+    """
+    attempt = current_attempt()
+    while attempt.completion is None:
+        try:
+            attempt.completion = _call(job)
+        except (RateLimited, AuthenticationFailed) as error:
+            cooldown.rotate(error)
+
+
+def _call(job: Job) -> Completion:
+    attempt = current_attempt()
+    if attempt.lease is None:
+        raise LookupError("no key was leased: the actor runs below KeySelection only")
+    attempt.called = True
+    completion = runtime.provider.complete(
+        job.request, attempt.lease.key, deadline_s=runtime.settings.request_timeout_seconds
+    )
+    logger.info(
+        "Answered by %s with key %s after %d ms (%d tokens)",
+        completion.model_used,
+        attempt.lease.key,
+        attempt.elapsed_ms,
+        completion.usage.total_tokens,
+    )
+    return completion

@@ -1,0 +1,105 @@
+"""Early release: while a key is free, requests that wait for one are taken straight from their delay queues."""
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import pika
+from dramatiq.errors import DecodeError
+from dramatiq.logging import get_logger
+from pika.exceptions import ChannelClosedByBroker
+
+from actors.delivery import Delivery, Source
+from actors.encoder import StrictEncoder
+from gateway.errors import GatewayError
+from gateway.keys.pool import Lease
+from gateway.messages import Job
+from gateway.topology import WORK
+from middleware.attempt import attempt_of
+
+if TYPE_CHECKING:
+    from gateway.runtime import Runtime
+
+#: How often an idle worker looks for waiting requests, in seconds. Another process may have sent them to wait.
+LOOK_EVERY_S = 1.0
+
+#: The shortest pause between two looks, in seconds.
+SHORTEST_PAUSE_S = 0.01
+
+logger = get_logger(__name__)
+
+
+class WaitingRoom:
+    """Hands out waiting requests, shortest wait first and in order, each together with the key it was released for.
+
+    The request stays unacked in its delay queue until it is settled: after a crash it is back at its place. It has a
+    lease before it is handed out, so no more are released than the keys can serve, by any number of workers.
+    """
+
+    def __init__(self, runtime: "Runtime", connection: pika.BlockingConnection, *, source: Source) -> None:
+        self.runtime = runtime
+        self.connection = connection
+        self.source = source
+        self.encoder = StrictEncoder()
+        # A channel of its own: getting from a queue that is gone closes the channel, and with it every unsettled tag.
+        self._channel: Any = None
+        self._not_before = 0.0
+
+    def patience_s(self, longest_s: float) -> float:
+        """How long the consumer may sleep before the next look, in seconds."""
+        return min(longest_s, max(SHORTEST_PAUSE_S, self._not_before - time.monotonic()))
+
+    def next(self) -> Delivery | None:
+        """The next waiting request with its lease, or None when no key is free or nobody waits."""
+        if time.monotonic() < self._not_before:
+            return None
+        try:
+            pause_s = self.runtime.pool.ready_in_s()
+            if pause_s > 0:
+                return self._pause(pause_s)
+            return self._first_waiting()
+        except GatewayError as error:
+            logger.warning("No early release now: %s", error)
+            return self._pause(LOOK_EVERY_S)
+
+    def _pause(self, seconds: float) -> None:
+        self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
+
+    def _first_waiting(self) -> Delivery | None:
+        for queue in self.runtime.topology.key_waits:
+            method, _properties, body = self._get(queue)
+            if method is not None:
+                return self._release(queue, method.delivery_tag, body)
+        return self._pause(LOOK_EVERY_S)
+
+    def _get(self, queue: str) -> tuple[Any, Any, bytes]:
+        if self._channel is None or not self._channel.is_open:
+            self._channel = self.connection.channel()
+        try:
+            found: tuple[Any, Any, bytes] = self._channel.basic_get(queue)
+        except ChannelClosedByBroker as error:
+            logger.warning("No early release from %s: %s", queue, error.reply_text)
+            return None, None, b""
+        return found
+
+    def _release(self, queue: str, tag: int, body: bytes) -> Delivery | None:
+        job, message = self._read(body)
+        grant = None
+        if job is not None:
+            grant = self.runtime.pool.acquire(self.runtime.provider.resolve_model(job.request.model))
+        if job is None or not isinstance(grant, Lease):
+            # Not ours to judge here, or its model rests: its time will come, and then it is read like any other.
+            self._channel.basic_nack(tag, requeue=True)
+            return self._pause(LOOK_EVERY_S)
+        uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
+        delivery = Delivery(message.copy(args=(uncounted,)), source=self.source, channel=self._channel, tag=tag)
+        attempt_of(delivery).lease = grant
+        logger.info("[%s] Released early from %s", job.request_id, queue)
+        return delivery
+
+    def _read(self, body: bytes) -> tuple[Job | None, Any]:
+        try:
+            message = self.encoder.read(body, queue=WORK)
+        except DecodeError:
+            return None, None
+        job = message.args[0]
+        return (job, message) if isinstance(job, Job) else (None, None)

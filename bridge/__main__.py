@@ -1,0 +1,44 @@
+"""`python -m bridge`: relay requests to the workers until SIGTERM or SIGINT."""
+
+import logging
+import signal
+import sys
+
+from bridge.relay import Relay
+from gateway import logs, sentry
+from gateway.errors import GatewayError
+from gateway.runtime import Runtime
+from gateway.settings import SettingsError, load_settings
+
+#: Exit codes from sysexits.h: EX_CONFIG, EX_UNAVAILABLE.
+EXIT_SETTINGS = 78
+EXIT_UNAVAILABLE = 69
+
+logger = logging.getLogger("bridge")
+
+
+def main() -> int:
+    """Run the bridge; the exit code is 0 after a stop, 78 for bad settings, 69 when RabbitMQ refuses or is away."""
+    runtime = Runtime()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda *_: runtime.stopping.set())
+    try:
+        settings = load_settings(need_keys=False)
+        logs.configure(settings, stream=sys.stderr)
+        sentry.configure(settings)
+        runtime.open_messaging(settings, name="bridge")
+        Relay(runtime).run()
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - logging is not set up yet
+        return EXIT_SETTINGS
+    except GatewayError as error:
+        logger.critical("%s", error)
+        return EXIT_UNAVAILABLE
+    finally:
+        runtime.close(timeout_s=5.0)
+        sentry.close(timeout_s=2.0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What becomes of a job after an error: a wait or the end. Pure, and a table rather than branches.
+
+error                      schedule             when it is used up
+KeysUnavailable            QUEUE_RETRY_DELAYS   Rate limit exceeded after all retries
+KeysUnavailable, refused   none                 Authentication error: …
+UpstreamFailed             UPSTREAM_RETRY_DELAYS  the error itself
+RequestRejected            none                 the error itself
+anything else              UPSTREAM_RETRY_DELAYS  Internal error
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.errors import ErrorCode, GatewayError, KeysUnavailable, RequestRejected, UpstreamFailed
+from gateway.messages import Job
+
+
+class Schedules(Protocol):
+    """The part of the settings that decides about waits; delays in seconds, None when the schedule is used up."""
+
+    def retry_delay_s(self, retry_count: int) -> float | None: ...
+    def upstream_delay_s(self, retries: int) -> float | None: ...
+
+    @property
+    def upstream_retry_delays(self) -> tuple[float, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Try again after `delay_s` seconds with `job`; `for_key` waits may be released early, others may not."""
+
+    delay_s: float
+    job: Job
+    for_key: bool
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """No further attempt: `error` is what the producer reads, `expected` keeps it out of Sentry."""
+
+    error: GatewayError
+    expected: bool = False
+
+
+Step = Wait | End
+
+
+def next_step(job: Job, error: BaseException, schedules: Schedules) -> Step:
+    """What becomes of `job` after `error`; counts the wait that it decides on."""
+    for kind, rule in _RULES:
+        if isinstance(error, kind):
+            return rule(job, error, schedules)
+    raise AssertionError("the last rule matches every exception")  # pragma: no cover
+
+
+def _no_key(job: Job, error: BaseException, schedules: Schedules) -> Step:
+    assert isinstance(error, KeysUnavailable)  # noqa: S101 - told apart by the table
+    if error.refused:
+        # Waiting does not make a revoked key or an empty account usable; a person has to act.
+        return End(error)
+    delay_s = schedules.retry_delay_s(job.retry_count)
+    if delay_s is None:
+        return End(GatewayError("Rate limit exceeded after all retries", code=ErrorCode.RATE_LIMIT))
+    return Wait(delay_s, job.model_copy(update={"retry_count": job.retry_count + 1}), for_key=True)
+
+
+def _upstream(job: Job, error: BaseException, schedules: Schedules) -> Step:
+    assert isinstance(error, UpstreamFailed)  # noqa: S101 - told apart by the table
+    return _short_wait(job, schedules, at_least_s=error.retry_after_s or 0.0) or End(error)
+
+
+def _request(_job: Job, error: BaseException, _schedules: Schedules) -> Step:
+    assert isinstance(error, RequestRejected)  # noqa: S101 - told apart by the table
+    return End(error, expected=error.code in {ErrorCode.CONTENT_BLOCKED, ErrorCode.OUTPUT_EXHAUSTED})
+
+
+def _unexpected(job: Job, _error: BaseException, schedules: Schedules) -> Step:
+    # Its text may hold anything, so the producer reads a fixed one; the log and Sentry have the type.
+    return _short_wait(job, schedules) or End(GatewayError("Internal error", code=ErrorCode.INTERNAL))
+
+
+def _short_wait(job: Job, schedules: Schedules, *, at_least_s: float = 0.0) -> Wait | None:
+    delay_s = schedules.upstream_delay_s(job.upstream_retries)
+    if delay_s is None:
+        return None
+    if delay_s < at_least_s:
+        # The delays are queues, so a stated wait takes the shortest queue that honours it.
+        longer = [d for d in schedules.upstream_retry_delays if d >= at_least_s]
+        delay_s = min(longer, default=max(schedules.upstream_retry_delays))
+    return Wait(delay_s, job.model_copy(update={"upstream_retries": job.upstream_retries + 1}), for_key=False)
+
+
+_Rule = Callable[[Job, BaseException, Schedules], Step]
+
+#: First match wins; the last row matches everything.
+_RULES: tuple[tuple[type[BaseException], _Rule], ...] = (
+    (KeysUnavailable, _no_key),
+    (UpstreamFailed, _upstream),
+    (RequestRejected, _request),
+    (BaseException, _unexpected),
+)
+
+#: Waits before a callback queue that refused a reply is tried again, in seconds; the last one repeats.
+CALLBACK_RETRY_DELAYS_S = (5.0, 60.0, 600.0, 3600.0)
+
+#: Tries before a reply goes to the dead queue: about a day with the waits above.
+CALLBACK_MAX_ATTEMPTS = 28
+
+
+def callback_wait_s(attempts: int) -> float | None:
+    """Seconds to wait after the refusal number `attempts` (from 1); None when the reply has had its tries."""
+    if attempts >= CALLBACK_MAX_ATTEMPTS:
+        return None
+    return CALLBACK_RETRY_DELAYS_S[min(attempts, len(CALLBACK_RETRY_DELAYS_S)) - 1]

@@ -1,0 +1,98 @@
+"""What a process opens once and shares between its threads: settings, publisher, keys, ledger, provider."""
+
+import threading
+from functools import partial
+
+import pika
+
+from gateway import amqp
+from gateway.errors import GatewayError
+from gateway.keys.pool import KeyPool
+from gateway.ledger import Ledger
+from gateway.providers import Provider, provider_from
+from gateway.publisher import Publisher
+from gateway.settings import Settings
+from gateway.stores import Stores, open_stores
+from gateway.topology import Topology
+
+
+class Runtime:
+    """The shared resources of one process; an attribute exists from `open()` to the end of the process.
+
+    `stopping` is set as soon as the process is asked to stop: whoever waits for anything waits on it too.
+    """
+
+    settings: Settings
+    topology: Topology
+    publisher: Publisher
+    pool: KeyPool
+    ledger: Ledger
+    provider: Provider
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self._stores: Stores | None = None
+
+    def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
+        """Declare the queues and start the publisher.
+
+        Raises TopologyError, with one line for an operator, when RabbitMQ refuses us or cannot be reached in
+        `deadline_s` seconds.
+        """
+        self.settings = settings
+        self.topology = Topology(settings)
+        url = settings.rabbitmq_url.get_secret_value()
+        declare(self.topology, amqp.parameters(url, name=f"{name}.setup"), deadline_s=deadline_s, stop=self.stopping)
+        redeclare = partial(declare_queue, self.topology, amqp.parameters(url, name=f"{name}.setup"))
+        self.publisher = Publisher(url, name=f"{name}.publisher", redeclare=redeclare)
+        self.publisher.start()
+
+    def open_provider(self) -> None:
+        """Open the stores and the provider's client. Raises StoreUnavailable."""
+        self._stores = open_stores(self.settings)
+        self.pool = KeyPool(
+            self.settings.keys,
+            self._stores.keys,
+            max_per_window=self.settings.keys_max_per_minute,
+            window_s=self.settings.keys_window_seconds,
+            cooldown_s=self.settings.keys_cooldown_seconds,
+        )
+        self.ledger = self._stores.ledger
+        self.provider = provider_from(self.settings)
+
+    def close(self, timeout_s: float) -> None:
+        """Close what was opened, the publisher after its last confirm or `timeout_s` seconds. Idempotent."""
+        if hasattr(self, "publisher"):
+            self.publisher.stop(timeout_s)
+        if hasattr(self, "provider"):
+            self.provider.close()
+        if self._stores is not None:
+            self._stores.close()
+            self._stores = None
+
+
+def declare(
+    topology: Topology, parameters: pika.URLParameters, *, deadline_s: float, stop: threading.Event | None = None
+) -> None:
+    """Assert every queue over a connection of its own, waiting for RabbitMQ up to `deadline_s` seconds."""
+    connection = amqp.connect(parameters, deadline_s=deadline_s, stop=stop)
+    try:
+        topology.declare(connection)
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+def declare_queue(topology: Topology, parameters: pika.URLParameters, queue: str) -> bool:
+    """Declare one queue that has gone missing; False when it may not be, or RabbitMQ does not let us."""
+    try:
+        connection = amqp.connect(parameters, deadline_s=5.0, stop=None)
+    except GatewayError:
+        return False
+    try:
+        return topology.declare_one(connection, queue)
+    except GatewayError:
+        return False
+    finally:
+        if connection.is_open:
+            connection.close()

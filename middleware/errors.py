@@ -1,0 +1,29 @@
+"""Exceptions of the hooks. Each is a `MiddlewareError`: Dramatiq swallows any other one and runs the actor.
+
+Each is a `Retry` as well, which is how Dramatiq knows that an exception is no accident and needs no traceback.
+"""
+
+from dramatiq.errors import Retry
+from dramatiq.middleware import MiddlewareError
+
+from gateway.errors import KeysUnavailable, RequestRejected
+
+
+class NotRun(MiddlewareError, Retry):
+    """The delivery ends here without an attempt; what becomes of it is already known, or it goes back."""
+
+
+class Stopping(NotRun):
+    """The process is stopping: the delivery goes back to its queue, for another worker."""
+
+
+class AlreadyAnswered(NotRun):
+    """The ledger has the answer: it is published again, nothing is called."""
+
+
+class Rejected(RequestRejected, MiddlewareError, Retry):
+    """The request can never succeed, which is known before a key is taken."""
+
+
+class NoKey(KeysUnavailable, MiddlewareError, Retry):
+    """No key may be used now; the retry schedule takes over."""

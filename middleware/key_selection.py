@@ -1,0 +1,81 @@
+"""Takes a key before the actor runs, and gives it back after."""
+
+from dramatiq import Broker, Middleware
+from dramatiq.broker import MessageProxy
+from dramatiq.logging import get_logger
+
+from gateway.errors import RequestRejected, StoreUnavailable
+from gateway.keys.pool import Lease, Unavailable
+from gateway.messages import Job
+from gateway.runtime import Runtime
+from middleware.attempt import Attempt, attempt_of
+from middleware.errors import NoKey, Rejected, Stopping
+
+#: How long to wait before the store is asked again after it could not be reached.
+STORE_RETRY_S = 2.0
+
+logger = get_logger(__name__)
+
+
+class KeySelection(Middleware):
+    """The actor runs with a leased key in its attempt, or not at all.
+
+    A delivery that was released early brings the lease that it was released for.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        attempt = attempt_of(message)
+        if attempt.job is not None and attempt.lease is None:
+            attempt.lease = acquire(self.runtime, attempt.job)
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        release(self.runtime, attempt_of(message))
+
+
+def acquire(runtime: Runtime, job: Job) -> Lease:
+    """A key that may be used now for the job's model. Raises NoKey, or Rejected for an impossible model name."""
+    grant = _ask_until_answered(runtime, _model(runtime, job))
+    if isinstance(grant, Unavailable):
+        text = "Authentication error: the provider refused every key" if grant.refused else "No key available"
+        raise NoKey(text, retry_in_s=grant.retry_in_s, refused=grant.refused)
+    logger.info("Using key %s", grant.key)
+    return grant
+
+
+def release(runtime: Runtime, attempt: Attempt) -> None:
+    """End the attempt's lease, if it has one; one that made no call gives its place in the window back."""
+    if attempt.lease is None:
+        return
+    if attempt.called:
+        runtime.pool.release(attempt.lease)
+    else:
+        runtime.pool.cancel(attempt.lease)
+    attempt.lease, attempt.called = None, False
+
+
+def _model(runtime: Runtime, job: Job) -> str:
+    try:
+        return runtime.provider.resolve_model(job.request.model)
+    except RequestRejected as error:
+        raise Rejected(str(error), reason=error.reason, code=error.code) from None
+
+
+def _ask_until_answered(runtime: Runtime, model: str) -> Lease | Unavailable:
+    """Ask the pool, and wait while its store is away: without it the limits would be a guess."""
+    while True:
+        try:
+            return runtime.pool.acquire(model)
+        except StoreUnavailable as error:
+            logger.error("Waiting for the key store: %s", error)  # noqa: TRY400 - expected, and the text says it all
+            if runtime.stopping.wait(STORE_RETRY_S):
+                raise Stopping("the worker is stopping") from None

@@ -1,0 +1,114 @@
+"""Runs a piece of work once: a redelivery waits for the running call, or gets the stored answer."""
+
+from dramatiq import Broker, Middleware
+from dramatiq.broker import MessageProxy
+from dramatiq.logging import get_logger
+
+from gateway.errors import StoreUnavailable
+from gateway.ledger import Answered, Running, Started, Work
+from gateway.messages import Job, Reply
+from gateway.runtime import Runtime
+from middleware.attempt import Attempt, Outcome, attempt_of
+from middleware.errors import AlreadyAnswered, Stopping
+from middleware.key_selection import STORE_RETRY_S
+
+#: A lease outlives the call's deadline by this much: time to rotate keys and to store the answer.
+LEASE_MARGIN_S = 60.0
+
+#: How often the outcome of a call that runs elsewhere is looked up.
+POLL_S = 0.25
+
+logger = get_logger(__name__)
+
+
+class LedgerMiddleware(Middleware):
+    """An answer is stored before it is published, so that nothing is paid for twice after a crash.
+
+    Its after-hook runs below that of the callbacks: first stored, then published.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+
+    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
+        attempt = attempt_of(message)
+        if attempt.job is None:
+            return
+        match self._begin(attempt.job, attempt):
+            case Started(token):
+                attempt.ledger_token = token
+            case Answered() as answered:
+                self._answer_again(attempt, attempt.job, answered)
+
+    def after_process_message(
+        self,
+        broker: Broker,
+        message: MessageProxy,
+        *,
+        result: object = None,
+        exception: BaseException | None = None,
+    ) -> None:
+        attempt = attempt_of(message)
+        if attempt.job is None or attempt.ledger_token is None:
+            return
+        work = Work.of(attempt.job)
+        if attempt.reply is None:
+            self.runtime.ledger.abandon(work, attempt.ledger_token)
+            return
+        self._store(work, attempt, attempt.reply)
+
+    def _begin(self, job: Job, attempt: Attempt) -> Started | Answered:
+        work = Work.of(job)
+        lease_s = self.runtime.settings.request_timeout_seconds + LEASE_MARGIN_S
+        while True:
+            try:
+                entry = self.runtime.ledger.begin(work, delivery=attempt.delivery_id, lease_s=lease_s)
+                if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
+                    entry = self.runtime.ledger.restart(work, delivery=attempt.delivery_id, lease_s=lease_s)
+            except StoreUnavailable as error:
+                logger.error("Waiting for the ledger: %s", error)  # noqa: TRY400 - expected, the text says it all
+                self._pause(STORE_RETRY_S)
+                continue
+            if not isinstance(entry, Running):
+                return entry
+            logger.debug("The same work runs elsewhere; its lease ends in %.1f s", entry.lease_ends_in_s)
+            self._pause(min(POLL_S, max(0.01, entry.lease_ends_in_s)))
+
+    def _pause(self, seconds: float) -> None:
+        if self.runtime.stopping.wait(seconds):
+            raise Stopping("the worker is stopping")
+
+    def _answer_again(self, attempt: Attempt, job: Job, answered: Answered) -> None:
+        if answered.published and answered.delivery == attempt.delivery_id:
+            attempt.outcome = Outcome.DUPLICATE
+            raise AlreadyAnswered("this delivery was answered before")
+        logger.info("Answering from the ledger: no call")
+        attempt.reply = Reply(
+            request_id=job.request_id,
+            queue=job.request.callback_queue,
+            body=answered.envelope.decode(),
+            message_id=answered.message_id,
+            success=not answered.failure,
+        )
+        attempt.stored = True
+        raise AlreadyAnswered("the ledger has the answer")
+
+    def _store(self, work: Work, attempt: Attempt, reply: Reply) -> None:
+        try:
+            self.runtime.ledger.answer(
+                work,
+                attempt.ledger_token or "",
+                envelope=reply.body.encode(),
+                message_id=reply.message_id,
+                failure=not reply.success,
+                delivery=attempt.delivery_id,
+            )
+            attempt.stored = True
+        except StoreUnavailable as error:
+            # The answer is paid for: it is published all the same, only a crash right now could cost it again.
+            logger.error("Publishing without a ledger entry: %s", error)  # noqa: TRY400 - expected
+
+
+def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: Attempt) -> bool:
+    """A producer that sends a failed request again wants another try; a redelivery does not."""
+    return entry.failure and entry.delivery != attempt.delivery_id and not job.redelivered
