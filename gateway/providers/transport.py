@@ -1,0 +1,210 @@
+"""One HTTP call under one wall-clock deadline, its answer bounded, its faults translated.
+
+Nothing that this module raises holds a key, a prompt or the proxy's password: errors are raised outside the `except`
+blocks, so that they carry no foreign exception and no request object, not even as `__context__`, and what a call
+carries (`Payload`, `KeyHeader`) has no printable content.
+"""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.client import HTTPException
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, Final
+
+import requests
+from pydantic import SecretStr
+from requests.auth import AuthBase
+from urllib3.exceptions import HTTPError
+
+from gateway.errors import ErrorCode, UpstreamFailed
+from gateway.providers.connections import DeadlineAdapter, current_call
+from gateway.providers.watchdog import Call, Watchdog
+from gateway.secrets import ApiKey
+
+#: Above every real answer (a model's longest output is some 250 kB of text), below what hurts a small machine, and
+#: below RabbitMQ's limit of 16 MiB for the envelope that it becomes part of.
+MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+#: At least the number of threads that share the transport; a spare place costs nothing.
+POOL_SIZE: Final = 64
+
+_USER_AGENT = "gemini-openrouter-worker"
+_CHUNK_BYTES = 64 * 1024
+#: What requests, urllib3 and http.client raise. ValueError: a header that is not one, its value in the text.
+_FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError)
+_TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
+
+
+class Payload:
+    """A JSON body whose content cannot be printed by accident: it holds a prompt."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, content: Mapping[str, Any]) -> None:
+        self.data = json.dumps(content, allow_nan=False).encode()  # ASCII: escapes a lone surrogate, too
+
+    def __repr__(self) -> str:
+        return f"<payload of {len(self.data)} bytes>"
+
+
+class KeyHeader(AuthBase):
+    """Puts an API key into its header inside requests, so that no variable of ours ever holds the header."""
+
+    def __init__(self, key: ApiKey, *, header: str, prefix: str = "") -> None:
+        self._key, self._header, self._prefix = key, header, prefix
+
+    def __call__(self, prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+        prepared.headers[self._header] = self._prefix + self._key.reveal()
+        return prepared
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A call to make: a POST of `payload`, a GET without one."""
+
+    url: str
+    auth: AuthBase
+    headers: Mapping[str, str | bytes] = field(default_factory=dict)
+    payload: Payload | None = None
+
+    @property
+    def method(self) -> str:
+        return "GET" if self.payload is None else "POST"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: a status that is no redirect, the headers (any case), the whole body."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+class Transport:
+    """Makes HTTP calls for the threads of one process, over pooled connections. Thread-safe.
+
+    Certificates are always verified, redirects never followed, proxy and credentials of the machine's environment not
+    used, cookies not kept. `proxy` is a URL that may hold a user and a password.
+    """
+
+    def __init__(
+        self, *, proxy: SecretStr | None = None, pool_size: int = POOL_SIZE, max_body_bytes: int = MAX_BODY_BYTES
+    ) -> None:
+        self._proxy = proxy
+        self._max_body_bytes = max_body_bytes
+        self._watchdog = Watchdog()
+        self._session = _session(pool_size)
+
+    def send(self, outgoing: Outgoing, *, deadline_s: float) -> Answer:
+        """The whole answer within `deadline_s` seconds, else `UpstreamFailed`. Sent at most once.
+
+        `reason` of the error is `deadline` (with code TIMEOUT), `network`, `proxy`, `too_large` or `redirect`.
+        """
+        with self._watched(deadline_s) as call:
+            try:
+                outcome = self._exchange(outgoing, call)
+            except _FAULTS as fault:
+                outcome = _translate(fault, call)
+        if call.expired:  # a body without a length ends like a whole one when its connection is shut down
+            outcome = _deadline_passed()
+        if isinstance(outcome, UpstreamFailed):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """Close idle connections and end calls that are still running. Idempotent."""
+        self._watchdog.stop(timeout_s=1.0)
+        self._session.close()
+
+    @contextlib.contextmanager
+    def _watched(self, deadline_s: float) -> Iterator[Call]:
+        call = Call(deadline_s)
+        token = current_call.set(call)
+        self._watchdog.watch(call)
+        try:
+            yield call
+        finally:
+            call.finish()
+            self._watchdog.forget(call)
+            current_call.reset(token)
+
+    def _exchange(self, outgoing: Outgoing, call: Call) -> Answer | UpstreamFailed:
+        with self._session.request(
+            outgoing.method,
+            outgoing.url,
+            data=None if outgoing.payload is None else outgoing.payload.data,
+            headers=dict(outgoing.headers),
+            auth=outgoing.auth,
+            proxies=self._proxies(),
+            timeout=call.remaining_s,
+            allow_redirects=False,
+            verify=True,
+            stream=True,
+        ) as response:
+            return _refusal(response.status_code) or self._read(response)
+
+    def _read(self, response: requests.Response) -> Answer | UpstreamFailed:
+        body = bytearray()
+        for chunk in response.iter_content(_CHUNK_BYTES):
+            body += chunk
+            if len(body) > self._max_body_bytes:
+                return _failed("too_large", f"sent more than {self._max_body_bytes} bytes", response.status_code)
+        return Answer(response.status_code, response.headers, bytes(body))
+
+    def _proxies(self) -> dict[str, str]:
+        if self._proxy is None:
+            return {}
+        return dict.fromkeys(("http", "https"), self._proxy.get_secret_value())
+
+
+def _session(pool_size: int) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False
+    # Cookies would tell the provider which keys belong together, and threads would share them.
+    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    # Compression saves nothing that counts and would let a small body grow.
+    session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": _USER_AGENT})
+    for scheme in ("https://", "http://"):
+        session.mount(scheme, DeadlineAdapter(pool_size=pool_size))
+    return session
+
+
+def _refusal(status: int) -> UpstreamFailed | None:
+    if HTTPStatus.MULTIPLE_CHOICES <= status < HTTPStatus.BAD_REQUEST:
+        return _failed("redirect", "answered with a redirect, which is not followed", status)
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        return _failed("proxy", "is out of reach: the proxy refused the connection (status 407)", status)
+    return None
+
+
+def _translate(fault: BaseException, call: Call) -> UpstreamFailed:
+    if isinstance(fault, requests.Timeout) or call.expired or not call.remaining_s:
+        return _deadline_passed()
+    cause = _innermost(fault)
+    refused = _TUNNEL_STATUS.search(str(cause))
+    if refused:
+        return _failed("proxy", f"is out of reach: the proxy refused the connection (status {refused.group(1)})")
+    # The name of the class only: a text may hold a key, a URL or a password.
+    if isinstance(fault, requests.exceptions.ProxyError):
+        return _failed("proxy", f"is out of reach: the proxy failed ({type(cause).__name__})")
+    return _failed("network", f"is out of reach ({type(cause).__name__})")
+
+
+def _deadline_passed() -> UpstreamFailed:
+    return UpstreamFailed("The provider did not answer in time", reason="deadline", code=ErrorCode.TIMEOUT)
+
+
+def _failed(reason: str, what: str, status: int | None = None) -> UpstreamFailed:
+    return UpstreamFailed(f"The provider {what}", reason=reason, status=status)
+
+
+def _innermost(fault: BaseException) -> BaseException:
+    """The exception that requests and urllib3 have wrapped, each in its own way."""
+    for inner in (getattr(fault, "reason", None), *fault.args, fault.__cause__):
+        if isinstance(inner, BaseException):
+            return _innermost(inner)
+    return fault

@@ -1,0 +1,137 @@
+"""Deadlines that end a connection from outside."""
+
+import socket
+
+import pytest
+
+from gateway.providers.watchdog import Call, Watchdog
+
+pytestmark = pytest.mark.timeout(20)
+FAR_S = 1000.0
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(10)
+    with ours, theirs:
+        yield ours, theirs
+
+
+@pytest.fixture
+def watchdog():
+    watchdog = Watchdog()
+    yield watchdog
+    assert watchdog.stop(timeout_s=10)
+
+
+def is_open(ours: socket.socket, theirs: socket.socket) -> bool:
+    try:
+        ours.sendall(b"x")
+        return theirs.recv(1) == b"x"
+    except BrokenPipeError:
+        return False
+
+
+def test_a_call_at_its_deadline_wakes_who_waits_on_its_socket(pair, watchdog):
+    """A blocking read without a timeout of its own ends."""
+    ours, _ = pair
+    call = Call(0.01)
+    call.attach(ours)
+    watchdog.watch(call)
+
+    assert ours.recv(1) == b""
+    assert call.expired
+
+
+def test_an_earlier_deadline_added_later_is_kept(pair, watchdog):
+    """The thread is woken out of the longer wait."""
+    ours, _ = pair
+    watchdog.watch(Call(FAR_S))
+    call = Call(0.01)
+    call.attach(ours)
+    watchdog.watch(call)
+
+    assert ours.recv(1) == b""
+
+
+def test_a_call_that_is_over_keeps_its_connection(pair):
+    """It belongs to the pool, or to another call, by then."""
+    call = Call(FAR_S)
+    call.attach(pair[0])
+    call.finish()
+    call.expire()
+
+    assert not call.expired
+    assert is_open(*pair)
+
+
+def test_a_call_that_expires_before_it_has_a_connection_loses_the_one_it_gets(pair):
+    """The connect took longer than the deadline."""
+    call = Call(FAR_S)
+    call.expire()
+    call.attach(pair[0])
+
+    assert not is_open(*pair)
+
+
+def test_finishing_gives_the_descriptor_back(pair):
+    """A call leaks nothing, finished once or twice."""
+    call = Call(FAR_S)
+    call.attach(pair[0])
+    assert call.attached
+
+    call.finish()
+    call.finish()
+
+    assert not call.attached
+
+
+def test_a_peer_that_was_faster_is_no_error(pair):
+    """Shutting down a connection that is gone does nothing."""
+    call = Call(FAR_S)
+    call.attach(pair[0])
+    pair[0].shutdown(socket.SHUT_RDWR)
+    pair[1].close()
+
+    call.expire()
+
+    assert call.expired
+
+
+def test_a_forgotten_call_never_expires(watchdog):
+    """Not even when the watchdog ends."""
+    call = Call(FAR_S)
+    watchdog.watch(call)
+    watchdog.forget(call)
+    watchdog.stop(timeout_s=10)
+
+    assert not call.expired
+
+
+def test_stopping_expires_what_is_still_running(watchdog):
+    """A shutdown does not wait for a provider."""
+    call = Call(FAR_S)
+    watchdog.watch(call)
+
+    assert watchdog.stop(timeout_s=10)
+    assert call.expired
+
+
+def test_stopping_twice_or_before_the_first_call_is_fine():
+    """The handle is idempotent."""
+    watchdog = Watchdog()
+
+    assert watchdog.stop(timeout_s=0)
+    assert watchdog.stop(timeout_s=0)
+
+
+def test_a_stopped_watchdog_watches_again(pair, watchdog):
+    """As after a fork, which leaves the object without its thread."""
+    watchdog.watch(Call(FAR_S))
+    watchdog.stop(timeout_s=10)
+    call = Call(0.01)
+    call.attach(pair[0])
+    watchdog.watch(call)
+
+    assert pair[0].recv(1) == b""
