@@ -61,6 +61,7 @@ class Call:
         if self._handle is not None:
             with contextlib.suppress(OSError):  # the peer was faster
                 self._handle.shutdown(socket.SHUT_RDWR)
+            self._release()
 
     def _release(self) -> None:
         if self._handle is not None:
