@@ -1,6 +1,7 @@
 """The gate: what is a request, and who can be told when it is not."""
 
 import json
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -161,10 +162,11 @@ def test_garbage_with_a_forbidden_reply_to_is_not_answered():
     assert rejected(b"garbage", Sender(reply_to="gemini.generate")).callback_queue is None
 
 
-@given(st.binary(max_size=300) | st.recursive(st.none() | st.text() | st.floats() | st.integers(), st.lists).map(repr).map(str.encode))
+@given(
+    st.binary(max_size=300)
+    | st.recursive(st.none() | st.text() | st.floats() | st.integers(), st.lists).map(repr).map(str.encode)
+)
 def test_every_body_is_a_request_or_an_invalid_message(body: bytes):
     """No input reaches any other exception."""
-    try:
-        gate(body)
-    except InvalidMessage as error:
-        assert str(error)
+    with suppress(InvalidMessage):
+        assert gate(body).prompt
