@@ -80,7 +80,10 @@ class Server:
             (int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), 0
         )
         while len(body) < length:
-            body += connection.recv(65536)
+            chunk = connection.recv(65536)
+            if not chunk:
+                return b""
+            body += chunk
         self.requests.append(head + b"\r\n\r\n" + body)
         return self.requests[-1]
 
@@ -380,12 +383,18 @@ def test_cookies_are_not_kept(serve, transport):
 
 def test_closing_ends_a_running_call(serve, transport):
     """A call in flight does not hold the shutdown up."""
-    server = serve(lambda server, connection: (hanging.set(), hang(server, connection)))
-    hanging = threading.Event()
+    received = threading.Event()
+
+    def behave(server: Server, connection: socket.socket) -> None:
+        server.read(connection)
+        received.set()
+        connection.recv(1)
+
+    server = serve(behave)
     reasons: list[str] = []
     thread = threading.Thread(target=lambda: reasons.append(failure(transport, server.url).reason))
     thread.start()
-    assert hanging.wait(AMPLE_S)
+    assert received.wait(AMPLE_S)
 
     transport.close()
     transport.close()
