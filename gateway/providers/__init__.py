@@ -1,0 +1,54 @@
+"""The providers: one interface, OpenRouter and, for older installations, Gemini behind it."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.messages import Completion, Request
+from gateway.providers.gemini import Gemini
+from gateway.providers.openrouter import OpenRouter
+from gateway.providers.transport import Transport
+from gateway.secrets import ApiKey
+
+if TYPE_CHECKING:
+    from gateway.settings import Settings
+
+
+class Provider(Protocol):
+    """Turns requests into completions. Thread-safe; one for a process."""
+
+    @property
+    def name(self) -> str:
+        """A short lower-case name for logs."""
+
+    def resolve_model(self, name: str | None) -> str:
+        """The model that the provider is asked for, and that cools down; `None` is the default one.
+
+        Raises RequestRejected for what cannot be a model's name. Pure.
+        """
+
+    def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
+        """The completion of `request`, paid with `key`, within `deadline_s` seconds. Asks the provider once.
+
+        Raises RequestRejected, AuthenticationFailed, RateLimited or UpstreamFailed; nothing else that the provider or
+        the network can cause.
+        """
+
+    def close(self) -> None:
+        """Close the connections and end what is still running. Idempotent."""
+
+
+def provider_from(settings: "Settings") -> Provider:
+    """The provider that the settings have keys for: OpenRouter, unless there are Gemini keys only. No I/O."""
+    transport = Transport(proxy=settings.http_proxy)
+    if settings.uses_gemini:
+        return Gemini(
+            transport=transport, base_url=str(settings.gemini_base_url), default_model=settings.gemini_model_text
+        )
+    return OpenRouter(
+        transport=transport,
+        base_url=str(settings.openrouter_base_url),
+        default_model=settings.openrouter_model,
+        aliases=settings.model_aliases,
+        site_url=str(settings.openrouter_site_url or ""),
+        site_name=settings.openrouter_site_name or "",
+        max_tokens=settings.openrouter_max_tokens,
+    )

@@ -23,6 +23,7 @@ from urllib3.exceptions import HTTPError
 from gateway.errors import ErrorCode, UpstreamFailed
 from gateway.providers.connections import DeadlineAdapter, current_call
 from gateway.providers.watchdog import Call, Watchdog
+from gateway.responses import Answer
 from gateway.secrets import ApiKey
 
 #: Above every real answer (a model's longest output is some 250 kB of text), below what hurts a small machine, and
@@ -73,15 +74,6 @@ class Outgoing:
     @property
     def method(self) -> str:
         return "GET" if self.payload is None else "POST"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back: a status that is no redirect, the headers (any case), the whole body."""
-
-    status: int
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
 
 
 class Transport:

@@ -1,0 +1,111 @@
+"""The client of OpenRouter's chat completions."""
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+from gateway.errors import ProviderError, RequestRejected
+from gateway.messages import Completion, Request
+from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_openrouter
+from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
+from gateway.redaction import escape_controls, redact
+from gateway.secrets import ApiKey
+
+logger = logging.getLogger(__name__)
+
+#: `vendor/name:variant`, `~vendor/name`, `@preset/name`: no white space, no controls, nothing that means a path.
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9~@][A-Za-z0-9._:/@~+-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRouter:
+    """Completes requests through OpenRouter. Thread-safe.
+
+    `aliases` maps bare model names to OpenRouter's; `max_tokens` is the cap for requests that set none.
+    """
+
+    transport: Transport
+    base_url: str
+    default_model: str
+    aliases: Mapping[str, str]
+    site_url: str
+    site_name: str
+    max_tokens: int
+    name: str = "openrouter"
+
+    def resolve_model(self, name: str | None) -> str:
+        """The model that OpenRouter is asked for. Raises RequestRejected for what cannot be a name."""
+        model = self._known_as(name) if name else self.default_model
+        if not _MODEL_NAME.fullmatch(model) or ".." in model:
+            raise RequestRejected(f"No model name: {escape_controls(model, limit=80)}", reason="invalid_model")
+        return model
+
+    def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
+        """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
+        model = self.resolve_model(request.model)
+        answer = self.transport.send(self._outgoing(request, model, key), deadline_s=deadline_s)
+        hide = partial(_hidden, request, key)
+        outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide)
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        if outcome.model_used != model:
+            logger.warning("Asked for %s, served by %s", model, outcome.model_used)
+        return outcome
+
+    def key_info(self, key: ApiKey, *, deadline_s: float) -> KeyInfo:
+        """What OpenRouter knows about `key`; free of charge. Raises ProviderError."""
+        outgoing = Outgoing(f"{self.base_url.rstrip('/')}/key", _bearer(key))
+        answer = self.transport.send(outgoing, deadline_s=deadline_s)
+        outcome = classify_key(answer, now=time.time(), hide=lambda text: redact(text, [key.reveal()]))
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        return outcome
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        self.transport.close()
+
+    def _known_as(self, name: str) -> str:
+        if "/" in name:
+            return name
+        if name in self.aliases:
+            return self.aliases[name]
+        if name == "gemini-pro":  # retired by Google; older producers still send it and mean "the usual"
+            return self.default_model
+        return f"google/{name}" if name.startswith("gemini-") else name
+
+    def _outgoing(self, request: Request, model: str, key: ApiKey) -> Outgoing:
+        # As bytes: a name in Greek is no header text to http.client.
+        site = {"HTTP-Referer": self.site_url.encode(), "X-Title": self.site_name.encode()}
+        return Outgoing(
+            url=f"{self.base_url.rstrip('/')}/chat/completions",
+            auth=_bearer(key),
+            headers={name: value for name, value in site.items() if value},
+            payload=Payload(_body(request, model, self.max_tokens)),
+        )
+
+
+def _bearer(key: ApiKey) -> KeyHeader:
+    return KeyHeader(key, header="Authorization", prefix="Bearer ")
+
+
+def _body(request: Request, model: str, max_tokens: int) -> dict[str, Any]:
+    parameters = request.parameters
+    system = [{"role": "system", "content": request.system_instruction}] if request.system_instruction else []
+    sampling = {"temperature": parameters.temperature, "top_p": parameters.top_p, "top_k": parameters.top_k}
+    return {
+        "model": model,
+        "messages": [*system, {"role": "user", "content": request.prompt}],
+        **{name: value for name, value in sampling.items() if value is not None},
+        # Always: without a cap the account's budget in flight is charged with the model's maximum.
+        "max_tokens": parameters.max_output_tokens or max_tokens,
+        "stream": False,
+    }
+
+
+def _hidden(request: Request, key: ApiKey, text: str) -> str:
+    return redact(text, [key.reveal()], [request.prompt, request.system_instruction or ""])
