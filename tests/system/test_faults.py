@@ -1,0 +1,177 @@
+"""Processes that stop or die, and a RabbitMQ that goes away: nothing is lost, nothing is paid twice."""
+
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+import pika
+import pytest
+from tests.rabbitmq_server import RabbitmqServer
+
+from fake_openrouter.client import FakeClient
+from tests.system.stack import Stack, wait_until
+from tests.system.test_waiting import pids_of_group
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+MakeStack = Callable[..., tuple[Stack, FakeClient]]
+
+
+def request(number: int, **fields: object) -> dict[str, object]:
+    return {"request_id": f"r-{number}", "prompt": f"Question {number}", **fields}
+
+
+def test_a_second_sigterm_does_not_cut_a_call_short(make_stack: MakeStack):
+    """F50: called once, answered, exit code 0."""
+    stack, fake = make_stack()
+    fake.script([{"gate": "held"}])
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(request(1))
+    fake.wait_for_calls(1)
+    worker.signal_group(signal.SIGTERM)
+    worker.wait_for_output("Draining")
+    worker.signal_group(signal.SIGTERM)
+    fake.open_gate("held")
+    assert worker.wait(25) == 0
+    (answer,) = stack.answers(1)
+    assert (answer["request_id"], answer["status"]) == ("r-1", "success")
+    assert len(fake.calls()) == 1
+    assert stack.depth("gemini.generate") == 0
+
+
+def test_what_a_stopping_worker_has_not_started_goes_to_another(make_stack: MakeStack):
+    """F51: prefetched requests do not wait for the drain."""
+    stack, fake = make_stack(WORKER_THREADS=2)
+    fake.script([{"gate": "held"}])
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(*(request(n) for n in range(4)))
+    fake.wait_for_calls(2)
+    worker.signal_group(signal.SIGTERM)
+    worker.wait_for_output("Draining")
+    wait_until(lambda: stack.depth("gemini.generate") == 2, what="two requests back in their queue")
+    fake.open_gate("held")
+    assert worker.wait(25) == 0
+    stack.start_worker()
+    assert len(stack.answers(4)) == 4
+    assert Counter(call["prompt"] for call in fake.calls()).most_common(1)[0][1] == 1
+
+
+def test_a_worker_killed_in_mid_call_loses_no_request(make_stack: MakeStack):
+    """F6: called again after the restart, answered once."""
+    stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=5)
+    fake.script([{"gate": "held", "times": 1}])
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(request(1))
+    fake.wait_for_calls(1)
+    worker.signal_group(signal.SIGKILL)
+    worker.wait()
+    stack.start_worker()
+    (answer,) = stack.answers(1, timeout_s=90)
+    assert (answer["request_id"], answer["status"]) == ("r-1", "success")
+    assert len(fake.calls()) == 2
+    assert stack.depth("gemini.responses") == 0
+
+
+def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
+    """F4: the redelivery waits for the call that still runs."""
+    stack, fake = make_stack()
+    fake.script([{"gate": "held"}])
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(request(1))
+    fake.wait_for_calls(1)
+    rabbitmq_server.close_connections(stack.url)
+    worker.wait_for_output("Restarting consumer")
+    fake.open_gate("held")
+    (answer,) = stack.answers(1)
+    assert answer["status"] == "success"
+    wait_until(lambda: worker.output().count("Settled") >= 2, what="the redelivery to be settled")
+    assert len(fake.calls()) == 1
+    assert stack.depth("gemini.responses") == 0
+
+
+def test_a_rabbitmq_that_is_away_for_20_s_loses_nothing(
+    stack_at: Callable[..., tuple[Stack, FakeClient]], own_rabbitmq: RabbitmqServer
+):
+    """F8: under load, stopped and started again; every confirmed request is answered."""
+    stack, _fake = stack_at(own_rabbitmq.url)
+    stack.start_worker()
+    stack.start_bridge()
+    confirmed: list[str] = []
+    stop = threading.Event()
+    producer = threading.Thread(target=produce, args=(own_rabbitmq.url, confirmed, stop), daemon=True)
+    producer.start()
+    wait_until(lambda: len(confirmed) >= 50, what="50 confirmed requests")
+    own_rabbitmq.stop_app()
+    threading.Event().wait(20)
+    own_rabbitmq.start_app()
+    so_far = len(confirmed)
+    wait_until(lambda: len(confirmed) >= so_far + 50, what="50 requests after the outage", timeout_s=60)
+    stop.set()
+    producer.join(10)
+
+    found: Counter[str] = Counter()
+    with stack.channel() as channel:
+
+        def all_answered() -> bool:
+            method, properties, _body = channel.basic_get("gemini.responses", auto_ack=True)
+            if method is not None:
+                found[properties.correlation_id] += 1
+            return set(confirmed) <= set(found)
+
+        wait_until(all_answered, timeout_s=90, what="an answer to every confirmed request")
+
+
+def produce(url: str, confirmed: list[str], stop: threading.Event) -> None:
+    """A backend that publishes one request after the other and notes which are confirmed."""
+    number = 0
+    while not stop.is_set():
+        try:
+            connection = pika.BlockingConnection(pika.URLParameters(url))
+            channel = connection.channel()
+            channel.queue_declare("gemini.requests", durable=True)
+            channel.confirm_delivery()
+            while not stop.wait(0.01):
+                number += 1
+                body = f'{{"request_id": "r-{number}", "prompt": "Question {number}"}}'
+                properties = pika.BasicProperties(delivery_mode=2)
+                channel.basic_publish("", "gemini.requests", body.encode(), properties, mandatory=True)
+                confirmed.append(f"r-{number}")
+        except pika.exceptions.AMQPError:
+            stop.wait(0.5)
+
+
+def test_one_dead_worker_process_ends_the_whole_worker(make_stack: MakeStack):
+    """F52: the platform sees the exit code and starts it again."""
+    stack, _fake = make_stack(WORKER_PROCESSES=2)
+    worker = stack.start_worker()
+    children = [pid for pid in pids_of_group(worker.popen.pid) if pid != worker.popen.pid]
+    os.kill(max(children), signal.SIGKILL)
+    assert worker.wait(30) != 0
+
+
+@pytest.mark.parametrize("process", ["worker", "bridge"])
+@pytest.mark.parametrize(
+    ("settings", "says", "code"),
+    [
+        ({"RABBITMQ_URL": "amqp://guest:canary-password@{host}/"}, "guest", 69),
+        ({"QUEUE_MAX_RETRIES": "many"}, "QUEUE_MAX_RETRIES", 78),
+    ],
+    ids=["wrong password", "wrong setting"],
+)
+def test_what_is_wrong_at_boot_is_said_in_a_line(
+    make_stack: MakeStack, process: str, settings: dict[str, str], says: str, code: int
+):
+    """F10: no loop, no traceback, an exit code, and never the password."""
+    stack, _fake = make_stack()
+    host = stack.url.partition("@")[2].partition("/")[0]
+    started = stack.start(process, **{name: value.format(host=host) for name, value in settings.items()})
+    assert started.wait(60) == code
+    assert says in started.output()
+    assert "Traceback" not in started.output()
+    assert "canary-password" not in started.output()

@@ -1,0 +1,257 @@
+"""One delivery of `generate` through all hooks: what is called, published, stored and settled."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.broker import MIDDLEWARE, runtime
+from gateway.errors import (
+    AuthenticationFailed,
+    ConfirmTimeout,
+    ErrorCode,
+    Nacked,
+    RateLimited,
+    RequestRejected,
+    Unroutable,
+    UpstreamFailed,
+)
+from gateway.messages import Reply
+from tests.world import World, completion, job, world
+
+LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
+REFUSED = AuthenticationFailed("HTTP 401: no such key", reason="http_401", status=401)
+BROKEN = UpstreamFailed("HTTP 503: overloaded", reason="http_503", status=503)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
+        yield made
+
+
+def test_the_order_of_the_middleware_is_pinned():
+    """Each position has its reason in actors/broker.py; a change there is a decision."""
+    assert [type(m).__name__ for m in MIDDLEWARE] == [
+        "Boot",
+        "GracefulStop",
+        "LogContext",
+        "Callbacks",
+        "LedgerMiddleware",
+        "RetrySchedule",
+        "Cooldown",
+        "KeySelection",
+    ]
+
+
+def test_an_answered_request_is_published_once_and_acked(here: World):
+    """The envelope goes out with the id of the request, then the delivery is acked."""
+    assert here.deliver(here.message(job())) == ("ack",)
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert envelope["content"] == "An answer."
+    assert envelope["metadata"] == {"n": 1}
+    assert here.publisher.sent[0][2].correlation_id == "r-1"
+
+
+def test_keys_take_turns(here: World):
+    """Round robin over all keys."""
+    for number in range(4):
+        here.deliver(here.message(job(number)))
+    assert here.provider.calls[:2] == here.provider.calls[2:]
+    assert len(set(here.provider.calls)) == 2
+
+
+def test_a_redelivery_of_answered_work_makes_no_call_and_no_second_envelope(here: World):
+    """F44: the crash came between the confirm and the ack."""
+    message = here.message(job())
+    here.deliver(message)
+    assert here.deliver(message) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.sent) == 1
+
+
+def test_an_answer_that_was_stored_but_not_published_is_published_by_the_redelivery(here: World):
+    """The crash came between the ledger and RabbitMQ; the stored bytes go out, nothing is called."""
+    here.publisher.refuse["gemini.responses"] = [RuntimeError("crash")]
+    message = here.message(job())
+    assert here.deliver(message) == ("requeue",)
+    assert here.deliver(message) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_the_same_request_sent_again_gets_the_same_envelope_again(here: World):
+    """Another relay of the same body: paid once, the same message id."""
+    here.deliver(here.message(job()))
+    here.deliver(here.message(job()))
+    first, second = here.publisher.sent
+    assert first[1] == second[1]
+    assert first[2].message_id == second[2].message_id
+    assert len(here.provider.calls) == 1
+
+
+def test_a_reused_id_with_another_prompt_is_a_request_of_its_own(here: World):
+    """S10: never somebody else's answer."""
+    here.deliver(here.message(job()))
+    other = job().model_copy(update={"request": job().request.model_copy(update={"prompt": "Something else"})})
+    here.deliver(here.message(other))
+    assert len(here.provider.calls) == 2
+
+
+def test_a_failed_request_sent_again_gets_another_try(here: World):
+    """An error is an answer for a redelivery, not for ever."""
+    here.provider.script = [RequestRejected("HTTP 400", reason="http_400", status=400)]
+    here.deliver(here.message(job()))
+    here.deliver(here.message(job()))
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["error", "success"]
+
+
+def test_a_redelivery_of_failed_work_is_not_tried_again(here: World):
+    """F45: one envelope."""
+    here.provider.script = [RequestRejected("HTTP 400", reason="http_400", status=400)]
+    message = here.message(job())
+    here.deliver(message)
+    here.deliver(message)
+    assert len(here.publisher.sent) == 1
+
+
+def test_a_429_goes_on_with_the_next_key_at_once(here: World):
+    """No wait, no retry counted, and the limited key rests."""
+    here.provider.script = [LIMITED]
+    here.deliver(here.message(job()))
+    assert len(set(here.provider.calls)) == 2
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+    here.deliver(here.message(job(2)))
+    assert here.provider.calls[2] == here.provider.calls[1]
+
+
+def test_when_every_key_is_limited_the_request_waits(here: World):
+    """Scheduled: the copy is confirmed in the delay queue, the original acked, no envelope."""
+    here.provider.script = [LIMITED, LIMITED]
+    assert here.deliver(here.message(job())) == ("ack",)
+    (copy,) = here.copies("gemini.generate.delay.60s")
+    assert copy.args[0].retry_count == 1
+    assert here.publisher.to("gemini.responses") == []
+
+
+def test_a_scheduled_copy_runs_when_it_comes_back(here: World):
+    """Its ledger lease was given back with the wait."""
+    here.provider.script = [BROKEN]
+    here.deliver(here.message(job()))
+    (copy,) = here.copies("gemini.generate.backoff.2s")
+    assert here.deliver(copy) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+
+
+def test_a_wait_that_is_not_confirmed_leaves_the_original(here: World):
+    """F20: refused by the delay queue, so it goes back to the work queue."""
+    here.provider.script = [BROKEN]
+    here.publisher.refuse["gemini.generate.backoff.2s"] = [Nacked("full", queue="gemini.generate.backoff.2s")]
+    assert here.deliver(here.message(job())) == ("requeue",)
+    assert here.publisher.sent == []
+
+
+def test_a_confirm_that_is_late_is_waited_for(here: World):
+    """F8, F43: the publish is repeated until RabbitMQ answers, the call is not."""
+    here.publisher.refuse["gemini.responses"] = [ConfirmTimeout("late", queue="q")] * 3
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_a_refused_callback_queue_holds_the_sealed_reply(here: World):
+    """F40, F41: the delivery is done, the reply waits in RabbitMQ, the answer is not paid for again."""
+    here.publisher.refuse["gemini.responses"] = [Unroutable("missing", queue="gemini.responses")]
+    assert here.deliver(here.message(job())) == ("ack",)
+    (held,) = here.copies("gemini.callbacks.delay.5s")
+    assert held.actor_name == "publish_success"
+    assert isinstance(held.args[0], Reply)
+    assert here.deliver(held) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+    assert len(here.provider.calls) == 1
+
+
+def test_a_reply_that_is_refused_for_a_day_is_kept_for_an_operator(here: World):
+    """F41: the dead queue has the envelope and the reason."""
+    here.publisher.refuse["gemini.responses"] = [Nacked("full", queue="gemini.responses")] * 99
+    here.deliver(here.message(job()))
+    for _ in range(99):
+        if here.publisher.to("gemini.generate.dead"):
+            break
+        assert here.deliver(here.copies(here.publisher.sent[-1][0])[-1]) == ("ack",)
+    (dead,) = here.copies("gemini.generate.dead")
+    assert "An answer." in dead.args[0].body
+    assert here.publisher.sent[-1][2].headers["x-error-code"] == "callback_refused"
+    assert here.publisher.sent[-1][2].headers["x-attempts"] > 20
+    assert len(here.provider.calls) == 1
+
+
+def test_refused_keys_answer_with_an_authentication_error(here: World):
+    """Every key was tried once; the next request is answered without a call."""
+    here.provider.script = [REFUSED, REFUSED]
+    here.deliver(here.message(job()))
+    here.deliver(here.message(job(2)))
+    first, second = here.publisher.to("gemini.responses")
+    assert first["error"].startswith("Authentication error: ")
+    assert first["error_code"] == second["error_code"] == ErrorCode.AUTHENTICATION
+    assert len(here.provider.calls) == 2
+
+
+def test_an_unexpected_exception_is_tried_again_then_answered(here: World):
+    """A bug of ours loses nothing and says nothing of the prompt."""
+    bug = RuntimeError("canary-prompt")
+    here.provider.script = [bug]
+    here.deliver(here.message(job(upstream_retries=3)))
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["error"], envelope["error_code"]) == ("Internal error", "internal")
+
+
+def test_a_stopping_worker_starts_nothing(here: World):
+    """F50: the delivery goes back, no key is used, nothing is called."""
+    runtime.stopping.set()
+    assert here.deliver(here.message(job())) == ("requeue",)
+    assert here.provider.calls == []
+
+
+def test_a_call_that_runs_while_the_worker_stops_is_still_answered(here: World):
+    """The drain covers everything up to the ack."""
+    here.provider.during = runtime.stopping.set
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+
+
+def test_no_call_is_started_while_answers_cannot_be_published(here: World):
+    """F42: what cannot be delivered is not paid for."""
+    here.publisher.ready = False
+    looks = iter([False, False])
+
+    def wait_ready(timeout_s: float) -> bool:
+        assert here.provider.calls == []
+        here.publisher.ready = next(looks, True) is not False
+        return here.publisher.ready
+
+    here.publisher.wait_ready = wait_ready  # type: ignore[method-assign]
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+def test_a_request_that_makes_no_call_uses_no_place_in_the_window(tmp_path: Path):
+    """A lease that was taken for a stopping worker is given back whole."""
+    with world(tmp_path, OPENROUTER_API_KEYS="sk-or-v1-key-one-1111", KEYS_MAX_PER_MINUTE="1") as here:
+        lease = here.pool.acquire("google/gemini-2.5-flash")
+        here.pool.cancel(lease)
+        here.deliver(here.message(job()))
+        assert len(here.provider.calls) == 1
+
+
+def test_no_prompt_and_no_answer_is_logged_at_debug(here: World, caplog: pytest.LogCaptureFixture):
+    """P4: Dramatiq logs whole messages at DEBUG; ours print as their request id."""
+    caplog.set_level("DEBUG")
+    here.provider.script = [BROKEN, completion("canary-answer")]
+    here.deliver(here.message(job()))
+    here.deliver(here.copies("gemini.generate.backoff.2s")[0])
+    text = caplog.text
+    assert "r-1" in text
+    assert "canary-prompt" not in text
+    assert "canary-answer" not in text
+    assert "sk-or-v1" not in text

@@ -1,0 +1,195 @@
+"""One delivery through the real middleware and Dramatiq's own worker code, with RabbitMQ and the provider played."""
+
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from queue import PriorityQueue
+from types import SimpleNamespace
+from typing import Any
+
+import dramatiq
+import pika
+from dramatiq.worker import WorkerThread
+
+from actors import broker as the_broker
+from actors.broker import runtime
+from actors.delivery import Delivery
+from gateway.keys.pool import KeyPool
+from gateway.messages import Completion, Job, Request, Usage
+from gateway.settings import Settings, load_settings
+from gateway.stores import open_stores
+from gateway.topology import Topology
+
+Published = tuple[str, bytes, pika.BasicProperties]
+
+
+class Publisher:
+    """Confirms what it is given, unless a test has put an error for the queue."""
+
+    def __init__(self) -> None:
+        self.sent: list[Published] = []
+        self.refuse: dict[str, list[Exception]] = {}
+        self.ready = True
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        return self.ready
+
+    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = 30.0) -> None:
+        if self.refuse.get(queue):
+            raise self.refuse[queue].pop(0)
+        self.sent.append((queue, body, properties))
+
+    def submit(self, queue: str, body: bytes, properties: pika.BasicProperties, **_: Any) -> "Future[None]":
+        future: Future[None] = Future()
+        try:
+            self.publish(queue, body, properties)
+        except Exception as error:  # noqa: BLE001 - a future carries any
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+        return future
+
+    def to(self, queue: str) -> list[dict[str, Any]]:
+        """The bodies that went to one queue."""
+        return [json.loads(body) for name, body, _properties in self.sent if name == queue]
+
+    def stop(self, timeout_s: float) -> bool:
+        return True
+
+
+class Provider:
+    """Answers with the next scripted completion or error, and notes with which key it was called."""
+
+    name = "played"
+
+    def __init__(self) -> None:
+        self.script: list[Completion | BaseException] = []
+        self.calls: list[str] = []
+        self.during: Callable[[], None] = lambda: None
+
+    def resolve_model(self, model: str | None) -> str:
+        return model or "google/gemini-2.5-flash"
+
+    def complete(self, request: Request, key: Any, *, deadline_s: float) -> Completion:
+        self.calls.append(key.reveal())
+        self.during()
+        answer = self.script.pop(0) if self.script else completion()
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def completion(text: str = "An answer.") -> Completion:
+    return Completion(
+        content=text,
+        usage=Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7),
+        model_used="google/gemini-2.5-flash",
+    )
+
+
+class Channel:
+    """Records how deliveries are settled."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    def basic_ack(self, delivery_tag: int) -> None:
+        self.sent.append("ack")
+
+    def basic_nack(self, delivery_tag: int, *, requeue: bool) -> None:
+        self.sent.append("requeue" if requeue else "drop")
+
+
+class World:
+    """The runtime of one test: real pool, ledger, topology and policy; played publisher and provider."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+        self.settings = settings
+        self.stores = open_stores(settings)
+        self.publisher = Publisher()
+        self.provider = Provider()
+        self.pool = KeyPool(
+            settings.keys,
+            self.stores.keys,
+            max_per_window=settings.keys_max_per_minute,
+            window_s=settings.keys_window_seconds,
+            cooldown_s=settings.keys_cooldown_seconds,
+        )
+        self.topology = Topology(settings)
+
+    def install(self) -> None:
+        runtime.stopping.clear()
+        for name, value in {
+            "settings": self.settings,
+            "topology": self.topology,
+            "publisher": self.publisher,
+            "pool": self.pool,
+            "ledger": self.stores.ledger,
+            "provider": self.provider,
+        }.items():
+            setattr(runtime, name, value)
+
+    def message(self, job: Job, actor: str = "generate", **fields: Any) -> "dramatiq.Message[Any]":
+        return dramatiq.Message("gemini.generate", actor, (job,), {}, {}, **fields)
+
+    def deliver(self, message: "dramatiq.Message[Any]") -> tuple[str, ...]:
+        """Run one delivery as a Dramatiq worker thread does; how it was settled."""
+        channel = Channel()
+        source = SimpleNamespace(call_soon=lambda callback: callback(), settled=lambda delivery: None)
+        delivery = Delivery(message, source=source, channel=channel, tag=1)
+        consumer = SimpleNamespace(post_process_message=lambda proxy: proxy.settle())
+        work: PriorityQueue[Any] = PriorityQueue()
+        work.put(0)
+        thread = WorkerThread(
+            broker=the_broker, consumers={message.queue_name: consumer}, work_queue=work, worker_timeout=1
+        )
+        thread.process_message(delivery)
+        return tuple(channel.sent)
+
+    def copies(self, queue: str) -> "list[dramatiq.Message[Any]]":
+        """The messages of ours that went to one queue."""
+        return [
+            the_broker.encoder.read(body, queue=json.loads(body)["queue_name"])
+            for name, body, _properties in self.publisher.sent
+            if name == queue
+        ]
+
+    def close(self) -> None:
+        self.stores.close()
+
+
+@contextmanager
+def world(folder: Path, **environment: str) -> Iterator[World]:
+    """A world with its own state file and the given settings, as environment variables name them."""
+    import os
+    from unittest import mock
+
+    defaults = {
+        "OPENROUTER_API_KEYS": "sk-or-v1-key-one-1111,sk-or-v1-key-two-2222",
+        "STATE_PATH": str(folder / "state.sqlite3"),
+    }
+    with mock.patch.dict(os.environ, {**defaults, **environment}, clear=True):
+        settings = load_settings()
+    made = World(settings)
+    made.install()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def job(number: int = 1, **fields: Any) -> Job:
+    request = Request(
+        request_id=f"r-{number}",
+        prompt="Hello canary-prompt",
+        callback_queue="gemini.responses",
+        metadata={"n": number},
+    )
+    return Job(request=request, received_at=1_700_000_000.0, **fields)
