@@ -1,6 +1,7 @@
 """One delivery through the real middleware and Dramatiq's own worker code, with RabbitMQ and the provider played."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from pathlib import Path
 from queue import PriorityQueue
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import dramatiq
 import pika
@@ -168,9 +170,6 @@ class World:
 @contextmanager
 def world(folder: Path, **environment: str) -> Iterator[World]:
     """A world with its own state file and the given settings, as environment variables name them."""
-    import os
-    from unittest import mock
-
     defaults = {
         "OPENROUTER_API_KEYS": "sk-or-v1-key-one-1111,sk-or-v1-key-two-2222",
         "STATE_PATH": str(folder / "state.sqlite3"),

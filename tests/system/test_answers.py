@@ -26,6 +26,12 @@ EXAMPLE = {
     "retry_count": 0,
 }
 
+#: Stock Dramatiq loses a worker thread to the queue name, and restarts its consumer for ever over the options.
+FORGED = (
+    b'{"queue_name":"other","actor_name":"generate","args":[],"kwargs":{},'
+    b'"options":null,"message_id":"x","message_timestamp":1}'
+)
+
 
 def request(number: int, **fields: object) -> dict[str, object]:
     return {"request_id": f"r-{number}", "prompt": f"Question {number}", **fields}
@@ -159,7 +165,7 @@ def test_a_429_moves_the_request_to_the_next_key_at_once(make_stack: MakeStack):
         ({"cut": 20}, "upstream", 3),
         ({"hang": True}, "timeout", 3),
     ],
-    ids=lambda value: str(value),
+    ids=str,
 )
 def test_a_failure_of_the_provider_ends_in_one_error_envelope(
     make_stack: MakeStack, behaviour: dict[str, object], code: str, calls: int
@@ -258,11 +264,7 @@ def test_a_forged_message_on_the_work_queue_is_buried(make_stack: MakeStack):
     stack.start_worker()
     stack.start_bridge()
     with stack.channel() as channel:
-        for body in (
-            b"garbage",
-            b'{"queue_name":"other","actor_name":"generate","args":[],"kwargs":{},"options":null,"message_id":"x",'
-            b'"message_timestamp":1}',
-        ):
+        for body in (b"garbage", FORGED):
             channel.basic_publish("", "gemini.generate", body, pika.BasicProperties(delivery_mode=2))
     stack.publish(request(1))
     assert stack.answers(1)[0]["status"] == "success"

@@ -3,6 +3,8 @@
 import json
 import time
 from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 
 import pika
 import pytest
@@ -25,8 +27,6 @@ def memory_kib(pid: int) -> int:
 
 
 def pids_of_group(group: int) -> list[int]:
-    from pathlib import Path
-
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -65,9 +65,7 @@ def test_a_request_that_never_gets_a_key_waits_each_step_once_then_fails(make_st
 
 
 def seconds(text: str) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 def test_a_short_wait_is_on_time_behind_20000_long_ones(make_stack: MakeStack):
