@@ -75,6 +75,14 @@ class Outgoing:
     def method(self) -> str:
         return "GET" if self.payload is None else "POST"
 
+    @property
+    def body(self) -> bytes | None:
+        return None if self.payload is None else self.payload.data
+
+    @property
+    def all_headers(self) -> dict[str, str | bytes]:
+        return {**self.headers} if self.payload is None else {"Content-Type": "application/json", **self.headers}
+
 
 class Transport:
     """Makes HTTP calls for the threads of one process, over pooled connections. Thread-safe.
@@ -128,8 +136,8 @@ class Transport:
         with self._session.request(
             outgoing.method,
             outgoing.url,
-            data=None if outgoing.payload is None else outgoing.payload.data,
-            headers=dict(outgoing.headers),
+            data=outgoing.body,
+            headers=outgoing.all_headers,
             auth=outgoing.auth,
             proxies=self._proxies(),
             timeout=call.remaining_s,
