@@ -25,6 +25,10 @@ class RetrySchedule(Middleware):
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
+    @property
+    def actor_options(self) -> set[str]:
+        return {"throws"}  # Dramatiq logs these exceptions of an actor in a line, not with a traceback
+
     def after_process_message(
         self,
         broker: Broker,
