@@ -130,7 +130,7 @@ def test_an_error_text_repeats_neither_key_nor_prompt():
 
 def test_half_a_key_at_the_end_of_what_is_read_is_dropped():
     """A key cut in two would not look like one."""
-    prompt = "p" * (responses._MAX_READ_CHARS - 12)
+    prompt = "p" * (responses._MAX_READ_CHARS - 8)
     hide = partial(redact, prompts=[prompt])
 
     assert "sk-or" not in error_text(f"{prompt} sk-or-v1-0123456789abcdef", hide=hide)

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -266,7 +267,7 @@ def test_a_name_look_up_that_hangs_ends_at_the_deadline(transport, monkeypatch):
     resolved = threading.Event()
 
     def getaddrinfo(*_: object, **__: object) -> list[object]:
-        resolved.wait(AMPLE_S)
+        resolved.wait()
         return []
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
@@ -369,6 +370,30 @@ def test_a_connection_closed_during_a_call_is_not_tried_again(serve, transport):
 
     assert failure(transport, server.url).reason == "network"
     assert len(server.requests) == 2
+
+
+def test_nothing_is_tried_twice():
+    """Not even a connect: the schedule decides about a second attempt."""
+    assert DeadlineAdapter(pool_size=1).max_retries.total == 0
+
+
+def test_threads_share_a_transport(serve, transport):
+    """Each gets the answer to its own call, also when there are more threads than places in the pool."""
+
+    def behave(server: Server, connection: socket.socket) -> None:
+        while head := server.read(connection):
+            path = head.split()[1]
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path))
+
+    server = serve(behave)
+
+    def call(number: int) -> bytes:
+        return transport.send(outgoing(f"{server.url}/{number}"), deadline_s=AMPLE_S).body
+
+    with ThreadPoolExecutor(16) as threads:
+        bodies = list(threads.map(call, range(200)))
+
+    assert bodies == [b"/v1/%d" % number for number in range(200)]
 
 
 def test_cookies_are_not_kept(serve, transport):

@@ -1,6 +1,7 @@
 """Deadlines that end a connection from outside."""
 
 import socket
+import threading
 
 import pytest
 
@@ -47,7 +48,16 @@ def test_a_call_at_its_deadline_wakes_who_waits_on_its_socket(pair, watchdog):
 def test_an_earlier_deadline_added_later_is_kept(pair, watchdog):
     """The thread is woken out of the longer wait."""
     ours, _ = pair
+    asleep = threading.Event()
+
+    class Announced(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            asleep.set()
+            return super().wait(timeout)
+
+    watchdog._changed = Announced()
     watchdog.watch(Call(FAR_S))
+    assert asleep.wait(10)
     call = Call(0.01)
     call.attach(ours)
     watchdog.watch(call)
