@@ -33,7 +33,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _leave)
     try:
         with ExitStack() as cleanup:
-            demo(options.prompt, real=options.real, cleanup=cleanup)
+            try:
+                demo(options.prompt, real=options.real, cleanup=cleanup)
+            finally:
+                _clean_up_undisturbed()
     except Failed as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
@@ -41,6 +44,11 @@ def main() -> int:
         print("\nStopped.", file=sys.stderr)
         return 130
     return 0
+
+
+def _clean_up_undisturbed() -> None:
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _leave(signum: int, _frame: FrameType | None) -> None:

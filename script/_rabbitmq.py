@@ -7,10 +7,10 @@
     script/rabbitmq install           make sure that `run` will work, and install what is missing
     script/rabbitmq url               print the URL of the server that `start` has started
 
-`run` uses the server of RABBITMQ_URL, else one on localhost:5672, through a virtual host that it creates and deletes
-again: the queues of the worker have fixed names. Where it may not create one, or no server answers, it starts a private
-server on free ports of the loopback interface, with its data below `.rabbitmq/`. A server that this script did not
-start is neither stopped nor changed beyond that virtual host.
+`run` uses the server that `start` has started, else that of RABBITMQ_URL, else one on localhost:5672, through a virtual
+host that it creates and deletes again: the queues of the worker have fixed names. Where it may not create one, or no
+server answers, it starts a private server on free ports of the loopback interface, with its data below `.rabbitmq/`. A
+server that this script did not start is neither stopped nor changed beyond that virtual host.
 """
 
 import argparse
@@ -20,12 +20,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
 from _rabbitmq_found import own_vhost
-from _rabbitmq_install import NotAvailable, server_folder
+from _rabbitmq_install import NotAvailable, installed, server_folder
 from _rabbitmq_node import Node, NodeFailed
 
 BASE = Path(__file__).resolve().parent.parent / ".rabbitmq"
@@ -85,35 +85,56 @@ def start(node: Node) -> None:
 
 def install() -> None:
     """Return when a server that is ours can be had: one that is there will do, a missing one is installed."""
-    with own_vhost(f"gemini-{secrets.token_hex(4)}") as url:
-        if url is None:
-            server_folder(say)
+    if installed() is None:
+        with own_vhost(f"gemini-{secrets.token_hex(4)}") as url:
+            if url is None:
+                server_folder(say)
 
 
 def run(command: list[str]) -> int:
     """The exit code of `command`, which is stopped first and cleaned up after on SIGTERM and SIGHUP."""
     if not command:
         raise NotAvailable("What shall be run? script/rabbitmq run -- COMMAND")
-    with _interruptible(), _server() as url:
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)  # so that `finally` cleans up
+    with _server() as url:
         return _supervise(command, {**os.environ, "RABBITMQ_URL": url})
 
 
 @contextmanager
 def _server() -> Iterator[str]:
+    """The URL of a server, or a virtual host of one, that is ours alone; gone afterwards."""
     name = f"gemini-{secrets.token_hex(4)}"
-    with own_vhost(name) as url:
-        if url is not None:
-            say(f"RabbitMQ: own virtual host {name} on the server found at {url.rpartition('@')[2].partition('/')[0]}")
-            yield url
-            return
+    with ExitStack() as cleanup:
+        try:
+            yield _url(name, cleanup)
+        finally:
+            _clean_up_undisturbed()
+
+
+def _url(name: str, cleanup: ExitStack) -> str:
+    ours = Node(BASE / "server")
+    if ours.running:
+        say(f"RabbitMQ: own virtual host {name} on the server that script/rabbitmq has started")
+        return cleanup.enter_context(ours.vhost(name))
+    found = cleanup.enter_context(own_vhost(name))
+    if found is not None:
+        say(f"RabbitMQ: own virtual host {name} on the server found at {found.rpartition('@')[2].partition('/')[0]}")
+        return found
+    if os.environ.get("RABBITMQ_URL"):
+        say("RabbitMQ: that of RABBITMQ_URL does not answer, or lets us make no virtual host of our own")
+    say("RabbitMQ: starting a private server")
     node = Node(BASE / name)
-    try:
-        say("RabbitMQ: starting a private server")
-        node.start(server_folder(say))
-        say(f"RabbitMQ: private server on port {node.port}")
-        yield node.url
-    finally:
-        node.stop(keep=False)
+    cleanup.callback(node.stop, keep=False)
+    node.start(server_folder(say))
+    say(f"RabbitMQ: private server on port {node.port}")
+    return node.url
+
+
+def _clean_up_undisturbed() -> None:
+    """From here on a second Ctrl-C, pressed by somebody in a hurry, leaves no server behind."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def _supervise(command: list[str], environment: dict[str, str]) -> int:
@@ -130,19 +151,8 @@ def _supervise(command: list[str], environment: dict[str, str]) -> int:
         return code if code >= 0 else 128 - code
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM and SIGHUP become SystemExit, so that `finally` cleans up."""
-
-    def leave(signum: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + signum)
-
-    before = {signum: signal.signal(signum, leave) for signum in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+def _leave(signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)
 
 
 if __name__ == "__main__":

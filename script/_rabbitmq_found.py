@@ -4,14 +4,15 @@ import base64
 import json
 import os
 import shutil
+import socket
+import struct
 import subprocess
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from _rabbitmq_node import answers
+from typing import BinaryIO
 
 LOCAL = "amqp://guest:guest@localhost:5672"
 TIMEOUT_S = 5.0
@@ -19,6 +20,14 @@ TIMEOUT_S = 5.0
 #: RabbitMQ's management API listens there unless told otherwise.
 MANAGEMENT_PORTS = {"http": 15672, "https": 15671}
 AMQP_PORTS = {"amqp": 5672, "amqps": 5671}
+
+#: What logging in takes, from the specification of AMQP 0-9-1; methods as (class, method).
+PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+METHOD_FRAME = 1
+FRAME_END = b"\xce"
+CONNECTION_START = (10, 10)
+CONNECTION_START_OK = (10, 11)
+CONNECTION_TUNE = (10, 30)
 
 
 @contextmanager
@@ -28,7 +37,7 @@ def own_vhost(name: str) -> Iterator[str | None]:
     Looks at RABBITMQ_URL, else at localhost:5672.
     """
     server = urllib.parse.urlsplit(os.environ.get("RABBITMQ_URL") or LOCAL)
-    if not _answers(server):
+    if not _lets_us_in(server):
         yield None
         return
     doors = [door for door in (_Management.of(server), _Control.of(server)) if door is not None]
@@ -42,12 +51,42 @@ def own_vhost(name: str) -> Iterator[str | None]:
         door.remove(name)
 
 
-def _answers(server: urllib.parse.SplitResult) -> bool:
+def _lets_us_in(server: urllib.parse.SplitResult) -> bool:
+    """Whether an AMQP server is there and takes the user of the URL."""
     if server.hostname is None or server.scheme not in AMQP_PORTS:
         return False
     if server.scheme == "amqps":
-        return True  # the greeting is encrypted; the management API will tell
-    return answers(server.hostname, server.port or AMQP_PORTS["amqp"])
+        return True  # the management API, over the same kind of connection, will tell
+    where = (server.hostname, server.port or AMQP_PORTS[server.scheme])
+    try:
+        with socket.create_connection(where, timeout=TIMEOUT_S) as connection:
+            connection.sendall(PROTOCOL_HEADER)
+            with connection.makefile("rb") as incoming:
+                return _method(incoming) == CONNECTION_START and _logs_in(connection, incoming, *_user(server))
+    except (OSError, struct.error):
+        return False
+
+
+def _logs_in(connection: socket.socket, incoming: BinaryIO, user: str, password: str) -> bool:
+    secret = f"\0{user}\0{password}".encode()
+    arguments = struct.pack(">I6sI", 0, b"\x05PLAIN", len(secret)) + secret + b"\x05en_US"
+    payload = struct.pack(">HH", *CONNECTION_START_OK) + arguments
+    connection.sendall(struct.pack(">BHI", METHOD_FRAME, 0, len(payload)) + payload + FRAME_END)
+    return _method(incoming) == CONNECTION_TUNE
+
+
+def _method(incoming: BinaryIO) -> tuple[int, int] | None:
+    """Class and method of the next frame; None when it is no method."""
+    kind, _channel, size = struct.unpack(">BHI", incoming.read(7))
+    payload = incoming.read(size + len(FRAME_END))
+    if kind != METHOD_FRAME:
+        return None
+    number, method = struct.unpack(">HH", payload[:4])
+    return number, method
+
+
+def _user(server: urllib.parse.SplitResult) -> tuple[str, str]:
+    return urllib.parse.unquote(server.username or "guest"), urllib.parse.unquote(server.password or "guest")
 
 
 class _Management:
@@ -61,8 +100,7 @@ class _Management:
     @classmethod
     def of(cls, server: urllib.parse.SplitResult) -> "_Management | None":
         scheme = "https" if server.scheme == "amqps" else "http"
-        user, password = (urllib.parse.unquote(part or "guest") for part in (server.username, server.password))
-        return cls(f"{scheme}://{server.hostname}:{MANAGEMENT_PORTS[scheme]}/api", user, password)
+        return cls(f"{scheme}://{server.hostname}:{MANAGEMENT_PORTS[scheme]}/api", *_user(server))
 
     def make(self, name: str) -> bool:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
@@ -98,7 +136,7 @@ class _Control:
         usual = server.port in {None, AMQP_PORTS["amqp"]}
         if not (local and usual and os.geteuid() == 0 and shutil.which("rabbitmqctl")):
             return None
-        return cls(urllib.parse.unquote(server.username or "guest"))
+        return cls(_user(server)[0])
 
     def make(self, name: str) -> bool:
         made = self._call("add_vhost", name) and self._call("set_permissions", "-p", name, self._user, ".*", ".*", ".*")

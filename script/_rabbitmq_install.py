@@ -18,11 +18,11 @@ class NotAvailable(Exception):
 
 def server_folder(say: Callable[[str], None]) -> Path | None:
     """The folder with `rabbitmq-server`, None when it is to be run in Docker. Raises NotAvailable."""
-    found = _installed()
+    found = installed()
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         say("RabbitMQ is not installed: installing Debian's package rabbitmq-server (once, a minute or two)")
         _install()
-        found = _installed()
+        found = installed()
     if found is not None:
         return found
     if _docker_runs():
@@ -33,7 +33,8 @@ def server_folder(say: Callable[[str], None]) -> Path | None:
     )
 
 
-def _installed() -> Path | None:
+def installed() -> Path | None:
+    """The folder with a `rabbitmq-server` that any user can start; None when there is none."""
     candidates = [DEBIAN, Path("/opt/homebrew/sbin"), Path("/usr/local/sbin")]
     on_path = shutil.which("rabbitmq-server")
     if on_path is not None and not on_path.startswith(("/usr/sbin", "/sbin")):

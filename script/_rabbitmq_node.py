@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,28 @@ class Node:
         """End the server as a crash would, without a chance to tidy up."""
         self._end(signal.SIGKILL, STOP_TIMEOUT_S)
 
+    @contextmanager
+    def vhost(self, name: str) -> Iterator[str]:
+        """The URL of a fresh virtual host of this running server, deleted afterwards."""
+        self._control("add_vhost", name)
+        self._control("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        try:
+            yield f"{self.url}/{name}"
+        finally:
+            self._control("delete_vhost", name)
+
+    def _control(self, *arguments: str) -> None:
+        if self.facts.get("container"):
+            done = _docker("exec", self._container, "rabbitmqctl", *arguments)
+        else:
+            command = [str(Path(self.facts["binaries"]) / "rabbitmqctl"), *arguments]
+            environment = self._environment(self.facts["ports"])
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise NodeFailed(f"rabbitmqctl {arguments[0]} failed: {done.stderr.strip()}")
+
     def _start_processes(self, binaries: Path, facts: dict[str, Any]) -> None:
+        facts["binaries"] = str(binaries)
         environment = self._environment(facts["ports"])
         (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=facts["port"]))
         (self.folder / "enabled_plugins").write_text("[].\n")
