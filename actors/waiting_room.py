@@ -10,7 +10,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from actors.delivery import Delivery, Source
 from actors.encoder import StrictEncoder
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, RequestRejected
 from gateway.keys.pool import Lease
 from gateway.messages import Job
 from gateway.topology import WORK
@@ -83,9 +83,7 @@ class WaitingRoom:
 
     def _release(self, queue: str, tag: int, body: bytes) -> Delivery | None:
         job, message = self._read(body)
-        grant = None
-        if job is not None:
-            grant = self.runtime.pool.acquire(self.runtime.provider.resolve_model(job.request.model))
+        grant = self.runtime.pool.acquire(self._model(job)) if job is not None else None
         if job is None or not isinstance(grant, Lease):
             # Not ours to judge here, or its model rests: its time will come, and then it is read like any other.
             self._channel.basic_nack(tag, requeue=True)
@@ -95,6 +93,12 @@ class WaitingRoom:
         attempt_of(delivery).lease = grant
         logger.info("[%s] Released early from %s", job.request_id, queue)
         return delivery
+
+    def _model(self, job: Job) -> str:
+        try:
+            return self.runtime.provider.resolve_model(job.request.model)
+        except RequestRejected:
+            return ""  # it needs no key to be refused; the lease goes back unused
 
     def _read(self, body: bytes) -> tuple[Job | None, Any]:
         try:
