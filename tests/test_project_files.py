@@ -1,0 +1,209 @@
+"""The files around the code: what people start, deploy and read fits the code and each other."""
+
+import json
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from pydantic import AliasChoices, SecretStr
+
+from gateway.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+#: Heroku and `docker compose` (as configured here) kill what has not ended by then.
+GRACE_MS = 30_000
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def procfile() -> dict[str, str]:
+    lines = text("Procfile").splitlines()
+    return dict(line.split(": ", 1) for line in lines if line)
+
+
+def service(name: str) -> str:
+    """The lines of one service of the compose file."""
+    found = re.search(rf"^  {name}:\n((?:    .*\n|\n)*)", text("docker-compose.yml"), re.MULTILINE)
+    assert found, f"no service {name}"
+    return found[1]
+
+
+def test_the_procfile_starts_the_worker_and_the_bridge():
+    """Each replaces its shell: the process that a platform signals and waits for is ours."""
+    assert set(procfile()) == {"worker", "bridge"}
+    assert procfile()["worker"].startswith("exec dramatiq actors ")
+    assert procfile()["bridge"] == "exec python -m bridge"
+
+
+@pytest.mark.parametrize("name", ["Procfile", "Dockerfile"])
+def test_a_worker_stops_before_the_platform_kills_it(name: str):
+    """With at least two seconds left for closing connections."""
+    (timeout_ms,) = re.findall(r"--worker-shutdown-timeout (\d+)", text(name))
+    assert int(timeout_ms) <= GRACE_MS - 2000
+
+
+def test_processes_and_threads_come_from_the_environment_with_visible_defaults():
+    """The shell expands them, as Heroku and honcho start commands through one."""
+    command = procfile()["worker"].removeprefix("exec ")
+    for environment, expected in (
+        ({}, "2 --threads 16"),
+        ({"WORKER_PROCESSES": "5", "WORKER_THREADS": "3"}, "5 --threads 3"),
+    ):
+        shown = subprocess.run(
+            ["/bin/sh", "-c", f"echo {command}"], env=environment, capture_output=True, text=True, check=True
+        )
+        assert f"--processes {expected} " in shown.stdout
+
+
+def test_the_image_and_the_procfile_start_the_same_worker():
+    """One command, wherever it runs."""
+    (command,) = re.findall(r'^CMD \["sh", "-c", "(exec dramatiq .*)"\]$', text("Dockerfile"), re.MULTILINE)
+    assert command == procfile()["worker"]
+
+
+def test_the_image_does_not_run_as_root_and_holds_no_env_file():
+    """The user is set in the stage that both images are made from; the build sees only what is listed."""
+    base = text("Dockerfile").split(" AS base\n")[1].split("\nFROM ")[0]
+    assert "\nUSER worker\n" in base
+    ignored = text(".dockerignore").splitlines()
+    assert "*" in ignored
+    assert not [line for line in ignored if line.startswith("!.")]
+
+
+def test_the_image_has_every_package():
+    """A package that is not copied would be missing at the first import of it."""
+    wanted = {name.partition(".")[0] for name in pyproject()["tool"]["setuptools"]["packages"]}
+    assert set(re.findall(r"^COPY (\w+) \1$", text("Dockerfile"), re.MULTILINE)) == wanted
+
+
+def test_compose_has_the_services_and_the_worker_can_be_scaled():
+    """A fixed name or a published port would stop `--scale gemini-client=3`."""
+    for name in ("rabbitmq", "redis"):
+        assert "healthcheck:" in service(name)
+    assert "python" in service("bridge")
+    assert 'profiles: ["fake"]' in service("fake")
+    worker = service("gemini-client") + text("docker-compose.yml").split("\nservices:")[0]
+    assert "container_name:" not in worker
+    assert "ports:" not in worker
+    assert f"stop_grace_period: {GRACE_MS // 1000}s" in worker
+
+
+def test_heroku_gets_the_process_types_and_settings_that_exist():
+    """app.json names no process that the Procfile does not have."""
+    app = json.loads(text("app.json"))
+    assert set(app["formation"]) == set(procfile())
+    assert {addon["plan"].partition(":")[0] for addon in app["addons"]} == {"cloudamqp", "heroku-redis", "sentry"}
+    assert set(app["env"]) <= documented_settings()
+
+
+def test_there_is_one_lock_file():
+    """Heroku refuses a build with two."""
+    others = ("requirements.txt", "Pipfile.lock", "poetry.lock", "pdm.lock", "pylock.toml")
+    assert (ROOT / "uv.lock").exists()
+    assert not [name for name in others if (ROOT / name).exists()]
+
+
+def test_the_lock_file_is_open_to_everybody():
+    """Every package comes from the public index: no private host, no local path but the project itself."""
+    packages = tomllib.loads(text("uv.lock"))["package"]
+    assert {json.dumps(package["source"]) for package in packages} == {
+        '{"registry": "https://pypi.org/simple"}',
+        '{"editable": "."}',
+    }
+    assert set(re.findall(r'url = "(https?://[^/]+)/', text("uv.lock"))) == {"https://files.pythonhosted.org"}
+
+
+def test_the_lock_file_has_every_dependency():
+    """A dependency that was added without `uv lock` would be missing after script/setup."""
+    project = pyproject()["project"]
+    declared = project["dependencies"] + [one for extra in project["optional-dependencies"].values() for one in extra]
+    names = {re.split(r"[\[<>=~! ]", one)[0].lower() for one in declared}
+    assert names <= {package["name"] for package in tomllib.loads(text("uv.lock"))["package"]}
+
+
+def test_the_python_version_is_one_that_the_project_supports():
+    """It is read by Heroku, uv and pyenv."""
+    oldest = pyproject()["project"]["requires-python"].removeprefix(">=")
+    as_numbers = [tuple(map(int, version.split("."))) for version in (text(".python-version").strip(), oldest)]
+    assert as_numbers[0] >= as_numbers[1]
+
+
+def test_the_readme_names_every_setting_and_no_other():
+    """The table is what an operator reads; WORKER_PROCESSES and WORKER_THREADS are the Procfile's own."""
+    assert documented_settings() - {"WORKER_PROCESSES", "WORKER_THREADS"} == settings()
+
+
+def test_the_readme_tells_the_defaults():
+    """Each row that gives a default gives the real one, and a row without one has none to give."""
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(.+?)` )?\|", configuration(), re.MULTILINE)
+    told = {name: default for name, default in rows if not name.startswith("WORKER_") or name.endswith("COUNT")}
+    assert told
+    assert told == {name: default_of(name) for name in told}
+
+
+@pytest.mark.parametrize("name", ["setup", "demo", "test", "rabbitmq"])
+def test_a_command_can_be_typed(name: str):
+    """Executable, with an interpreter, and its syntax is right."""
+    command = ROOT / "script" / name
+    assert os.access(command, os.X_OK)
+    shell = command.read_text().splitlines()[0].removeprefix("#!")
+    subprocess.run([shell, "-n", str(command)], check=True)
+
+
+def test_ci_types_what_people_type():
+    """One list of checks."""
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert text(".ci/run").rstrip().endswith("\nexec script/test")
+
+
+def test_links_between_our_pages_lead_somewhere():
+    """Relative links of every page that we write."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())]
+    assert links
+    assert not [(page.name, link) for page, link in links if not (page.parent / link).exists()]
+
+
+def pyproject() -> dict[str, dict]:
+    return tomllib.loads(text("pyproject.toml"))
+
+
+def configuration() -> str:
+    """The README's section about settings."""
+    return text("README.md").split("\n## Configuration\n")[1].split("\n## ")[0]
+
+
+def documented_settings() -> set[str]:
+    """The names that look like settings in the README's table."""
+    rows = [line for line in configuration().splitlines() if line.startswith("| ")]
+    return {name for row in rows for name in re.findall(r"`([A-Z]+(?:_[A-Z]+)+)`", row)}
+
+
+def names_of(field: str) -> list[str]:
+    """The environment variables that set a field."""
+    alias = Settings.model_fields[field].validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [field.upper()]
+
+
+def settings() -> set[str]:
+    return {name for field in Settings.model_fields for name in names_of(field)}
+
+
+def default_of(name: str) -> str:
+    """The default of a setting as one would type it; empty when there is none."""
+    field = next(field for field in Settings.model_fields if name in names_of(field))
+    default = Settings.model_fields[field].default
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, tuple):
+        return ",".join(f"{delay:g}" for delay in default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:.15g}"
+    return str(default) if default else ""
