@@ -1,0 +1,186 @@
+"""The queues as data: their names and arguments, which are ours, and where an answer may go.
+
+    queue                          holds                                      when its time is up, or after the limit
+    gemini.generate                work                                       gemini.generate.dead
+    gemini.generate.delay.<N>s     requests that wait for a key               gemini.generate
+    gemini.generate.backoff.<N>s   requests that wait for the provider        gemini.generate
+    gemini.callbacks               replies to publish                         gemini.generate.dead
+    gemini.callbacks.delay.<N>s    replies that their queue has refused       gemini.callbacks
+    *.dead                         what an operator must look at              stays
+
+The wait is in the name: a changed schedule makes new queues, and what lies in the old ones still comes back in time.
+Only a wait for a key may be released early, so the two kinds have queues of their own even where the time is equal.
+Valid on RabbitMQ 3.10 to 4.x: every type and limit is explicit, since their defaults have changed.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pika
+from pika.exceptions import ChannelClosedByBroker
+
+from gateway.errors import TopologyError
+from gateway.policy import CALLBACK_RETRY_DELAYS_S
+
+WORK = "gemini.generate"
+CALLBACKS = "gemini.callbacks"
+DEAD_REQUESTS = "gemini.requests.dead"
+DEAD_WORK = "gemini.generate.dead"
+
+#: Deliveries of one message before it counts as one that kills workers, and is moved to the dead queue.
+WORK_DELIVERY_LIMIT = 20
+
+#: For queues where a redelivery costs nothing. RabbitMQ 4 takes a missing limit for 20, RabbitMQ 3 takes -1 for 0.
+HIGH_DELIVERY_LIMIT = 1_000_000
+
+_NOT_FOUND, _ACCESS_REFUSED, _PRECONDITION_FAILED = 404, 403, 406
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Names(Protocol):
+    """The part of the settings that names queues; delays in seconds."""
+
+    @property
+    def request_queue(self) -> str: ...
+    @property
+    def response_queue(self) -> str: ...
+    @property
+    def queue_retry_delays(self) -> tuple[float, ...]: ...
+    @property
+    def upstream_retry_delays(self) -> tuple[float, ...]: ...
+    @property
+    def callback_queue_pattern(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue of ours, as it is declared."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+
+class Topology:
+    """Declares our queues, and judges the names of callback queues."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        pattern = names.callback_queue_pattern
+        self._pattern = re.compile(pattern) if pattern is not None else None
+        #: The queues that requests wait in for a key, shortest wait first.
+        self.key_waits = tuple(self.key_wait(delay) for delay in sorted(set(names.queue_retry_delays)))
+        self.ours = {queue.name: queue for queue in self._queues()}
+
+    @staticmethod
+    def key_wait(delay_s: float) -> str:
+        return f"{WORK}.delay.{_seconds(delay_s)}"
+
+    @staticmethod
+    def upstream_wait(delay_s: float) -> str:
+        return f"{WORK}.backoff.{_seconds(delay_s)}"
+
+    @staticmethod
+    def callback_wait(delay_s: float) -> str:
+        return f"{CALLBACKS}.delay.{_seconds(delay_s)}"
+
+    def declare(self, connection: pika.BlockingConnection) -> None:
+        """Assert every queue that the worker needs. Raises TopologyError, one line that names queue and difference."""
+        for name in [*self.ours, self.names.request_queue, self.names.response_queue]:
+            self.declare_one(connection, name)
+
+    def declare_one(self, connection: pika.BlockingConnection, name: str) -> bool:
+        """Assert one queue: ours with our arguments, another only if it is missing. Raises TopologyError."""
+        try:
+            if name in self.ours:
+                self._assert(connection, self.ours[name])
+            elif not self._exists(connection, name):
+                self._assert(connection, Queue(name, {}))
+        except ChannelClosedByBroker as error:
+            raise TopologyError(_explain(name, error)) from None
+        return True
+
+    def refusal(self, callback: str) -> str | None:
+        """Why no answer may go to a queue of this name, None when it may: no loops, nothing reserved."""
+        if callback in {self.names.request_queue, DEAD_REQUESTS} or _is_below(callback, (WORK, CALLBACKS)):
+            return "is one of the worker's own queues"
+        if callback.startswith("amq."):
+            return "names that begin with amq. are reserved by RabbitMQ"
+        if not callback or len(callback.encode(errors="replace")) > 255 or _CONTROLS.search(callback):  # noqa: PLR2004
+            return "is not the name of a queue: 1 to 255 bytes, no control characters"
+        if self._pattern is not None and not self._pattern.fullmatch(callback):
+            return "is not allowed by CALLBACK_QUEUE_PATTERN"
+        return None
+
+    def _queues(self) -> Iterator[Queue]:
+        # What others dead-letter into comes first, so that no wait ends before its target exists.
+        for name in (DEAD_REQUESTS, DEAD_WORK):
+            yield Queue(name, _quorum(HIGH_DELIVERY_LIMIT))
+        yield Queue(WORK, _quorum(WORK_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
+        yield Queue(CALLBACKS, _quorum(HIGH_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
+        for delay in self.names.queue_retry_delays:
+            yield _wait(self.key_wait(delay), delay, WORK)
+        for delay in self.names.upstream_retry_delays:
+            yield _wait(self.upstream_wait(delay), delay, WORK)
+        for delay in CALLBACK_RETRY_DELAYS_S:
+            yield _wait(self.callback_wait(delay), delay, CALLBACKS)
+
+    @staticmethod
+    def _assert(connection: pika.BlockingConnection, queue: Queue) -> None:
+        channel = connection.channel()
+        channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
+        channel.close()
+
+    @staticmethod
+    def _exists(connection: pika.BlockingConnection, name: str) -> bool:
+        """Whether a queue exists in any form. A queue that we may not even look at exists."""
+        channel = connection.channel()
+        try:
+            channel.queue_declare(name, passive=True)
+        except ChannelClosedByBroker as error:
+            if error.reply_code == _NOT_FOUND:
+                return False
+            if error.reply_code == _ACCESS_REFUSED:
+                return True
+            raise
+        channel.close()
+        return True
+
+
+def _quorum(delivery_limit: int) -> dict[str, Any]:
+    return {"x-queue-type": "quorum", "x-delivery-limit": delivery_limit}
+
+
+def _dead_letters_to(target: str) -> dict[str, Any]:
+    # At least once: the message leaves when its target has confirmed it. It asks for reject-publish.
+    return {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": target,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def _wait(name: str, delay_s: float, target: str) -> Queue:
+    arguments = _quorum(HIGH_DELIVERY_LIMIT) | _dead_letters_to(target)
+    return Queue(name, arguments | {"x-message-ttl": max(1, round(delay_s * 1000))})
+
+
+def _seconds(delay_s: float) -> str:
+    return f"{round(delay_s, 3):.3f}".rstrip("0").rstrip(".") + "s"
+
+
+def _is_below(name: str, prefixes: tuple[str, ...]) -> bool:
+    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _explain(name: str, error: ChannelClosedByBroker) -> str:
+    if error.reply_code == _PRECONDITION_FAILED:
+        return (
+            f"The queue {name} exists with other arguments ({error.reply_text}): move its messages and delete it, or "
+            "use another virtual host"
+        )
+    if error.reply_code == _ACCESS_REFUSED:
+        return f"RabbitMQ does not let us declare the queue {name}: grant configure, read and write on gemini.*"
+    return f"RabbitMQ refused the queue {name}: {error.reply_text}"
