@@ -1,6 +1,7 @@
 """Sends the README's example request through the running worker and tells what happens; see script/demo."""
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("--real", action="store_true", help="use OpenRouter itself, with your keys")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _leave)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # step by step, into a pipe as well
     try:
         with ExitStack() as cleanup:
             try:

@@ -44,6 +44,8 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="stop: keep data and port for the next start")
     parser.add_argument("command", nargs="*", help="run: the command, after --")
     options = parser.parse_args()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _leave)  # so that `finally` cleans up
     try:
         return _do(options)
     except (NotAvailable, NodeFailed) as error:
@@ -95,8 +97,6 @@ def run(command: list[str]) -> int:
     """The exit code of `command`, which is stopped first and cleaned up after on SIGTERM and SIGHUP."""
     if not command:
         raise NotAvailable("What shall be run? script/rabbitmq run -- COMMAND")
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, _leave)  # so that `finally` cleans up
     with _server() as url:
         return _supervise(command, {**os.environ, "RABBITMQ_URL": url})
 
