@@ -1,0 +1,100 @@
+"""Starts the stand-in and drives it, from a test or a script."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote, urlsplit
+
+_ROOT = Path(__file__).resolve().parent.parent
+_STOP_TIMEOUT_S = 10.0
+
+
+class FakeClient:
+    """Tells a running stand-in how to behave, and asks what it has seen. `base_url` has no path. Thread-safe."""
+
+    def __init__(self, base_url: str) -> None:
+        self.base_url = base_url
+        self._address = urlsplit(base_url).netloc
+
+    def script(self, rules: Sequence[dict[str, Any]]) -> None:
+        """Replace the rules; the fields are those of `fake_openrouter.script`. Raises ValueError for a wrong rule."""
+        self._ask("POST", "/_fake/script", list(rules))
+
+    def calls(self, since: int = 0) -> list[dict[str, Any]]:
+        """The calls since the last reset, without the first `since`; each has the fields of `record.Call`."""
+        return cast("list[dict[str, Any]]", self._ask("GET", f"/_fake/calls?since={since}"))
+
+    def wait_for_calls(self, n: int, timeout_s: float = 30.0) -> list[dict[str, Any]]:
+        """All calls, as soon as `n` have arrived since the last reset. Raises TimeoutError."""
+        path = f"/_fake/calls?wait_for={n}&timeout={timeout_s}"
+        calls = cast("list[dict[str, Any]]", self._ask("GET", path, timeout_s=timeout_s + 10))
+        if len(calls) < n:
+            raise TimeoutError(f"{len(calls)} of {n} calls came in {timeout_s:g} s")
+        return calls
+
+    def stats(self) -> dict[str, Any]:
+        """`total`, `in_flight`, `max_in_flight`, `limited`, `per_key` (by last four characters), `window_used`."""
+        return cast("dict[str, Any]", self._ask("GET", "/_fake/stats"))
+
+    def open_gate(self, name: str) -> None:
+        """Let go who waits at this gate, now and until the next reset."""
+        self._ask("POST", f"/_fake/gates/{quote(name, safe='')}/open")
+
+    def reset(self) -> None:
+        """Forget calls, rules, windows and gates."""
+        self._ask("POST", "/_fake/reset")
+
+    def _ask(self, method: str, path: str, content: Any = None, *, timeout_s: float = 30.0) -> Any:
+        with closing(HTTPConnection(self._address, timeout=timeout_s)) as connection:
+            connection.request(method, path, None if content is None else json.dumps(content))
+            response = connection.getresponse()
+            body = response.read()
+        if response.status >= 400:
+            raise ValueError(f"{method} {path}: {response.status} {body.decode(errors='replace')}")
+        return json.loads(body) if body else None
+
+
+@contextmanager
+def running(
+    *, keys: Sequence[str] = (), per_minute: int = 1000, window: float = 60.0, latency: float = 0.0
+) -> Iterator[FakeClient]:
+    """A stand-in in a process of its own on a free port, stopped in the end. No keys: any key will do."""
+    command = [sys.executable, "-m", "fake_openrouter", "--per-minute", str(per_minute)]
+    command += ["--window", str(window), "--latency", str(latency)]
+    process = subprocess.Popen(  # noqa: S603  (our own module, our own numbers)
+        command,
+        cwd=_ROOT,
+        env={**os.environ, "FAKE_OPENROUTER_KEYS": ",".join(keys) or "any"},  # not in the list of processes
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for who started it: the stand-in goes last
+    )
+    try:
+        yield FakeClient(_address(process))
+    finally:
+        _stop(process)
+
+
+def _address(process: "subprocess.Popen[str]") -> str:
+    line = process.stdout.readline() if process.stdout else ""
+    if not line:
+        raise RuntimeError(f"the stand-in ended with {process.wait()} before it listened")
+    return line.split()[-1]
+
+
+def _stop(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    finally:
+        if process.stdout:
+            process.stdout.close()

@@ -1,0 +1,87 @@
+"""What the two providers' forms have in common."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from starlette.requests import Request
+
+from fake_openrouter.limits import Refusal
+from fake_openrouter.script import Behaviour
+
+
+class NotUnderstood(Exception):
+    """The body is no question to a model; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a call asks: `prompt` is the last message of the user, `text` all messages."""
+
+    model: str
+    prompt: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, before any fault of the wire. `headers` do not state a length."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Provider(Protocol):
+    """One API's way to be asked and to answer."""
+
+    def key(self, request: Request) -> str:
+        """The caller's key; empty when there is none."""
+
+    def question(self, request: Request, body: Any) -> Question:
+        """Raises NotUnderstood."""
+
+    def answer(self, question: Question, behaviour: Behaviour) -> Answer: ...
+
+    def error(self, status: int, message: str | None = None) -> Answer:
+        """The error of this status, in this API's form."""
+
+    def limited(self, refusal: Refusal) -> Answer: ...
+
+
+def as_json(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Answer:
+    return Answer(status, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+
+def reply(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:
+    """The answer that a behaviour asks for: its own body before an error before an ordinary answer."""
+    found = _plain(provider, question, behaviour)
+    return Answer(found.status, found.body, {**found.headers, **behaviour.headers})
+
+
+def _plain(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:
+    status = behaviour.status or 200
+    if behaviour.redirect is not None:
+        return Answer(behaviour.status or 307, b"", {"Location": behaviour.redirect})
+    if behaviour.invalid_json:
+        return Answer(status, b'{"choices": [', {"Content-Type": "application/json"})
+    if isinstance(behaviour.body, str):
+        return Answer(status, behaviour.body.encode(), {"Content-Type": "text/plain; charset=utf-8"})
+    if behaviour.body is not None:
+        return as_json(status, behaviour.body)
+    if status >= 400 and behaviour.error_in_200 is None:
+        return provider.error(status)
+    return provider.answer(question, behaviour)
+
+
+def said(question: Question, behaviour: Behaviour) -> str:
+    """The text of an answer: from the prompt, so that answers are told apart."""
+    if behaviour.huge is not None:
+        return "x" * behaviour.huge
+    return f"You asked: {question.prompt}"
+
+
+def count(text: str) -> int:
+    """Tokens, near enough: four characters each, one at least."""
+    return max(1, len(text) // 4)

@@ -1,0 +1,56 @@
+"""Serves the stand-in until a signal ends it."""
+
+import asyncio
+import signal
+import socket
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+def exit_on_signals() -> None:
+    """End the process with 0 on SIGTERM and SIGINT; also after serving, when uvicorn raises the signal once more."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _leave)
+
+
+def serve(app: Starlette, listener: socket.socket) -> None:
+    """Serve on `listener` until SIGTERM or SIGINT; then every connection is dropped at once."""
+    config = uvicorn.Config(
+        app,
+        http=ExposedProtocol,
+        loop="asyncio",
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_level="critical",
+        timeout_keep_alive=300,  # longer than callers keep theirs: this end never closes first
+        timeout_graceful_shutdown=2,
+        backlog=2048,
+        server_header=False,
+    )
+    _PromptServer(config).run(sockets=[listener])
+
+
+class ExposedProtocol(H11Protocol):
+    """uvicorn's protocol, with the transport in `scope["state"]`: some faults can only be made there."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.app_state: dict[str, Any] = {**self.app_state, "transport": transport}
+
+
+class _PromptServer(uvicorn.Server):
+    """Does not wait for calls that hang."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
+
+
+def _leave(_signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
