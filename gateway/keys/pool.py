@@ -1,0 +1,151 @@
+"""The key pool: which key may be used now, and what rests after an error."""
+
+import math
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gateway.errors import AuthenticationFailed, ProviderError, Scope
+from gateway.keys.store import (
+    Granted,
+    KeyStore,
+    Kind,
+    Member,
+    Rest,
+    Ring,
+    Source,
+    account_subject,
+    key_subject,
+    model_subject,
+)
+from gateway.secrets import ApiKey
+
+
+@dataclass(frozen=True)
+class Lease:
+    """One use of a key for a model, counted in the key's window since `acquired_at` (epoch seconds, store's clock)."""
+
+    key: ApiKey
+    model: str
+    id: str
+    acquired_at: float
+
+
+@dataclass(frozen=True)
+class Unavailable:
+    """No key may be used for `retry_in_s` seconds; `refused`: every key is benched because the provider refused it."""
+
+    retry_in_s: float
+    refused: bool
+
+
+@dataclass(frozen=True)
+class KeyStatus:
+    """One key now: uses in its window, seconds until it may be used, and its rest, None when it does not rest."""
+
+    key: ApiKey
+    used: int
+    ready_in_s: float
+    rest: Rest | None
+
+
+class KeyPool:
+    """Hands out each key at most `max_per_window` times in any `window_s` seconds, the least recently used first.
+
+    That holds for all threads, processes and machines whose pools share the store. All times are seconds. Every method
+    that asks the store raises StoreUnavailable when it cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913 - limits, all by name
+        self,
+        keys: Sequence[ApiKey],
+        store: KeyStore,
+        *,
+        max_per_window: int,
+        window_s: float = 60.0,
+        cooldown_s: float = 60.0,
+        refused_cooldown_s: float = 600.0,
+        margin_s: float = 0.25,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keys = {key.digest: key for key in keys}
+        self._store = store
+        self._cooldown_s = cooldown_s
+        self._refused_cooldown_s = refused_cooldown_s
+        # A use is recorded before its call reaches the provider, one call sooner after than the next: counted by the
+        # provider, two calls can be closer together than by us. The margin is what the way there may vary by, so that
+        # the provider's record, too, never shows more than the limit in a window.
+        self._ring = Ring(
+            members=tuple(Member.of(key) for key in self._keys.values()),
+            limit=max_per_window,
+            window_s=window_s + margin_s,
+            clock=None if clock is time.time else clock,
+        )
+
+    def __repr__(self) -> str:
+        return f"KeyPool({len(self._keys)} keys, {self._ring.limit} per {self._ring.window_s:g} s)"
+
+    def acquire(self, model: str) -> Lease | Unavailable:
+        """A lease of the least recently used key that may be used for `model` now; one atomic step."""
+        lease = uuid.uuid4().hex
+        found = self._store.acquire(self._ring, model, lease)
+        if isinstance(found, Granted):
+            return Lease(self._keys[found.digest], model, lease, found.at)
+        return Unavailable(found.retry_in_s, found.refused)
+
+    def cancel(self, lease: Lease) -> None:
+        """No call was made: the use no longer counts. Idempotent."""
+        self._store.cancel(self._ring, lease.key.digest, lease.id)
+
+    def release(self, lease: Lease) -> None:
+        """The call has ended; its use goes on counting for the window. Idempotent.
+
+        Nothing is kept for running calls today: a cap on calls in flight would count them down here.
+        """
+
+    def cool(self, lease: Lease, error: ProviderError) -> None:
+        """Rest what the error is about, for as long as the provider stated, else for as long as guessed.
+
+        The scope KEY rests the key, ACCOUNT the keys of the same label (without one the key alone), MODEL the lease's
+        model on every key; REQUEST and UPSTREAM rest nothing. A running rest is never shortened.
+        """
+        subject = self._subject(lease, error.scope)
+        if subject is not None:
+            self._store.cool(self._ring, subject, self._rest(error))
+
+    def ready_in_s(self, model: str | None = None) -> float:
+        """Seconds until some key may be used, for `model` if given; 0.0 when one may be now. Reads only."""
+        return self._store.ready_in_s(self._ring, model)
+
+    def status(self) -> list[KeyStatus]:
+        """Every key, in the order of the settings. Reads only."""
+        return [
+            KeyStatus(self._keys[row.digest], row.used, row.ready_in_s, row.rest)
+            for row in self._store.status(self._ring)
+        ]
+
+    def clear(self, digest: str) -> None:
+        """End the rest of the key with this digest, and that of its account; a key that does not rest is no error."""
+        self._store.clear(self._ring, digest)
+
+    def _subject(self, lease: Lease, scope: Scope) -> str | None:
+        member = Member.of(lease.key)
+        match scope:
+            case Scope.ACCOUNT if member.account is not None:
+                return account_subject(member.account)
+            case Scope.KEY | Scope.ACCOUNT:
+                return key_subject(member.digest)
+            case Scope.MODEL:
+                return model_subject(lease.model)
+            case _:
+                return None
+
+    def _rest(self, error: ProviderError) -> Rest:
+        refused = isinstance(error, AuthenticationFailed)
+        kind = Kind.REFUSED if refused else Kind.LIMITED
+        stated = error.retry_after_s
+        if stated is not None and math.isfinite(stated) and stated > 0:
+            return Rest(stated, kind, Source.STATED, error.reason)
+        guessed = self._refused_cooldown_s if refused else self._cooldown_s
+        return Rest(guessed, kind, Source.GUESSED, error.reason)

@@ -1,0 +1,129 @@
+"""What a store of keys promises: each method is one atomic step, for every thread, process and machine that shares it."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from gateway.secrets import ApiKey
+
+
+class Kind(StrEnum):
+    """Why something rests: the provider refused it, or a limit was hit."""
+
+    REFUSED = "refused"
+    LIMITED = "limited"
+
+
+class Source(StrEnum):
+    """Where the length of a rest comes from."""
+
+    STATED = "stated"
+    GUESSED = "guessed"
+
+
+@dataclass(frozen=True)
+class Rest:
+    """How long something rests from now on, in seconds, and why."""
+
+    seconds: float
+    kind: Kind
+    source: Source
+    reason: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """A key as a store knows it: `account` is a digest too, None for a key without a label."""
+
+    digest: str
+    account: str | None
+
+    @classmethod
+    def of(cls, key: ApiKey) -> "Member":
+        account = None if key.label is None else hashlib.sha256(key.label.encode()).hexdigest()[:16]
+        return cls(key.digest, account)
+
+
+@dataclass(frozen=True)
+class Ring:
+    """Keys that take turns, and how often each may be used: `limit` times in any `window_s` seconds.
+
+    `clock` gives epoch seconds; None lets the store take its own, which for Redis is the same for all machines.
+    """
+
+    members: Sequence[Member]
+    limit: int
+    window_s: float
+    clock: Callable[[], float] | None = field(default=None, compare=False)
+    id: str = field(init=False, repr=False)
+    digests: frozenset[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        text = repr((sorted((m.digest, m.account or "") for m in self.members), self.limit, self.window_s))
+        object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest()[:16])
+        object.__setattr__(self, "digests", frozenset(member.digest for member in self.members))
+
+
+@dataclass(frozen=True)
+class Granted:
+    """The key of this digest has one use recorded at `at`, epoch seconds on the store's clock."""
+
+    digest: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Blocked:
+    """No key may be used for `retry_in_s` seconds; `refused`: every key rests because it was refused."""
+
+    retry_in_s: float
+    refused: bool
+
+
+@dataclass(frozen=True)
+class MemberStatus:
+    """What a store knows of one key now; `rest` counts its seconds from now, None when the key does not rest."""
+
+    digest: str
+    used: int
+    ready_in_s: float
+    rest: Rest | None
+
+
+def key_subject(digest: str) -> str:
+    return f"key:{digest}"
+
+
+def account_subject(account: str) -> str:
+    return f"account:{account}"
+
+
+def model_subject(model: str) -> str:
+    return f"model:{model}"
+
+
+class KeyStore(Protocol):
+    """Every method raises StoreUnavailable when the store cannot be used."""
+
+    def acquire(self, ring: Ring, model: str, lease: str) -> Granted | Blocked:
+        """Record a use, under the id `lease`, of the least recently used key that may be used now."""
+
+    def cancel(self, ring: Ring, digest: str, lease: str) -> None:
+        """Forget the use; one that is not there is no error."""
+
+    def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
+        """Rest a key, an account or a model; a longer rest that runs already stays as it is."""
+
+    def clear(self, ring: Ring, digest: str) -> None:
+        """End the rest of a key and of its account."""
+
+    def ready_in_s(self, ring: Ring, model: str | None) -> float:
+        """Seconds until some key may be used, 0.0 when one may be now; changes nothing."""
+
+    def status(self, ring: Ring) -> list[MemberStatus]:
+        """One entry for each member, in their order; changes nothing."""
+
+    def close(self) -> None:
+        """Close the connection of this process. Idempotent."""
