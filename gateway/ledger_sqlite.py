@@ -5,7 +5,9 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
+from gateway.errors import StoreUnavailable
 from gateway.ledger import Answered, Running, Started, Work
 from gateway.state_file import StateFile
 
@@ -43,7 +45,8 @@ class SqliteLedger:
                     (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope),
                 )
         if next(self._answers) % SWEEP_EVERY == 0:
-            self.sweep(2 * SWEEP_EVERY)
+            with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
+                self.sweep(2 * SWEEP_EVERY)
 
     def published(self, work: Work) -> None:
         with self._file.transaction() as db:

@@ -1,21 +1,22 @@
 """One SQLite file that the processes of a machine share: the places of keys, cooldowns, the ledger."""
 
+import fcntl
 import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.errors import StoreUnavailable
 
-#: The form of the tables; a file of another form is refused, not guessed at.
+#: The form of the tables, also the `user_version` in SCHEMA; a file of another form is refused, not guessed at.
 VERSION = 1
 
 #: How long a statement waits for another process's transaction, in seconds. Transactions take well under a millisecond.
 BUSY_S = 10.0
 
-SCHEMA = f"""
+SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), latest REAL, offset REAL, turn INTEGER);
 INSERT INTO clock VALUES (1, 0.0, 0.0, 0);
@@ -41,7 +42,7 @@ CREATE TABLE ledger (
     PRIMARY KEY (request_id, digest)
 );
 CREATE INDEX ledger_by_end ON ledger (expires_at);
-PRAGMA user_version = {VERSION};
+PRAGMA user_version = 1;
 COMMIT;
 """
 
@@ -118,14 +119,36 @@ class StateFile:
             return opened.connection
         _close(opened)  # somebody has removed or replaced the file: the old one is shared with nobody new
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-        self.path.chmod(0o600)  # it holds answers; SQLite gives its side files the same mode
-        opened.connection = sqlite3.connect(
-            self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
-        )
-        _prepare(opened.connection)
-        opened.inode = _inode(self.path)
+        with _one_at_a_time(self.path.parent):
+            _make_private(self.path)
+            opened.connection = sqlite3.connect(
+                self.path, timeout=BUSY_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            )
+            opened.inode = _inode(self.path)
+            _prepare(opened.connection)
         return opened.connection
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Processes that start together prepare the file one after the other: SQLite has none wait to switch to WAL."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _make_private(path: Path) -> None:
+    """Have a file that only its owner reads: it holds answers. SQLite gives its side files the same mode."""
+    try:
+        # Never opened once it exists: closing it would end SQLite's locks on it in this process.
+        # https://www.sqlite.org/howtocorrupt.html section 2.2
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        with suppress(PermissionError):  # another user's file, shared on purpose
+            path.chmod(0o600)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
@@ -135,20 +158,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
-        _create(connection)
+        connection.executescript(SCHEMA)
     elif version != VERSION:
         raise sqlite3.DatabaseError(f"it has form {version}, this program reads form {VERSION}")
-
-
-def _create(connection: sqlite3.Connection) -> None:
-    try:
-        connection.executescript(SCHEMA)
-    except sqlite3.OperationalError:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        # Another process was quicker, or this is the database of another program.
-        if connection.execute("PRAGMA user_version").fetchone() != (VERSION,):
-            raise
 
 
 def _close(opened: _Opened) -> None:

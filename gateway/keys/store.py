@@ -1,4 +1,4 @@
-"""What a store of keys promises: each method is one atomic step, for every thread, process and machine that shares it."""
+"""What a store of keys promises: every method is one atomic step for all threads, processes and machines it serves."""
 
 import hashlib
 from collections.abc import Callable, Sequence
