@@ -42,7 +42,7 @@ class Fake:
                 Route("/api/v1/models", self.models, methods=["GET"]),
                 Route("/v1beta/models/{model}:generateContent", self.generate, methods=["POST"]),
                 Route("/_fake/script", self.set_script, methods=["POST"]),
-                Route("/_fake/gates/{name}/open", self.open_gate, methods=["POST"]),
+                Route("/_fake/gates/{name:path}/open", self.open_gate, methods=["POST"]),
                 Route("/_fake/reset", self.reset, methods=["POST"]),
                 Route("/_fake/calls", self.calls, methods=["GET"]),
                 Route("/_fake/stats", self.stats, methods=["GET"]),
