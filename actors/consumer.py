@@ -1,5 +1,6 @@
 """A consumer of one of our queues on a connection of its own, which the thread of Dramatiq's ConsumerThread serves."""
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -9,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import dramatiq
 import pika
 from dramatiq.errors import ConnectionClosed, DecodeError
-from dramatiq.logging import get_logger
 from pika.exceptions import AMQPError
 
 from actors.delivery import Delivery, settle_when
@@ -21,7 +21,7 @@ from gateway.topology import DEAD_WORK
 if TYPE_CHECKING:
     from actors.rabbitmq import RabbitmqBroker
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Consumer(dramatiq.Consumer):

@@ -1,5 +1,6 @@
 """One delivery from RabbitMQ, and the only place that settles it."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -7,11 +8,10 @@ from typing import Protocol
 
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from middleware.attempt import attempt_of
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Channel(Protocol):

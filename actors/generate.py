@@ -1,7 +1,8 @@
 """One request, one answer: the call to the provider."""
 
+import logging
+
 import dramatiq
-from dramatiq.logging import get_logger
 
 from actors.broker import cooldown, runtime
 from gateway.errors import AuthenticationFailed, GatewayError, RateLimited
@@ -9,7 +10,7 @@ from gateway.messages import Completion, Job
 from gateway.topology import WORK
 from middleware.attempt import current_attempt
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dramatiq.actor(

@@ -1,11 +1,11 @@
 """Early release: while a key is free, requests that wait for one are taken straight from their delay queues."""
 
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 import pika
 from dramatiq.errors import DecodeError
-from dramatiq.logging import get_logger
 from pika.exceptions import ChannelClosedByBroker
 
 from actors.delivery import Delivery, Source
@@ -25,7 +25,7 @@ LOOK_EVERY_S = 1.0
 #: The shortest pause between two looks, in seconds.
 SHORTEST_PAUSE_S = 0.01
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class WaitingRoom:
@@ -55,11 +55,13 @@ class WaitingRoom:
         try:
             pause_s = self.runtime.pool.ready_in_s()
             if pause_s > 0:
-                return self._pause(pause_s)
+                self._pause(pause_s)
+                return None
             return self._first_waiting()
         except GatewayError as error:
             logger.warning("No early release now: %s", error)
-            return self._pause(LOOK_EVERY_S)
+            self._pause(LOOK_EVERY_S)
+            return None
 
     def _pause(self, seconds: float) -> None:
         self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
@@ -69,7 +71,8 @@ class WaitingRoom:
             method, _properties, body = self._get(queue)
             if method is not None:
                 return self._release(queue, method.delivery_tag, body)
-        return self._pause(LOOK_EVERY_S)
+        self._pause(LOOK_EVERY_S)
+        return None
 
     def _get(self, queue: str) -> tuple[Any, Any, bytes]:
         if self._channel is None or not self._channel.is_open:
@@ -87,7 +90,8 @@ class WaitingRoom:
         if job is None or not isinstance(grant, Lease):
             # Not ours to judge here, or its model rests: its time will come, and then it is read like any other.
             self._channel.basic_nack(tag, requeue=True)
-            return self._pause(LOOK_EVERY_S)
+            self._pause(LOOK_EVERY_S)
+            return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
         delivery = Delivery(message.copy(args=(uncounted,)), source=self.source, channel=self._channel, tag=tag)
         attempt_of(delivery).lease = grant

@@ -2,8 +2,8 @@
 
     2025-01-01 00:00:01 - bridge.relay - INFO - [<request_id>] Received request (retry_count=0)
 
-Times are UTC. With LOG_FORMAT=json each line is an object with the same facts: time, logger, level, request_id, message,
-exception.
+Times are UTC. With LOG_FORMAT=json each line is an object of the same facts: time, logger, level, request_id,
+message, exception.
 """
 
 import json
@@ -50,12 +50,12 @@ def configure(settings: "Settings", stream: TextIO) -> None:
 class TextFormatter(logging.Formatter):
     """`time - logger - LEVEL - [request_id] message`; one record is one line, whatever is in it."""
 
-    converter = time.gmtime
     default_time_format = "%Y-%m-%d %H:%M:%S"
     default_msec_format = None
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
+        self.converter = time.gmtime
         self._secrets = tuple(secrets)
 
     def format(self, record: logging.LogRecord) -> str:

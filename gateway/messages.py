@@ -14,11 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from gateway.errors import ErrorCode, GatewayError
 
-#: The form of `Job` on the wire. A worker reads this form and the one before it.
-JOB_VERSION = 1
-
-#: The form of `Reply` on the wire, read and written as `JOB_VERSION` is.
-REPLY_VERSION = 1
+#: The form of `Job` and of `Reply` on the wire. A worker reads this form and the one before it.
+WIRE_VERSION: Literal[1] = 1
 
 
 def _fits_amqp(value: str) -> str:
@@ -75,7 +72,7 @@ class Job(_Message):
     `received_at` is epoch seconds when the bridge read the request: `processing_time_ms` counts from there.
     """
 
-    v: Literal[1] = JOB_VERSION
+    v: Literal[1] = WIRE_VERSION
     request: Request
     received_at: float
     retry_count: int = Field(default=0, ge=0)
@@ -182,7 +179,7 @@ class Reply(_Message):
     `attempts` counts deliveries that the callback queue refused, `first_refused_at` is epoch seconds of the first.
     """
 
-    v: Literal[1] = REPLY_VERSION
+    v: Literal[1] = WIRE_VERSION
     request_id: str | None = None
     queue: ShortString
     body: str

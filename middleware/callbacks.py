@@ -1,8 +1,9 @@
 """Fires `on_success` or `on_failure` once, on the final outcome, with the sealed reply."""
 
+import logging
+
 from dramatiq import Actor, Broker, Middleware
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway import sentry
 from gateway.errors import Nacked, StoreUnavailable, Unroutable
@@ -16,7 +17,7 @@ from middleware.held_reply import hold, settle_held
 #: How often a worker looks whether RabbitMQ takes publishes again.
 READY_POLL_S = 1.0
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Callbacks(Middleware):

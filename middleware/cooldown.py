@@ -1,8 +1,9 @@
 """Rests what hit a limit, and goes on with another key at once."""
 
+import logging
+
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway import sentry
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited
@@ -12,7 +13,7 @@ from middleware.attempt import current_attempt
 from middleware.errors import NoKey
 from middleware.key_selection import acquire, release
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class Cooldown(Middleware):

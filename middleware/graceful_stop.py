@@ -1,5 +1,6 @@
 """Stop once, and drain: no new deliveries, running calls end, the rest goes back to its queue."""
 
+import logging
 import signal
 from collections.abc import Callable
 from types import FrameType
@@ -7,7 +8,6 @@ from types import FrameType
 from dramatiq import Broker, Middleware, Worker
 from dramatiq.broker import MessageProxy
 from dramatiq.common import iter_queue
-from dramatiq.logging import get_logger
 
 from gateway.runtime import Runtime
 from middleware.attempt import current
@@ -15,7 +15,7 @@ from middleware.errors import Stopping
 
 _Handler = Callable[[int, FrameType | None], object]
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class GracefulStop(Middleware):

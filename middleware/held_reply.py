@@ -1,10 +1,10 @@
 """Replies whose callback queue refused them: they wait in RabbitMQ and are tried again, for about a day."""
 
+import logging
 import time
 
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway import sentry
 from gateway.dead_letters import dead_letter
@@ -16,7 +16,7 @@ from gateway.topology import DEAD_WORK
 from middleware.attempt import Outcome
 from middleware.outbox import confirmed_publish, publish_until_stopped
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def hold(runtime: Runtime, message: Message[None], reply: Reply) -> Outcome:

@@ -1,8 +1,9 @@
 """Takes a key before the actor runs, and gives it back after."""
 
+import logging
+
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway.errors import RequestRejected, StoreUnavailable
 from gateway.keys.pool import Lease, Unavailable
@@ -14,7 +15,7 @@ from middleware.errors import NoKey, Rejected, Stopping
 #: How long to wait before the store is asked again after it could not be reached.
 STORE_RETRY_S = 2.0
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class KeySelection(Middleware):

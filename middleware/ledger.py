@@ -1,8 +1,9 @@
 """Runs a piece of work once: a redelivery waits for the running call, or gets the stored answer."""
 
+import logging
+
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger import Answered, Running, Started, Work
@@ -18,7 +19,7 @@ LEASE_MARGIN_S = 60.0
 #: How often the outcome of a call that runs elsewhere is looked up.
 POLL_S = 0.25
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LedgerMiddleware(Middleware):

@@ -1,13 +1,14 @@
 """Every log line of a delivery carries its request id."""
 
+import logging
+
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway.logs import request_id_var
 from middleware.attempt import attempt_of, current
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LogContext(Middleware):

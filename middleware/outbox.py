@@ -1,8 +1,9 @@
 """Publishing from a worker thread: confirmed, and patient while RabbitMQ is away."""
 
+import logging
+
 import pika
 from dramatiq import Message
-from dramatiq.logging import get_logger
 
 from gateway.errors import ConfirmTimeout, ConnectionLost
 from gateway.runtime import Runtime
@@ -11,7 +12,7 @@ from middleware.errors import Stopping
 #: Deadline of one publish; the loop around it has none but the end of the process.
 PUBLISH_TIMEOUT_S = 15.0
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def publish_until_stopped(runtime: Runtime, message: Message[None], queue: str) -> None:

@@ -1,8 +1,9 @@
 """Decides what becomes of an attempt: answered, waiting in a delay queue, or failed for good."""
 
+import logging
+
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
-from dramatiq.logging import get_logger
 
 from gateway import sentry
 from gateway.errors import GatewayError
@@ -13,7 +14,7 @@ from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import NotRun
 from middleware.outbox import publish_until_stopped
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class RetrySchedule(Middleware):

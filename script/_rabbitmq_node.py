@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,8 +35,10 @@ class Node:
     It keeps its port over `stop(keep=True)` or `kill()` and a second `start()`.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, plugins: Sequence[str] = (), config: str = "") -> None:
         self.folder = folder
+        self._plugins = plugins
+        self._config = config
         self._facts_file = folder / "node.json"
 
     @property
@@ -109,8 +111,8 @@ class Node:
     def _start_processes(self, binaries: Path, facts: dict[str, Any]) -> None:
         facts["binaries"] = str(binaries)
         environment = self._environment(facts["ports"])
-        (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=facts["port"]))
-        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=facts["port"]) + self._config)
+        (self.folder / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.write_text(secrets.token_hex(16))

@@ -1,0 +1,41 @@
+"""What tests of every kind share: a real RabbitMQ, and virtual hosts on it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rabbitmq_server import RabbitmqServer, installed
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitmqServer]:
+    """A server of this test run's own, shared by tests that do it no harm."""
+    yield from _server(tmp_path_factory.mktemp("rabbitmq"))
+
+
+@pytest.fixture
+def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitmqServer]:
+    """A server of one test's own, to be hurt."""
+    yield from _server(tmp_path / "own-rabbitmq")
+
+
+@pytest.fixture
+def vhost_url(rabbitmq_server: RabbitmqServer) -> Iterator[str]:
+    """A fresh virtual host on the shared server."""
+    with rabbitmq_server.fresh_vhost() as url:
+        yield url
+
+
+def _server(folder: Path) -> Iterator[RabbitmqServer]:
+    if installed() is None:
+        if os.environ.get("CI"):
+            pytest.fail("RabbitMQ is not installed: script/rabbitmq install")
+        pytest.skip("RabbitMQ is not installed: script/rabbitmq install")
+    server = RabbitmqServer(folder)
+    try:
+        server.start_server()
+        yield server
+    finally:
+        server.stop(keep=False)

@@ -1,0 +1,245 @@
+"""The publisher on a real RabbitMQ: confirmed or one of four errors, whatever happens to the server."""
+
+import threading
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+import pika
+import pytest
+
+from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
+from gateway.publisher import Publisher
+from tests.rabbitmq_server import RabbitmqServer
+
+pytestmark = pytest.mark.rabbitmq
+
+
+@contextmanager
+def publishing(url: str, **options: object) -> Iterator[Publisher]:
+    publisher = Publisher(url, name="test", **options)  # type: ignore[arg-type]
+    publisher.start()
+    try:
+        yield publisher
+    finally:
+        publisher.stop(5.0)
+
+
+def properties() -> pika.BasicProperties:
+    return pika.BasicProperties(message_id=str(uuid.uuid4()), delivery_mode=2)
+
+
+@contextmanager
+def channel_to(url: str) -> Iterator[pika.adapters.blocking_connection.BlockingChannel]:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    try:
+        yield connection.channel()
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+def declare(url: str, queue: str, **arguments: object) -> None:
+    with channel_to(url) as channel:
+        channel.queue_declare(queue, durable=True, arguments={k.replace("_", "-"): v for k, v in arguments.items()})
+
+
+def drain(url: str, queue: str) -> list[str]:
+    """The message ids in a queue, which is empty then."""
+    found = []
+    with channel_to(url) as channel:
+        while (got := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            found.append(got[1].message_id)
+    return found
+
+
+def test_a_publish_returns_when_the_queue_has_the_message(vhost_url: str):
+    """The confirm comes first, so whoever looks finds it."""
+    declare(vhost_url, "q")
+    with publishing(vhost_url) as publisher:
+        message = properties()
+        publisher.publish("q", b"body", message)
+        assert drain(vhost_url, "q") == [message.message_id]
+
+
+def test_many_threads_share_one_connection(vhost_url: str, rabbitmq_server: RabbitmqServer):
+    """Each waits for its own confirm; all of them are in the queue, once."""
+    declare(vhost_url, "q")
+    with publishing(vhost_url) as publisher, ThreadPoolExecutor(32) as threads:
+        messages = [properties() for _ in range(2000)]
+        list(threads.map(lambda message: publisher.publish("q", b"body", message), messages))
+    found = drain(vhost_url, "q")
+    assert len(found) == len(messages)
+    assert set(found) == {message.message_id for message in messages}
+
+
+def test_a_missing_queue_is_unroutable_and_the_others_are_not_touched(vhost_url: str):
+    """The one that was returned is told apart from those around it."""
+    declare(vhost_url, "q")
+    with publishing(vhost_url) as publisher:
+        futures = [publisher.submit(name, b"body", properties()) for name in ("q", "missing", "q", "missing", "q")]
+        wait(futures, timeout=10)
+        assert [type(future.exception()) for future in futures] == [
+            type(None),
+            Unroutable,
+            type(None),
+            Unroutable,
+            type(None),
+        ]
+
+
+def test_a_missing_queue_that_may_be_declared_gets_its_message(vhost_url: str):
+    """F40: asked for once, then published again."""
+    asked = []
+
+    def redeclare(queue: str) -> bool:
+        asked.append(queue)
+        declare(vhost_url, queue)
+        return True
+
+    with publishing(vhost_url, redeclare=redeclare) as publisher:
+        message = properties()
+        publisher.publish("new", b"body", message)
+    assert asked == ["new"]
+    assert drain(vhost_url, "new") == [message.message_id]
+
+
+def test_a_queue_that_cannot_be_declared_is_unroutable_after_one_try(vhost_url: str):
+    """No loop between RabbitMQ and us."""
+    asked = []
+    publisher_of = publishing(vhost_url, redeclare=lambda queue: bool(asked.append(queue)))
+    with publisher_of as publisher, pytest.raises(Unroutable):
+        publisher.publish("missing", b"body", properties())
+    assert asked == ["missing"]
+
+
+def test_a_full_queue_is_a_nack(vhost_url: str):
+    """F41: refused, not lost and not silent."""
+    declare(vhost_url, "small", x_max_length=1, x_overflow="reject-publish")
+    with publishing(vhost_url) as publisher:
+        publisher.publish("small", b"body", properties())
+        with pytest.raises(Nacked):
+            publisher.publish("small", b"body", properties())
+
+
+def test_a_message_that_closes_the_channel_fails_alone(vhost_url: str):
+    """RabbitMQ closes the channel over one message; the others are sent again and arrive."""
+    declare(vhost_url, "q")
+    with publishing(vhost_url) as publisher:
+        assert publisher.wait_ready(10)
+        # An expiration that is not a number is a channel error.
+        bad = pika.BasicProperties(message_id="bad", expiration="soon")
+        futures = [
+            publisher.submit("q", b"body", bad if number == 5 else properties(), timeout_s=10) for number in range(10)
+        ]
+        wait(futures, timeout=15)
+        outcomes = [type(future.exception()) for future in futures]
+        assert outcomes[5] is Nacked
+        assert outcomes.count(type(None)) == 9
+    assert set(drain(vhost_url, "q")) >= set()
+
+
+def test_a_publish_without_a_server_ends_at_its_deadline():
+    """F10: nobody there, so the caller hears of it in the time it gave."""
+    with publishing("amqp://guest:guest@127.0.0.1:1/") as publisher:
+        assert not publisher.ready
+        with pytest.raises(ConnectionLost):
+            publisher.publish("q", b"body", properties(), timeout_s=0.3)
+
+
+def test_a_stopped_publisher_refuses_at_once(vhost_url: str):
+    """Nothing waits for a thread that is gone."""
+    publisher = Publisher(vhost_url, name="test")
+    publisher.start()
+    assert publisher.stop(5.0)
+    assert publisher.stop(5.0)
+    with pytest.raises(ConnectionLost):
+        publisher.publish("q", b"body", properties())
+
+
+def test_a_stop_waits_for_what_is_on_its_way(vhost_url: str):
+    """A confirm that is due is not thrown away."""
+    declare(vhost_url, "q")
+    publisher = Publisher(vhost_url, name="test")
+    publisher.start()
+    futures = [publisher.submit("q", b"body", properties()) for _ in range(500)]
+    assert publisher.stop(10.0)
+    assert all(future.done() and future.exception() is None for future in futures)
+
+
+def test_a_message_needs_an_id(vhost_url: str):
+    """Without one a returned message could not be told from another."""
+    with publishing(vhost_url) as publisher, pytest.raises(ValueError, match="message_id"):
+        publisher.submit("q", b"body", pika.BasicProperties())
+
+
+def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqServer):
+    """F8, F42, F9: connections closed, application stopped, killed, frozen, an alarm: every confirm is true."""
+    url = own_rabbitmq.url
+    declare(url, "q", x_queue_type="quorum")
+    confirmed: list[str] = []
+    stop = threading.Event()
+
+    with publishing(url) as publisher, ThreadPoolExecutor(8) as threads:
+
+        def produce() -> None:
+            while not stop.is_set():
+                message = properties()
+                try:
+                    publisher.publish("q", b"body", message, timeout_s=60)
+                except ConfirmTimeout:
+                    continue
+                confirmed.append(message.message_id)
+
+        producers = [threads.submit(produce) for _ in range(8)]
+        try:
+            progress(confirmed)
+            own_rabbitmq.close_connections(url)
+            progress(confirmed)
+            own_rabbitmq.stop_app()
+            own_rabbitmq.start_app()
+            progress(confirmed)
+            own_rabbitmq.kill()
+            own_rabbitmq.start_server()
+            progress(confirmed)
+            own_rabbitmq.alarm(on=True)
+            wait_for(lambda: not publisher.ready)
+            own_rabbitmq.alarm(on=False)
+            progress(confirmed)
+        finally:
+            stop.set()
+        wait(producers, timeout=70)
+        assert all(producer.exception() is None for producer in producers)
+    assert set(confirmed) <= set(drain(url, "q"))
+
+
+def test_a_frozen_server_is_noticed_and_left(own_rabbitmq: RabbitmqServer):
+    """F9: no reset, no answer; only the heartbeat tells."""
+    url = own_rabbitmq.url
+    declare(url, "q")
+    with publishing(url) as publisher:
+        assert publisher.wait_ready(10)
+        own_rabbitmq.freeze()
+        try:
+            with pytest.raises(ConfirmTimeout):
+                publisher.publish("q", b"body", properties(), timeout_s=1)
+            wait_for(lambda: not publisher.ready, timeout_s=60)
+        finally:
+            own_rabbitmq.thaw()
+        publisher.publish("q", b"body", properties(), timeout_s=60)
+
+
+def progress(confirmed: list[str]) -> None:
+    """Return when publishing has gone on for a while."""
+    enough = len(confirmed) + 200
+    wait_for(lambda: len(confirmed) >= enough, timeout_s=60)
+
+
+def wait_for(condition: object, timeout_s: float = 30.0) -> None:
+    pause = threading.Event()
+    for _ in range(int(timeout_s / 0.02)):
+        if condition():  # type: ignore[operator]
+            return
+        pause.wait(0.02)
+    raise AssertionError("the condition did not come true")
