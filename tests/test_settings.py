@@ -1,0 +1,431 @@
+"""The settings: what an operator may write, and what is said when that cannot be used."""
+
+import re
+import ssl
+import traceback
+import warnings
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from pydantic import AliasChoices, ValidationError
+
+from gateway.errors import GatewayError
+from gateway.secrets import ApiKey
+from gateway.settings import Settings, SettingsError, load_settings
+
+EXAMPLE = Path(__file__).resolve().parent.parent / ".env.example"
+KEY = "sk-or-v1-canary-key-1111"
+#: Read by the Procfile's shell, not by the settings.
+OF_THE_PROCFILE = {"WORKER_PROCESSES", "WORKER_THREADS"}
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty folder to run in, and none of the settings of this machine."""
+    for field in Settings.model_fields:
+        for name in names_of(field):
+            monkeypatch.delenv(name, raising=False)
+            monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch):
+    """Loads what an environment says, with a key unless it says otherwise."""
+
+    def load(*, need_keys: bool = True, **environment: str) -> Settings:
+        for name, value in {"OPENROUTER_API_KEYS": KEY, **environment}.items():
+            monkeypatch.setenv(name, value)
+        return load_settings(need_keys=need_keys)
+
+    return load
+
+
+@pytest.fixture
+def problems(load):
+    """The lines about what is wrong, without the heading."""
+
+    def problems(**environment: str) -> list[str]:
+        with pytest.raises(SettingsError) as caught:
+            load(**environment)
+        return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+    return problems
+
+
+def names_of(field: str) -> list[str]:
+    alias = Settings.model_fields[field].validation_alias
+    return [str(choice) for choice in alias.choices] if isinstance(alias, AliasChoices) else [field.upper()]
+
+
+def textual_forms(settings: Settings) -> str:
+    return " ".join(
+        [repr(settings), str(settings), str(vars(settings)), str(settings.model_dump()), settings.model_dump_json()]
+    )
+
+
+# Defaults and sources
+
+
+def test_a_key_is_all_that_has_to_be_set(load):
+    """The documented defaults."""
+    settings = load()
+    assert settings.rabbitmq_url.get_secret_value() == "amqp://guest:guest@localhost:5672/"
+    assert (settings.request_queue, settings.response_queue) == ("gemini.requests", "gemini.responses")
+    assert settings.queue_retry_delays == (60, 600, 3600, 86400)
+    assert settings.upstream_retry_delays == (2, 10, 60)
+    assert settings.ledger_ttl_seconds == 172_800
+    assert settings.keys == (ApiKey(KEY),)
+
+
+def test_the_example_names_every_setting_and_no_other():
+    """Somebody who reads only that file misses nothing."""
+    named = set(re.findall(r"^#?([A-Z_]+)=", EXAMPLE.read_text(), re.MULTILINE))
+    assert named - OF_THE_PROCFILE == {name for field in Settings.model_fields for name in names_of(field)}
+
+
+def test_the_example_states_the_defaults(bare: Path):
+    """With every # taken away from the settings, it changes nothing."""
+    nothing_set = load_settings(need_keys=False)
+    (bare / ".env").write_text(re.sub(r"^#([A-Z_]+=)", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE))
+    assert load_settings(need_keys=False) == nothing_set
+
+
+def test_the_example_works_as_it_is_once_a_key_is_filled_in(bare: Path):
+    """`cp .env.example .env`, one line to edit."""
+    (bare / ".env").write_text(EXAMPLE.read_text().replace("\nOPENROUTER_API_KEYS=", f"\nOPENROUTER_API_KEYS={KEY}"))
+    assert load_settings().keys == (ApiKey(KEY),)
+
+
+def test_the_environment_wins_over_the_file(load, bare: Path):
+    """A deployment overrides what lies in the folder; what it does not set comes from there."""
+    (bare / ".env").write_text("REQUEST_QUEUE=from.file\nRESPONSE_QUEUE=also.from.file\n")
+    settings = load(REQUEST_QUEUE="from.environment")
+    assert (settings.request_queue, settings.response_queue) == ("from.environment", "also.from.file")
+
+
+def test_an_empty_value_counts_as_not_set(load, bare: Path):
+    """Compose files and Heroku set variables to nothing; then the file and the default apply."""
+    (bare / ".env").write_text("REQUEST_QUEUE=from.file\n")
+    settings = load(REQUEST_QUEUE="", REDIS_URL="", QUEUE_MAX_RETRIES="", RABBITMQ_URL="")
+    assert settings.request_queue == "from.file"
+    assert settings.redis_url is None
+    assert settings.queue_max_retries == 4
+
+
+def test_a_file_that_cannot_be_read_is_a_problem_in_a_line(bare: Path):
+    """Not a traceback."""
+    (bare / ".env").write_bytes(b"OPENROUTER_SITE_NAME=caf\xe9\n")
+    with pytest.raises(SettingsError, match=r"\.ENV: cannot be read"):
+        load_settings(need_keys=False)
+
+
+def test_settings_cannot_be_changed(load):
+    """They are shared by every thread."""
+    settings = load(MODEL_ALIASES="a=b")
+    with pytest.raises(ValidationError):
+        settings.keys_max_per_minute = 5
+    with pytest.raises(TypeError):
+        settings.model_aliases["a"] = "c"
+
+
+# Keys
+
+
+def test_keys_are_listed_labelled_stripped_and_counted_once(load):
+    """As an operator pastes them."""
+    settings = load(OPENROUTER_API_KEYS=" sk-or-v1-aaaaaaaa1 , main = sk-or-v1-bbbbbbbb2,sk-or-v1-aaaaaaaa1,, ")
+    assert [key.reveal() for key in settings.keys] == ["sk-or-v1-aaaaaaaa1", "sk-or-v1-bbbbbbbb2"]
+    assert [key.label for key in settings.keys] == [None, "main"]
+
+
+def test_the_usual_name_of_a_single_key_works_too(load):
+    """Alone, beside the list, and in both."""
+    assert [key.reveal() for key in load(OPENROUTER_API_KEYS="", OPENROUTER_API_KEY=KEY).keys] == [KEY]
+    settings = load(OPENROUTER_API_KEYS=f"sk-or-v1-aaaaaaaa1,{KEY}", OPENROUTER_API_KEY=KEY)
+    assert [key.reveal() for key in settings.keys] == ["sk-or-v1-aaaaaaaa1", KEY]
+
+
+@pytest.mark.parametrize(
+    "bad", ["sk-or canary", "sk-or\x07canary", "sk-or-canär", '"sk-or-canary"\n x', "sk-or-ca\nnary"]
+)
+def test_a_key_with_characters_that_no_key_has_is_refused_without_being_shown(problems, bad: str):
+    """It would end up in the text of an exception about a bad header."""
+    (line,) = problems(OPENROUTER_API_KEYS=f"sk-or-v1-aaaaaaaa1,{bad}")
+    assert line.startswith("OPENROUTER_API_KEYS: key number 2 has characters that no key has")
+    assert "ca" not in line.replace("characters", "")
+
+
+def test_a_worker_needs_a_key_and_the_bridge_does_not(problems, load):
+    """The bridge calls no provider."""
+    (line,) = problems(OPENROUTER_API_KEYS="")
+    assert line.startswith("OPENROUTER_API_KEYS: no key is set")
+    assert load(OPENROUTER_API_KEYS="", need_keys=False).keys == ()
+
+
+def test_gemini_keys_are_used_only_when_there_is_no_other(load):
+    """The legacy path, with its own default model."""
+    both = load(GEMINI_API_KEYS="AIza-canary-gemini")
+    assert (both.uses_gemini, both.default_model) == (False, "google/gemini-2.5-flash")
+    alone = load(GEMINI_API_KEYS="AIza-canary-gemini", OPENROUTER_API_KEYS="")
+    assert (alone.uses_gemini, alone.default_model) == (True, "gemini-2.5-flash")
+    assert [key.reveal() for key in alone.keys] == ["AIza-canary-gemini"]
+
+
+# RabbitMQ
+
+
+def test_cloudamqp_stands_in_for_rabbitmq_url(load):
+    """Heroku's add-on sets it; the project's own name wins."""
+    assert load(CLOUDAMQP_URL="amqps://u:p@cloud/v").rabbitmq_url.get_secret_value() == "amqps://u:p@cloud/v"
+    both = load(CLOUDAMQP_URL="amqps://u:p@cloud/v", RABBITMQ_URL="amqp://u:p@own/v")
+    assert both.rabbitmq_url.get_secret_value() == "amqp://u:p@own/v"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:canary-pw@host/",
+        "user:canary-pw@host",
+        "amqp://user:canary-pw@:5672/",
+        "amqp://user:canary-pw/x@host/",
+        "amqp://user:canary-pw@host:port/",
+        "amqp://user:canary-pw@[host/",
+        "amqp://user:canary-pw\u2100@host/",
+        "amqp://canary-pw@host/",
+        "amqp://user:canary-pw@host/?heartbeat=canary-pw",
+        "amqp://user:canary-pw@host/?canary-pw=1",
+        "amqp://user:canary-pw@host/\x1b",
+    ],
+)
+def test_a_url_that_pika_could_not_use_is_refused_without_being_shown(problems, url: str):
+    """urllib's and pika's own errors quote the URL, or the half of a password that they take for a port."""
+    (line,) = problems(RABBITMQ_URL=url)
+    assert line.startswith("RABBITMQ_URL: ")
+    assert "canary" not in line
+
+
+#: Any certificate authority file that this machine has.
+AUTHORITY = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+
+
+@pytest.mark.parametrize(
+    "options", [{"ca_certs": AUTHORITY, "protocol": int(ssl.PROTOCOL_TLS)}, {"ca_certs": AUTHORITY, "cert_reqs": 0}]
+)
+def test_verification_of_certificates_cannot_be_switched_off_in_the_url(problems, options: dict):
+    """S7: pika makes a context that accepts any certificate when it is given a protocol."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that protocol is deprecated as well
+        (line,) = problems(RABBITMQ_URL=f"amqps://u:p@host/?ssl_options={quote(str(options))}")
+    assert "verification of certificates" in line
+
+
+def test_tls_with_a_private_authority_is_possible(load):
+    """The use of ssl_options that keeps verification on."""
+    options = quote(str({"ca_certs": AUTHORITY}))
+    assert load(RABBITMQ_URL=f"amqps://u:p@host/?ssl_options={options}")
+
+
+def test_tls_options_on_a_plain_url_are_a_mistake(problems):
+    """They would be obeyed on the port for plain connections."""
+    (line,) = problems(RABBITMQ_URL="amqp://u:p@host/?ssl_options=None")
+    assert "amqps://" in line
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://user:canary@host:5672/vhost?heartbeat=20", "amqp://user:****@host:5672/vhost"),
+        ("amqps://user:canary@[::1]/%2F", "amqps://user:****@[::1]/%2F"),
+        ("amqp://host", "amqp://host"),
+    ],
+)
+def test_the_url_has_a_form_fit_to_show(load, url: str, shown: str):
+    """Where we connect to, without the password."""
+    assert load(RABBITMQ_URL=url).rabbitmq_url_masked == shown
+
+
+@pytest.mark.parametrize(
+    "name", ["amq.topic", "x" * 256, "é" * 128, "gemini.generate", "gemini.callbacks.delay.5s", " "]
+)
+@pytest.mark.parametrize("setting", ["REQUEST_QUEUE", "RESPONSE_QUEUE"])
+def test_a_queue_has_a_possible_name_that_is_not_ours(problems, setting: str, name: str):
+    """A loop that pays for ever begins with a queue that is both."""
+    (line,) = problems(**{setting: name})
+    assert line.startswith(f"{setting}: ")
+
+
+def test_answers_do_not_come_back_as_requests(problems):
+    """Also when one of the two is a default."""
+    (line,) = problems(RESPONSE_QUEUE="gemini.requests")
+    assert line.startswith("RESPONSE_QUEUE: the same as REQUEST_QUEUE")
+
+
+# Waits
+
+
+def test_delays_may_have_fractions_and_the_last_one_repeats(load):
+    """A test uses a short schedule; QUEUE_MAX_RETRIES counts waits, not delays."""
+    settings = load(QUEUE_RETRY_DELAYS="0.5, 2", QUEUE_MAX_RETRIES="3")
+    assert [settings.retry_delay_s(count) for count in range(4)] == [0.5, 2, 2, None]
+
+
+def test_fewer_retries_than_delays_end_the_schedule_early(load):
+    """None at all is possible."""
+    assert load(QUEUE_MAX_RETRIES="1").retry_delay_s(1) is None
+    assert load(QUEUE_MAX_RETRIES="0").retry_delay_s(0) is None
+
+
+def test_the_upstream_schedule_does_not_repeat(load):
+    """A provider that stays at fault is an answer, too."""
+    settings = load(UPSTREAM_RETRY_DELAYS="1,2")
+    assert [settings.upstream_delay_s(retries) for retries in range(3)] == [1, 2, None]
+
+
+@pytest.mark.parametrize("delays", ["0", "-1", "nan", "inf", "60,,600", "1m", "604801", ",".join(["1"] * 16), "0.0001"])
+@pytest.mark.parametrize("setting", ["QUEUE_RETRY_DELAYS", "UPSTREAM_RETRY_DELAYS"])
+def test_a_schedule_that_rabbitmq_could_not_hold_is_refused(problems, setting: str, delays: str):
+    """From a millisecond to a week, at most fifteen."""
+    (line,) = problems(**{setting: delays})
+    assert line.startswith(f"{setting}: give ")
+
+
+def test_the_ledger_remembers_longer_than_the_waits_last(problems, load):
+    """Else a redelivery at the end of the schedule is paid again; the text names what is needed."""
+    (line,) = problems(LEDGER_TTL_SECONDS="90732")
+    assert line.startswith("LEDGER_TTL_SECONDS: ")
+    assert "more than 90732" in line
+    assert load(LEDGER_TTL_SECONDS="90733").ledger_ttl_seconds == 90733
+    assert load(LEDGER_TTL_SECONDS="0").ledger_ttl_seconds == 0
+
+
+# Others
+
+
+def test_aliases_are_pairs_or_json(load):
+    """A model's name may hold = signs no less than colons."""
+    expected = {"fast": "google/gemini-2.5-flash-lite", "free": "x/y:free"}
+    assert load(MODEL_ALIASES="fast=google/gemini-2.5-flash-lite, free = x/y:free").model_aliases == expected
+    as_json = '{"fast": "google/gemini-2.5-flash-lite", "free": "x/y:free"}'
+    assert load(MODEL_ALIASES=as_json).model_aliases == expected
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("MODEL_ALIASES", "fast"),
+        ("MODEL_ALIASES", '{"fast": 1}'),
+        ("MODEL_ALIASES", '{"fast"'),
+        ("OPENROUTER_MODEL", "two words"),
+        ("OPENROUTER_BASE_URL", "openrouter.ai"),
+        ("OPENROUTER_BASE_URL", "https://user:pw@openrouter.ai"),
+        ("OPENROUTER_SITE_NAME", "one\r\nX-Other: two"),
+        ("CALLBACK_QUEUE_PATTERN", "("),
+        ("HTTP_PROXY", "ftp://host"),
+        ("REDIS_URL", "localhost:6379"),
+        ("SENTRY_DSN", "https://sentry.io/1"),
+        ("SENTRY_DSN", "https://key@sentry.io/"),
+        ("KEYS_MAX_PER_MINUTE", "0"),
+        ("KEYS_WINDOW_SECONDS", "inf"),
+        ("KEYS_COOLDOWN_SECONDS", "nan"),
+        ("REQUEST_TIMEOUT_SECONDS", "1201"),
+        ("WORKER_PREFETCH_COUNT", "65536"),
+        ("LEDGER_TTL_SECONDS", "inf"),
+        ("QUEUE_MAX_RETRIES", "-1"),
+        ("QUEUE_EARLY_RELEASE", "perhaps"),
+        ("SENTRY_TRACES_SAMPLE_RATE", "1.1"),
+        ("LOG_LEVEL", "LOUD"),
+        ("LOG_FORMAT", "xml"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name(problems, setting: str, value: str):
+    """One line: the variable, what to give, and that it may be left out."""
+    (line,) = problems(**{setting: value})
+    assert re.match(rf"{setting}: give .*; or leave it out", line)
+
+
+def test_level_and_format_may_be_written_either_way(load):
+    """As people do."""
+    settings = load(LOG_LEVEL="debug", LOG_FORMAT="JSON")
+    assert (settings.log_level, settings.log_format) == ("DEBUG", "json")
+
+
+def test_every_problem_is_reported_at_once(problems):
+    """Of single fields, between fields, and what is missing: nobody deploys three times."""
+    lines = problems(
+        OPENROUTER_API_KEYS="",
+        QUEUE_MAX_RETRIES="many",
+        LOG_FORMAT="xml",
+        RABBITMQ_URL="http://host",
+        RESPONSE_QUEUE="gemini.requests",
+    )
+    named = {line.partition(":")[0] for line in lines}
+    assert named == {"OPENROUTER_API_KEYS", "QUEUE_MAX_RETRIES", "LOG_FORMAT", "RABBITMQ_URL", "RESPONSE_QUEUE"}
+
+
+def test_a_field_with_a_problem_raises_no_second_one(problems):
+    """A schedule that cannot be read says nothing about the ledger, a bad key is no missing key."""
+    lines = problems(OPENROUTER_API_KEYS="sk or", QUEUE_RETRY_DELAYS="x", LEDGER_TTL_SECONDS="5")
+    assert {line.partition(":")[0] for line in lines} == {"OPENROUTER_API_KEYS", "QUEUE_RETRY_DELAYS"}
+
+
+MISPLACED = "sk-canary \x1b-[x@another-canary:"
+
+
+@pytest.mark.parametrize("setting", sorted({name for field in Settings.model_fields for name in names_of(field)}))
+def test_no_problem_repeats_what_was_given(load, setting: str):
+    """A secret can stand in the wrong variable."""
+    said = ""
+    try:
+        load(**{setting: MISPLACED})
+    except SettingsError as error:
+        said = "".join(traceback.format_exception(error))
+    assert "sk-canary" not in said
+    assert "another-canary" not in said
+
+
+def test_a_bad_setting_is_an_error_of_the_gateway(load):
+    """Whoever boots a process catches one root."""
+    with pytest.raises(GatewayError):
+        load(LOG_LEVEL="LOUD")
+
+
+# Secrets
+
+SECRETS = {
+    "OPENROUTER_API_KEYS": "main=sk-or-v1-canary-one,sk-or-v1-canary-two",
+    "OPENROUTER_API_KEY": "sk-or-v1-canary-three",
+    "GEMINI_API_KEYS": "AIza-canary-four",
+    "RABBITMQ_URL": "amqp://user:canary%2Ffive@host/",
+    "REDIS_URL": "redis://:canary-six@host:6379/0",
+    "HTTP_PROXY": "http://user:canary-seven@proxy:3128",
+    "SENTRY_DSN": "https://canaryeight@host.invalid/1",
+}
+
+
+def test_no_textual_form_of_the_settings_shows_a_secret(load):
+    """repr, str, vars, and both kinds of dump."""
+    settings = load(**SECRETS)
+    assert "canary" not in textual_forms(settings)
+
+
+def test_the_filters_are_told_every_secret(load):
+    """A password as it stands in its URL and as it is."""
+    assert set(load(**SECRETS).secrets()) == {
+        "sk-or-v1-canary-one",
+        "sk-or-v1-canary-two",
+        "sk-or-v1-canary-three",
+        "AIza-canary-four",
+        "canary%2Ffive",
+        "canary/five",
+        "canary-six",
+        "canary-seven",
+        "canaryeight",
+    }
+
+
+def test_a_public_password_is_no_secret(load):
+    """Masking it would mask every "gemini" in the logs."""
+    assert load(RABBITMQ_URL="amqp://gemini:gemini@rabbitmq:5672").secrets() == [KEY]
