@@ -1,6 +1,7 @@
 """A key that cannot be printed by accident."""
 
 import hashlib
+from collections.abc import Callable
 
 _SHORTEST_WITH_A_TAIL = 12
 
@@ -16,7 +17,7 @@ class ApiKey:
 
     def __init__(self, value: str, *, label: str | None = None) -> None:
         # The value lives in a closure, not in an attribute: vars(), pickles and debuggers' frame dumps show none of it.
-        self._reveal = lambda: value
+        self._reveal: Callable[[], str] = lambda: value
         self.digest = hashlib.sha256(value.encode()).hexdigest()[:16]
         self.label = label
         self.masked = mask(value)
