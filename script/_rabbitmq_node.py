@@ -26,7 +26,7 @@ log.file.level = warning
 
 
 class NodeFailed(Exception):
-    """The server did not start; the text says where its log is."""
+    """The server did not start; the text ends with its last words."""
 
 
 class Node:
@@ -59,7 +59,8 @@ class Node:
 
     @property
     def running(self) -> bool:
-        return any(_alive(*process) for process in self.facts.get("processes", []))
+        # The server itself is the last one: its name server alone is no server.
+        return any(_alive(*process) for process in self.facts.get("processes", [])[1:])
 
     def start(self, binaries: Path | None) -> None:
         """Return when RabbitMQ answers; at once when it runs already. Without `binaries` it runs in Docker."""
@@ -178,7 +179,13 @@ class Node:
             return answers("127.0.0.1", self.port) or not (self.running or self.facts.get("container"))
 
         if not wait_until(answered_or_ended, START_TIMEOUT_S) or not answers("127.0.0.1", self.port):
-            raise NodeFailed(f"RabbitMQ did not start, see {self.folder / 'output.log'}")
+            raise NodeFailed(f"RabbitMQ did not start:\n{self._last_words()}")
+
+    def _last_words(self, lines: int = 15) -> str:
+        try:
+            return "\n".join((self.folder / "output.log").read_text(errors="replace").splitlines()[-lines:])
+        except FileNotFoundError:
+            return ""
 
     def _end(self, signum: int, timeout_s: float) -> None:
         if self.facts.get("container"):
