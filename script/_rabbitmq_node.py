@@ -62,6 +62,10 @@ class Node:
         # The server itself is the last one: its name server alone is no server.
         return any(_alive(*process) for process in self.facts.get("processes", [])[1:])
 
+    def _server_runs(self) -> bool:
+        """Whether RabbitMQ itself runs: its name server outlives a start that failed."""
+        return any(_alive(*process) for process in self.facts.get("processes", [])[1:])
+
     def start(self, binaries: Path | None) -> None:
         """Return when RabbitMQ answers; at once when it runs already. Without `binaries` it runs in Docker."""
         if self.running:
@@ -176,7 +180,7 @@ class Node:
 
     def _wait_until_it_answers(self) -> None:
         def answered_or_ended() -> bool:
-            return answers("127.0.0.1", self.port) or not (self.running or self.facts.get("container"))
+            return answers("127.0.0.1", self.port) or not (self._server_runs() or self.facts.get("container"))
 
         if not wait_until(answered_or_ended, START_TIMEOUT_S) or not answers("127.0.0.1", self.port):
             raise NodeFailed(f"RabbitMQ did not start:\n{self._last_words()}")

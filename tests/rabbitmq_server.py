@@ -20,12 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "script"))
 from _rabbitmq_install import installed
 from _rabbitmq_node import Node, _free_ports
 
-#: What people run with, but quicker to notice a closed channel or a dead letter that was not confirmed.
+#: RabbitMQ as it comes, with its management API.
 CONFIG = """\
 management.tcp.port = {port}
 management.tcp.ip = 127.0.0.1
-management_agent.disable_metrics_collector = true
-channel_tick_interval = 1000
 """
 
 
