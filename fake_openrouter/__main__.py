@@ -2,19 +2,18 @@
 
 import argparse
 import os
-import socket
 from pathlib import Path
 
 from fake_openrouter.app import Fake
 from fake_openrouter.limits import Windows
-from fake_openrouter.server import exit_on_signals, serve
+from fake_openrouter.server import exit_on_signals, listen, serve
 
 
 def main() -> None:
     exit_on_signals()
     options = _options()
     fake = Fake(_keys(options.keys), Windows(options.per_minute, options.window), options.latency)
-    with socket.create_server((options.host, options.port), backlog=2048) as listener:
+    with listen(options.host, options.port) as listener:
         port = listener.getsockname()[1]
         if options.port_file:
             _write(options.port_file, str(port))

@@ -10,11 +10,24 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+_BACKLOG = 2048
+
 
 def exit_on_signals() -> None:
     """End the process with 0 on SIGTERM and SIGINT; also after serving, when uvicorn raises the signal once more."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one."""
+    family, kind, protocol, _name, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    # With its protocol named: asyncio switches Nagle's delay (40 ms an answer) off only for what says that it is TCP.
+    listener = socket.socket(family, kind, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(address)
+    listener.listen(_BACKLOG)
+    return listener
 
 
 def serve(app: Starlette, listener: socket.socket) -> None:
@@ -28,8 +41,8 @@ def serve(app: Starlette, listener: socket.socket) -> None:
         access_log=False,
         log_level="critical",
         timeout_keep_alive=300,  # longer than callers keep theirs: this end never closes first
-        timeout_graceful_shutdown=2,
-        backlog=2048,
+        timeout_graceful_shutdown=8,
+        backlog=_BACKLOG,
         server_header=False,
     )
     _PromptServer(config).run(sockets=[listener])

@@ -323,7 +323,9 @@ def test_a_reset_lets_go_and_forgets(fake: FakeClient, pool: ThreadPoolExecutor)
     assert fake.calls() == []
     empty = {"total": 0, "in_flight": 0, "max_in_flight": 0, "limited": 0, "per_key": {}, "window_used": 0}
     assert fake.stats() == empty
-    assert ask(fake).status == 200
+    fake.script([{"gate": "other"}])
+    with closing(connect(fake, timeout_s=0.2)) as connection, pytest.raises(TimeoutError):
+        begin(connection)
 
 
 def test_a_hang_lasts_until_the_caller_leaves(fake: FakeClient):
