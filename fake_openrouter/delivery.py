@@ -1,7 +1,7 @@
 """Brings an answer to the caller, with the faults that belong on the wire."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -46,8 +46,11 @@ class Delivery(Response):
                 await self._whitespace(send, self._wait)
                 return
             await self._wait()
-        if self._behaviour.drip is not None:
-            await self._dripping(send, transport, self._behaviour.drip.interval_s)
+        drip = self._behaviour.drip
+        if drip is not None and drip.where == "headers":
+            await self._dripping_head(transport, drip.interval_s)
+        elif drip is not None:
+            await self._dripping_body(send, drip.interval_s)
         elif self._behaviour.cut is not None:
             await self._cut(send, transport, self._behaviour.cut)
         else:
@@ -77,25 +80,23 @@ class Delivery(Response):
         self._record.end(self._call)
         await _send_part(send, self._answer.body, last=True)
 
-    async def _dripping(self, send: Send, transport: asyncio.Transport, interval_s: float) -> None:
-        if self._behaviour.drip is not None and self._behaviour.drip.where == "headers":
-            self._call.status = self._answer.status
-            await self._bytewise(self._on_the_wire(), interval_s, transport.write)
-            self._record.end(self._call)
-            await _hang_up(transport)
-            return
-        *first, last = (self._answer.body[at : at + 1] for at in range(max(1, len(self._answer.body))))
-        await self._start(send, length=len(self._answer.body))
-        for byte in first:
+    async def _dripping_head(self, transport: asyncio.Transport, interval_s: float) -> None:
+        """Every byte by itself, from the status line on: past ASGI, which knows a head only as a whole."""
+        self._call.status = self._answer.status
+        for byte in _each_byte(self._on_the_wire()):
+            transport.write(byte)
+            await asyncio.sleep(interval_s)
+        self._record.end(self._call)
+        await _hang_up(transport)
+
+    async def _dripping_body(self, send: Send, interval_s: float) -> None:
+        body = self._answer.body
+        await self._start(send, length=len(body))
+        for byte in _each_byte(body[:-1]):
             await _send_part(send, byte)
             await asyncio.sleep(interval_s)
         self._record.end(self._call)
-        await _send_part(send, last, last=True)
-
-    async def _bytewise(self, data: bytes, interval_s: float, write: Callable[[bytes], None]) -> None:
-        for at in range(len(data)):
-            write(data[at : at + 1])
-            await asyncio.sleep(interval_s)
+        await _send_part(send, body[-1:], last=True)
 
     async def _cut(self, send: Send, transport: asyncio.Transport, size: int) -> None:
         """At most `size` bytes of a body that was announced as longer, then the connection is closed."""
@@ -140,6 +141,10 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+
+
+def _each_byte(data: bytes) -> Iterator[bytes]:
+    return (data[at : at + 1] for at in range(len(data)))
 
 
 async def _send_part(send: Send, body: bytes, *, last: bool = False) -> None:
