@@ -3,10 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.ledger import Ledger, NullLedger
+from gateway.ledger_redis import RedisLedger
 from gateway.ledger_sqlite import SqliteLedger
+from gateway.redis_server import RedisServer
 from gateway.settings import Settings
 from gateway.state_file import StateFile
 
@@ -21,13 +24,21 @@ class Stores:
 
 
 def open_stores(settings: Settings) -> Stores:
-    """The stores that the settings ask for. Raises StoreUnavailable when they cannot be used."""
-    file = StateFile(settings.state_path)
-    with file.snapshot():  # a path that cannot be used is told at boot
-        pass
-    ttl_s = settings.ledger_ttl_seconds
-    return Stores(
-        keys=SqliteKeyStore(file),
-        ledger=SqliteLedger(file, ttl_s=ttl_s) if ttl_s > 0 else NullLedger(),
-        close=file.close,
-    )
+    """The stores that the settings ask for, tried once. Raises StoreUnavailable when they cannot be used."""
+    if settings.redis_url is not None:
+        return _in_redis(settings.redis_url.get_secret_value(), settings.ledger_ttl_seconds)
+    return _in_a_file(StateFile(settings.state_path), settings.ledger_ttl_seconds)
+
+
+def _in_redis(url: str, ttl_s: float) -> Stores:
+    server = RedisServer(url)
+    server.ping()
+    ledger = RedisLedger(server, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
+    return Stores(RedisKeyStore(server), ledger, server.close)
+
+
+def _in_a_file(file: StateFile, ttl_s: float) -> Stores:
+    with file.snapshot():
+        pass  # opening it was the try
+    ledger = SqliteLedger(file, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
+    return Stores(SqliteKeyStore(file), ledger, file.close)

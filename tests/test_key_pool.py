@@ -1,0 +1,82 @@
+"""What the pool decides before it asks its store."""
+
+from gateway.errors import RateLimited, Scope, StoreUnavailable
+from gateway.keys.pool import KeyPool, Lease
+from gateway.keys.store import Granted, Member, Rest, Ring
+from gateway.secrets import ApiKey
+
+KEY = ApiKey("sk-or-v1-canary-key-1", label="canary-label")
+
+
+class Store:
+    """Grants the first key, and notes what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[object, ...]] = []
+
+    def acquire(self, ring: Ring, model: str, lease: str) -> Granted:
+        self.told.append(("acquire", ring, model, lease))
+        return Granted(ring.members[0].digest, 7.0)
+
+    def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
+        self.told.append(("cool", ring, subject, rest))
+
+    def cancel(self, ring: Ring, digest: str, lease: str) -> None:
+        raise StoreUnavailable("away")
+
+
+def test_the_margin_lengthens_the_window():
+    """The provider counts calls when they arrive, we count them when they are granted."""
+    store = Store()
+    KeyPool([KEY], store, max_per_window=3, window_s=60.0, margin_s=0.5).acquire("m")
+    ring = store.told[0][1]
+    assert (ring.limit, ring.window_s) == (3, 60.5)
+
+
+def test_the_store_takes_its_own_time_unless_a_clock_is_given():
+    """With Redis all machines then have the server's."""
+    store = Store()
+    KeyPool([KEY], store, max_per_window=1).acquire("m")
+    KeyPool([KEY], store, max_per_window=1, clock=lambda: 5.0).acquire("m")
+    first, second = (told[1] for told in store.told)
+    assert first.clock is None
+    assert second.clock() == 5.0
+
+
+def test_every_lease_has_an_id_of_its_own():
+    """So that giving one back never gives back another."""
+    pool = KeyPool([KEY], Store(), max_per_window=9)
+    assert len({pool.acquire("m").id for _ in range(50)}) == 50
+
+
+def test_no_key_and_no_label_is_told_to_the_store():
+    """Digests are all that a store is asked about."""
+    store = Store()
+    pool = KeyPool([KEY], store, max_per_window=1)
+    lease = pool.acquire("m")
+    assert isinstance(lease, Lease)
+    for scope in Scope:
+        pool.cool(lease, RateLimited("x", reason="r", scope=scope))
+    assert len(store.told) == 4
+    assert "canary" not in repr(store.told)
+
+
+def test_no_key_is_in_any_text_of_the_pool():
+    """`repr` shows counts."""
+    pool = KeyPool([KEY], Store(), max_per_window=3)
+    assert repr(pool) == "KeyPool(1 keys, 3 per 60.25 s)"
+    assert "canary" not in repr(pool.acquire("m"))
+
+
+def test_the_same_key_twice_is_one_key():
+    """A key listed twice has one window."""
+    store = Store()
+    KeyPool([KEY, KEY], store, max_per_window=1).acquire("m")
+    assert len(store.told[0][1].members) == 1
+
+
+def test_the_order_of_the_settings_does_not_make_another_ring():
+    """Two processes with the same keys have one ring."""
+    members = [Member("a", None), Member("b", "x")]
+    assert Ring(members, 1, 2.0).id == Ring(members[::-1], 1, 2.0).id
+    assert Ring(members, 1, 2.0).id != Ring(members, 2, 2.0).id

@@ -1,0 +1,342 @@
+"""The contract of the key stores, through the pool, over both of them."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import redis
+
+from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
+from gateway.keys.pool import KeyPool, Lease, Unavailable
+from gateway.keys.store import KeyStore, Kind, Source
+from gateway.secrets import ApiKey
+from tests.clock import Clock
+from tests.key_stores import key_store
+
+pytest_plugins = ["tests.key_stores", "tests.redis_server"]
+
+MODEL = "google/gemini-2.5-flash"
+ONE, TWO, THREE = (ApiKey(f"sk-or-v1-canary-key-{n}") for n in range(3))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def pool_of(store: KeyStore, clock: Clock, *keys: ApiKey, limit: int = 2, window_s: float = 60.0) -> KeyPool:
+    return KeyPool(
+        keys or (ONE, TWO, THREE), store, max_per_window=limit, window_s=window_s, margin_s=0.25, clock=clock
+    )
+
+
+def lease_from(pool: KeyPool, model: str = MODEL) -> Lease:
+    lease = pool.acquire(model)
+    assert isinstance(lease, Lease)
+    return lease
+
+
+def wait_from(pool: KeyPool, model: str = MODEL) -> Unavailable:
+    found = pool.acquire(model)
+    assert isinstance(found, Unavailable)
+    return found
+
+
+def limited(scope: Scope = Scope.KEY, retry_after_s: float | None = None) -> RateLimited:
+    return RateLimited("HTTP 429", reason="http_429", scope=scope, retry_after_s=retry_after_s)
+
+
+def refused(retry_after_s: float | None = None) -> AuthenticationFailed:
+    return AuthenticationFailed("HTTP 401", reason="http_401", retry_after_s=retry_after_s)
+
+
+def test_keys_take_turns_in_the_order_of_the_settings(store: KeyStore, clock: Clock):
+    """The least recently used key is next, even among uses at the same moment."""
+    pool = pool_of(store, clock)
+    assert [lease_from(pool).key for _ in range(6)] == [ONE, TWO, THREE] * 2
+
+
+def test_turns_go_on_in_another_pool(store: KeyStore, clock: Clock):
+    """Another process, or the same after a restart, knows whose turn it is."""
+    lease_from(pool_of(store, clock))
+    assert lease_from(pool_of(store, clock)).key == TWO
+
+
+def test_a_window_is_exact(store: KeyStore, clock: Clock):
+    """A place returns a window and the margin after its own use, not at a minute's turn and not all at once."""
+    pool = pool_of(store, clock, ONE)
+    lease_from(pool)
+    clock.advance(10)
+    lease_from(pool)
+    assert wait_from(pool) == Unavailable(50.25, refused=False)
+    clock.advance(50)
+    assert wait_from(pool).retry_in_s == 0.25
+    clock.advance(0.25)
+    lease_from(pool)
+    assert wait_from(pool).retry_in_s == 10.0
+
+
+def test_a_cancelled_lease_gives_its_place_back(store: KeyStore, clock: Clock):
+    """No call was made; giving it back twice gives back one place."""
+    pool = pool_of(store, clock, ONE)
+    lease = lease_from(pool)
+    lease_from(pool)
+    pool.cancel(lease)
+    pool.cancel(lease)
+    lease_from(pool)
+    wait_from(pool)
+
+
+def test_a_released_lease_keeps_its_place(store: KeyStore, clock: Clock):
+    """The call was made and counts."""
+    pool = pool_of(store, clock, ONE, limit=1)
+    pool.release(lease_from(pool))
+    wait_from(pool)
+
+
+def test_a_limited_key_rests_and_the_others_go_on(store: KeyStore, clock: Clock):
+    """429 on a key is about that key."""
+    pool = pool_of(store, clock, ONE, TWO, limit=100)
+    pool.cool(lease_from(pool), limited())
+    assert {lease_from(pool).key for _ in range(4)} == {TWO}
+    clock.advance(60)
+    assert lease_from(pool).key == ONE
+
+
+def test_a_stated_wait_is_taken_as_it_is(store: KeyStore, clock: Clock):
+    """Only what was guessed has our length: a provider may state a second or a week."""
+    pool = pool_of(store, clock, ONE, TWO)
+    pool.cool(lease_from(pool), limited(retry_after_s=1.5))
+    pool.cool(lease_from(pool), limited(retry_after_s=700_000.0))
+    assert [row.ready_in_s for row in pool.status()] == [1.5, 700_000.0]
+
+
+@pytest.mark.parametrize("hint", [-5.0, 0.0, float("inf"), float("nan")])
+def test_a_hint_that_is_no_wait_is_ignored(store: KeyStore, clock: Clock, hint: float):
+    """It is as if nothing was stated."""
+    pool = pool_of(store, clock, ONE)
+    pool.cool(lease_from(pool), limited(retry_after_s=hint))
+    assert pool.ready_in_s() == 60.0
+
+
+def test_a_rest_is_never_shortened(store: KeyStore, clock: Clock):
+    """A later error with a shorter wait changes neither its end nor its reason."""
+    pool = pool_of(store, clock, ONE)
+    lease = lease_from(pool)
+    pool.cool(lease, refused())
+    pool.cool(lease, limited(retry_after_s=5.0))
+    (row,) = pool.status()
+    assert row.rest is not None
+    assert (row.rest.seconds, row.rest.kind) == (600.0, Kind.REFUSED)
+    pool.cool(lease, limited(retry_after_s=900.0))
+    assert pool.ready_in_s() == 900.0
+
+
+def test_a_rest_knows_its_reason(store: KeyStore, clock: Clock):
+    """An operator reads why a key rests, and whether the provider said for how long."""
+    pool = pool_of(store, clock, ONE, TWO, THREE)
+    pool.cool(lease_from(pool), limited(retry_after_s=30.0))
+    pool.cool(lease_from(pool), refused())
+    facts = [(row.rest.kind, row.rest.source, row.rest.reason) for row in pool.status() if row.rest is not None]
+    assert facts == [(Kind.LIMITED, Source.STATED, "http_429"), (Kind.REFUSED, Source.GUESSED, "http_401")]
+
+
+def test_an_account_rests_with_all_its_keys(store: KeyStore, clock: Clock):
+    """Keys of one label share an account, a key without a label has its own."""
+    first, second = ApiKey("sk-or-v1-mine-1", label="mine"), ApiKey("sk-or-v1-mine-2", label="mine")
+    pool = pool_of(store, clock, first, second, ONE, TWO, limit=100)
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
+    assert {lease_from(pool).key for _ in range(4)} == {ONE, TWO}
+    pool.cool(next(lease for _ in range(2) if (lease := lease_from(pool)).key == ONE), limited(Scope.ACCOUNT))
+    assert {lease_from(pool).key for _ in range(4)} == {TWO}
+
+
+def test_a_key_that_joins_a_resting_account_rests(store: KeyStore, clock: Clock):
+    """A key added to the settings does not go round its account's limit."""
+    old, new = ApiKey("sk-or-v1-mine-1", label="mine"), ApiKey("sk-or-v1-mine-2", label="mine")
+    pool = pool_of(store, clock, old)
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
+    assert wait_from(pool_of(store, clock, old, new)).retry_in_s == 60.0
+
+
+def test_a_model_rests_on_every_key(store: KeyStore, clock: Clock):
+    """Another key cannot help, another model can."""
+    pool = pool_of(store, clock)
+    pool.cool(lease_from(pool), limited(Scope.MODEL))
+    assert wait_from(pool) == Unavailable(60.0, refused=False)
+    assert (pool.ready_in_s(MODEL), pool.ready_in_s("other/model"), pool.ready_in_s()) == (60.0, 0.0, 0.0)
+    lease_from(pool, "other/model")
+
+
+@pytest.mark.parametrize("error", [RequestRejected("HTTP 400", reason="x"), UpstreamFailed("HTTP 503", reason="x")])
+def test_what_is_not_about_a_key_rests_nothing(store: KeyStore, clock: Clock, error: ProviderError):
+    """The key is fine."""
+    pool = pool_of(store, clock)
+    pool.cool(lease_from(pool), error)
+    assert pool.ready_in_s(MODEL) == 0.0
+    assert all(row.rest is None for row in pool.status())
+
+
+def test_refused_means_that_every_key_was_refused(store: KeyStore, clock: Clock):
+    """As long as one key is only busy, waiting helps."""
+    pool = pool_of(store, clock, ONE, TWO, limit=1)
+    first, second = lease_from(pool), lease_from(pool)
+    pool.cool(first, refused())
+    assert wait_from(pool) == Unavailable(60.25, refused=False)
+    pool.cool(second, refused())
+    assert wait_from(pool) == Unavailable(600.0, refused=True)
+
+
+def test_the_wait_is_that_of_the_first_key_to_return(store: KeyStore, clock: Clock):
+    """Windows and rests together."""
+    pool = pool_of(store, clock, ONE, TWO, limit=1)
+    lease_from(pool)
+    clock.advance(20)
+    pool.cool(lease_from(pool), limited(retry_after_s=100.0))
+    assert wait_from(pool).retry_in_s == pool.ready_in_s() == 40.25
+    clock.advance(40.25)
+    assert lease_from(pool).key == ONE
+    assert wait_from(pool).retry_in_s == 59.75  # of the second key's rest of 100 s
+
+
+def test_asking_changes_nothing(store: KeyStore, clock: Clock):
+    """`ready_in_s` and `status` take no turn and no place."""
+    pool = pool_of(store, clock, ONE, TWO)
+    lease_from(pool)
+    for _ in range(3):
+        assert pool.ready_in_s(MODEL) == 0.0
+        assert [row.used for row in pool.status()] == [1, 0]
+    assert lease_from(pool).key == TWO
+
+
+def test_a_store_that_was_never_used_is_ready(store: KeyStore, clock: Clock):
+    """Before the first acquire of a fresh installation."""
+    pool = pool_of(store, clock, ONE)
+    assert pool.ready_in_s() == 0.0
+    assert [(row.used, row.ready_in_s, row.rest) for row in pool.status()] == [(0, 0.0, None)]
+
+
+def test_clear_ends_the_rest_of_a_key_and_its_account(store: KeyStore, clock: Clock):
+    """An operator has paid the bill and does not wait; the window still counts."""
+    key = ApiKey("sk-or-v1-mine-1", label="mine")
+    pool = pool_of(store, clock, key, limit=1)
+    lease = lease_from(pool)
+    pool.cool(lease, refused())
+    pool.cool(lease, limited(Scope.ACCOUNT, retry_after_s=9000.0))
+    pool.clear(key.digest)
+    assert wait_from(pool) == Unavailable(60.25, refused=False)
+    pool.clear("0000000000000000")
+
+
+def test_keys_of_another_configuration_are_never_handed_out(store: KeyStore, clock: Clock):
+    """During a deploy two configurations share the store; what both know is counted once."""
+    old, new = pool_of(store, clock, ONE, TWO, limit=1), pool_of(store, clock, TWO, THREE, limit=1)
+    assert {lease_from(old).key for _ in range(2)} == {ONE, TWO}
+    assert lease_from(new).key == THREE
+    wait_from(new)
+
+
+def test_another_limit_counts_for_the_uses_before_it(store: KeyStore, clock: Clock):
+    """A lowered limit is kept at once, a raised one opens at once."""
+    for _ in range(2):
+        lease_from(pool_of(store, clock, ONE, limit=3))
+    wait_from(pool_of(store, clock, ONE, limit=2))
+    lease_from(pool_of(store, clock, ONE, limit=4))
+
+
+def test_a_clock_that_is_set_back_stops_nothing(store: KeyStore, clock: Clock):
+    """Windows and rests keep their length, and no use is forgotten."""
+    pool = pool_of(store, clock, ONE, TWO, limit=1)
+    lease_from(pool)
+    pool.cool(lease_from(pool), limited(retry_after_s=100.0))
+    clock.advance(-86_400 * 365)
+    assert wait_from(pool).retry_in_s == 60.25
+    clock.advance(60.25)
+    assert lease_from(pool).key == ONE
+    clock.advance(39.75)
+    assert lease_from(pool).key == TWO
+
+
+def test_only_digests_are_stored(place: tuple[str, str], store: KeyStore, clock: Clock):
+    """Neither a key nor the name of an account is in the store's memory."""
+    pool = pool_of(store, clock, ApiKey("sk-or-v1-canary-key", label="canary-label"))
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
+    store.close()
+    kind, where = place
+    if kind == "sqlite":
+        dump = Path(where).read_bytes().decode("latin-1")
+        assert "http_429" in dump
+    else:
+        dump = everything_in_redis(where)
+        assert "account:" in dump
+    assert "canary" not in dump
+
+
+def everything_in_redis(url: str) -> str:
+    with redis.Redis.from_url(url) as client:
+        keys = list(client.scan_iter())
+        values = [client.dump(key) for key in keys]
+    return repr(keys) + repr(values)
+
+
+def test_a_thousand_keys_cost_little_more_than_ten(store: KeyStore, clock: Clock):
+    """At most three times as much, whether keys are free or all are used up."""
+
+    def best_s(pool: KeyPool) -> float:
+        pool.acquire(MODEL)
+        return min(timed(lambda: [pool.acquire(MODEL) for _ in range(20)]) for _ in range(8))
+
+    few = pool_of(store, clock, *(ApiKey(f"sk-few-{n:08}") for n in range(10)), limit=1000)
+    many = pool_of(store, clock, *(ApiKey(f"sk-many-{n:08}") for n in range(1000)), limit=1000)
+    assert best_s(many) < 3 * best_s(few)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def test_limits_are_exact_over_threads_and_processes(place: tuple[str, str]):
+    """Four processes of eight threads take all that there is, and no window of any key has more than its limit.
+
+    The clock is real: these are the recorded uses of 1.5 s with windows of 0.25 s.
+    """
+    context = get_context("spawn")
+    with context.Pool(4) as children:
+        uses = [use for part in children.map(take_all, [place] * 4, chunksize=1) for use in part]
+    by_key = defaultdict(list)
+    for digest, at in uses:
+        by_key[digest].append(at)
+    assert len(by_key) == 2
+    for times in by_key.values():
+        times.sort()
+        assert all(later - earlier > WINDOW_S - 1e-6 for earlier, later in zip(times, times[LIMIT:], strict=False))
+        assert len(times) > 2 * LIMIT  # the windows went round
+
+
+LIMIT, WINDOW_S = 10, 0.25
+
+
+def take_all(place: tuple[str, str]) -> list[tuple[str, float]]:
+    """In a child process: eight threads that acquire for 1.5 s; the digests and times of what they got."""
+    opened = key_store(*place)
+    pool = KeyPool((ONE, TWO), opened, max_per_window=LIMIT, window_s=WINDOW_S, margin_s=0.0)
+    deadline = time.monotonic() + 1.5
+
+    def take() -> list[tuple[str, float]]:
+        found = []
+        while time.monotonic() < deadline:
+            lease = pool.acquire(MODEL)
+            if isinstance(lease, Lease):
+                found.append((lease.key.digest, lease.acquired_at))
+        return found
+
+    with ThreadPoolExecutor(8) as threads:
+        results = [future.result() for future in [threads.submit(take) for _ in range(8)]]
+    opened.close()
+    return [use for part in results for use in part]
