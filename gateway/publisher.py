@@ -30,6 +30,9 @@ from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, PublishError,
 #: How often deadlines are looked at, in seconds.
 TICK_S = 0.25
 
+#: How long a stop waits for RabbitMQ's farewell, in seconds.
+CLOSE_TIMEOUT_S = 3.0
+
 #: Deadline of a publish that names none, in seconds.
 TIMEOUT_S = 30.0
 
@@ -95,7 +98,7 @@ class Publisher:
         self._call(self._note_idle)
         confirmed = self._idle.wait(timeout_s)
         self._call(self._close)
-        self._thread.join(max(timeout_s, 1.0))
+        self._thread.join(2 * CLOSE_TIMEOUT_S)
         return confirmed
 
     def submit(
@@ -153,6 +156,9 @@ class Publisher:
             )
 
     def _on_open(self, connection: Any) -> None:
+        if self._stopping:
+            connection.close()
+            return
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._open_channel()
@@ -305,12 +311,14 @@ class Publisher:
             self._idle.set()
 
     def _close(self) -> None:
+        """Close in order; a connection that is being opened cannot be closed in pika before it is open."""
         self._stopping = True
         self._ready.clear()
-        if self._connection is not None and not (self._connection.is_closed or self._connection.is_closing):
-            self._connection.close()
-        else:
+        if self._connection is None or self._connection.is_closed:
             self._loop.stop()
+        elif self._connection.is_open:
+            self._connection.close()
+        self._loop.call_later(CLOSE_TIMEOUT_S, self._loop.stop)
 
     def _fail_all(self) -> None:
         for outgoing in [*self._take_in_flight(), *self._suspects, *self._inbox]:
