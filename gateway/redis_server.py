@@ -24,9 +24,12 @@ end
 local clock = read_clock()
 local known = redis.call('HMGET', P .. 'clock', 'latest', 'offset')
 local latest, offset = tonumber(known[1] or 0), tonumber(known[2] or 0)
-if clock + offset < latest then offset = latest - clock end
+if clock + offset < latest then
+  offset = latest - clock
+  redis.call('HSET', P .. 'clock', 'offset', str(offset))
+end
 local now = clock + offset
-local function keep_time() redis.call('HSET', P .. 'clock', 'latest', str(now), 'offset', str(offset)) end
+local function keep_time() redis.call('HSET', P .. 'clock', 'latest', str(now)) end
 local function expire(key, us)
   -- An hour more than needed, since another clock may be in use; ten years at most, since Redis refuses what overflows.
   redis.call('PEXPIRE', key, str(math.min(math.ceil(us / 1000) + 3600000, 315360000000)))

@@ -1,4 +1,4 @@
-"""What tests of every kind share: a real RabbitMQ, and virtual hosts on it."""
+"""What tests of every kind share: a real RabbitMQ, virtual hosts on it, and a real Redis."""
 
 import os
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.rabbitmq_server import RabbitmqServer, installed
+from tests.redis_server import redis_server
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,13 @@ def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitmqServer]:
 def vhost_url(rabbitmq_server: RabbitmqServer) -> Iterator[str]:
     """A fresh virtual host on the shared server."""
     with rabbitmq_server.fresh_vhost() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    """A Redis of this test run's own; a test that uses it empties it first."""
+    with redis_server() as url:
         yield url
 
 

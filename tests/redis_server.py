@@ -6,6 +6,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ import redis
 START_S = 20.0
 
 
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    """The URL of an empty Redis that nobody else uses; skips where there is no redis-server, except in CI."""
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """The URL of a Redis that nobody else uses; skips where there is no redis-server, except in CI."""
     program = shutil.which("redis-server")
     if program is None:
         if os.environ.get("CI"):

@@ -2,25 +2,50 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool, Lease, Unavailable
+from gateway.keys.redis import RedisKeyStore
+from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore, Kind, Source
+from gateway.redis_server import RedisServer
 from gateway.secrets import ApiKey
+from gateway.state_file import StateFile
 from tests.clock import Clock
-from tests.key_stores import key_store
-
-pytest_plugins = ["tests.key_stores", "tests.redis_server"]
+from tests.redis_server import empty
 
 MODEL = "google/gemini-2.5-flash"
 ONE, TWO, THREE = (ApiKey(f"sk-or-v1-canary-key-{n}") for n in range(3))
+
+
+def key_store(kind: str, where: str) -> KeyStore:
+    return SqliteKeyStore(StateFile(Path(where))) if kind == "sqlite" else RedisKeyStore(RedisServer(where))
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: Any, tmp_path: Path) -> tuple[str, str]:
+    """The kind of a store and where a fresh one is."""
+    if request.param == "sqlite":
+        return "sqlite", str(tmp_path / "state.sqlite3")
+    url = request.getfixturevalue("redis_url")
+    empty(url)
+    return "redis", url
+
+
+@pytest.fixture
+def store(place: tuple[str, str]) -> Iterator[KeyStore]:
+    """A fresh key store of each kind."""
+    opened = key_store(*place)
+    yield opened
+    opened.close()
 
 
 @pytest.fixture
@@ -259,6 +284,16 @@ def test_a_clock_that_is_set_back_stops_nothing(store: KeyStore, clock: Clock):
     assert lease_from(pool).key == ONE
     clock.advance(39.75)
     assert lease_from(pool).key == TWO
+
+
+def test_time_goes_on_for_somebody_who_only_asks(store: KeyStore, clock: Clock):
+    """The waiting room looks at the wait, and acquires when it is over."""
+    pool = pool_of(store, clock, ONE, limit=1)
+    lease_from(pool)
+    clock.advance(-3600)
+    assert pool.ready_in_s() == 60.25
+    clock.advance(60)
+    assert pool.ready_in_s() == 0.25
 
 
 def test_only_digests_are_stored(place: tuple[str, str], store: KeyStore, clock: Clock):

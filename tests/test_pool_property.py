@@ -126,7 +126,6 @@ class PoolMachine(RuleBasedStateMachine):
     def the_clock_is_set_back(self, seconds: int):
         self.pools[0].cancel(Lease(KEYS[0], "", "none", 0.0))  # any step: the store has seen the time before
         self.clock.advance(-seconds)
-        self.pools[0].cancel(Lease(KEYS[0], "", "none", 0.0))
 
     @invariant()
     def the_wait_is_known(self):

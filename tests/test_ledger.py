@@ -1,0 +1,293 @@
+"""The contract of the ledger, over both stores."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.ledger import Answered, Ledger, NullLedger, Running, Started, Work
+from gateway.ledger_redis import RedisLedger
+from gateway.ledger_sqlite import SWEEP_EVERY, SqliteLedger
+from gateway.messages import Job, Parameters, Request
+from gateway.redis_server import RedisServer
+from gateway.state_file import StateFile
+from tests.clock import Clock
+from tests.redis_server import empty
+
+WORK = Work("r-1", "d" * 64)
+TTL_S = 1000.0
+ENVELOPE = b'{"content":"An answer. \xc3\xa9"}'
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Any:
+    opened = StateFile(tmp_path / "state.sqlite3")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def ledger(request: Any, clock: Clock) -> Any:
+    """A fresh ledger of each kind."""
+    if request.param == "sqlite":
+        yield SqliteLedger(request.getfixturevalue("file"), ttl_s=TTL_S, clock=clock)
+        return
+    url = request.getfixturevalue("redis_url")
+    empty(url)
+    server = RedisServer(url)
+    yield RedisLedger(server, ttl_s=TTL_S, clock=clock)
+    server.close()
+
+
+def begin(ledger: Ledger, work: Work = WORK, delivery: str = "a", lease_s: float = 60.0) -> Any:
+    return ledger.begin(work, delivery=delivery, lease_s=lease_s)
+
+
+def answer(ledger: Ledger, token: str, *, failure: bool = False, envelope: bytes = ENVELOPE, work: Work = WORK) -> None:
+    ledger.answer(work, token, envelope=envelope, message_id="m-1", failure=failure, delivery="a")
+
+
+def test_work_is_started_once(ledger: Ledger):
+    """F4: the second delivery finds it running, and for how long at most."""
+    assert isinstance(begin(ledger), Started)
+    assert begin(ledger, delivery="b") == Running(60.0)
+
+
+def test_of_many_that_begin_at_once_one_starts(ledger: Ledger):
+    """The decision is one atomic step."""
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: type(begin(ledger)), range(64)))
+    assert Counter(found) == {Started: 1, Running: 63}
+
+
+def test_a_lease_that_has_ended_is_taken_over(ledger: Ledger, clock: Clock):
+    """F6: the worker that held it is gone."""
+    first = begin(ledger)
+    clock.advance(59)
+    assert begin(ledger) == Running(1.0)
+    clock.advance(1)
+    second = begin(ledger)
+    assert isinstance(second, Started)
+    assert second.token != first.token
+
+
+def test_an_answer_is_kept_byte_for_byte(ledger: Ledger):
+    """A redelivery publishes exactly what was sealed."""
+    answer(ledger, begin(ledger).token)
+    assert begin(ledger, delivery="b") == Answered(ENVELOPE, "m-1", published=False, delivery="a", failure=False)
+
+
+def test_a_published_answer_says_so(ledger: Ledger):
+    """A redelivery of it has nothing left to do."""
+    answer(ledger, begin(ledger).token)
+    ledger.published(WORK)
+    assert begin(ledger).published
+    assert begin(ledger).envelope == ENVELOPE
+
+
+def test_publishing_what_nobody_answered_changes_nothing(ledger: Ledger):
+    """The entry may have expired meanwhile."""
+    ledger.published(WORK)
+    begin(ledger)
+    ledger.published(WORK)
+    assert begin(ledger) == Running(60.0)
+
+
+def test_abandoned_work_can_be_started_at_once(ledger: Ledger):
+    """It waits in a delay queue and comes back; giving it back twice is one time."""
+    token = begin(ledger).token
+    ledger.abandon(WORK, token)
+    ledger.abandon(WORK, token)
+    assert isinstance(begin(ledger), Started)
+
+
+def test_only_the_holder_can_abandon(ledger: Ledger, clock: Clock):
+    """A worker that lost its lease does not end the one of its successor."""
+    late = begin(ledger).token
+    clock.advance(60)
+    begin(ledger)
+    ledger.abandon(WORK, late)
+    assert isinstance(begin(ledger), Running)
+
+
+def test_an_answer_is_not_abandoned(ledger: Ledger):
+    """What is paid for stays."""
+    token = begin(ledger).token
+    answer(ledger, token)
+    ledger.abandon(WORK, token)
+    assert isinstance(begin(ledger), Answered)
+
+
+def test_an_answer_that_comes_late_is_stored_all_the_same(ledger: Ledger, clock: Clock):
+    """It is paid for; the successor's answer does not replace it."""
+    late = begin(ledger).token
+    clock.advance(60)
+    successor = begin(ledger).token
+    answer(ledger, late, envelope=b"first")
+    answer(ledger, successor, envelope=b"second")
+    assert begin(ledger).envelope == b"first"
+
+
+def test_a_failure_can_be_given_up_for_a_new_start(ledger: Ledger):
+    """A producer that asks again gets another try; of two that ask at once one starts."""
+    answer(ledger, begin(ledger).token, failure=True)
+    assert begin(ledger).failure
+    assert isinstance(ledger.restart(WORK, delivery="b", lease_s=60.0), Started)
+    assert isinstance(ledger.restart(WORK, delivery="c", lease_s=60.0), Running)
+
+
+def test_a_success_is_never_given_up(ledger: Ledger):
+    """Restart is begin for everything but failures."""
+    answer(ledger, begin(ledger).token)
+    assert isinstance(ledger.restart(WORK, delivery="b", lease_s=60.0), Answered)
+
+
+def test_an_answer_expires(ledger: Ledger, clock: Clock):
+    """After its time to live the same request is a new one."""
+    answer(ledger, begin(ledger).token)
+    clock.advance(TTL_S - 1)
+    assert isinstance(begin(ledger), Answered)
+    clock.advance(1)
+    assert isinstance(begin(ledger), Started)
+
+
+def test_other_work_is_not_touched(ledger: Ledger):
+    """Neither the same id with other content, nor the same content under another id."""
+    answer(ledger, begin(ledger).token)
+    assert isinstance(begin(ledger, Work("r-1", "e" * 64)), Started)
+    assert isinstance(begin(ledger, Work("r-2", "d" * 64)), Started)
+
+
+def test_a_clock_that_is_set_back_blocks_no_work(ledger: Ledger, clock: Clock):
+    """The lease ends after its length at the latest, counted from when somebody asks."""
+    begin(ledger)
+    clock.advance(-86_400 * 365)
+    assert begin(ledger) == Running(60.0)
+    clock.advance(60)
+    assert isinstance(begin(ledger), Started)
+
+
+def test_any_request_id_can_be_entered(ledger: Ledger):
+    """It is a text of somebody else."""
+    strange = Work("'; DROP TABLE ledger; {x}: \u2028 \x00" + "é" * 100, "d" * 64)
+    answer(ledger, begin(ledger, strange).token, work=strange)
+    assert isinstance(begin(ledger, strange), Answered)
+
+
+def test_the_null_ledger_starts_everything():
+    """LEDGER_TTL_SECONDS=0."""
+    ledger = NullLedger()
+    token = begin(ledger).token
+    answer(ledger, token)
+    ledger.published(WORK)
+    ledger.abandon(WORK, token)
+    assert isinstance(begin(ledger), Started)
+    assert isinstance(ledger.restart(WORK, delivery="a", lease_s=1.0), Started)
+    assert ledger.sweep() == 0
+
+
+def test_a_sweep_removes_what_has_expired_in_bounded_steps(file: StateFile, clock: Clock):
+    """Answers and abandoned leases alike; what lives stays."""
+    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    for number in range(6):
+        begin(ledger, Work(f"old-{number}", "d"))
+    clock.advance(TTL_S + 60)
+    answer(ledger, begin(ledger).token)
+    assert [ledger.sweep(limit=4), ledger.sweep(limit=4), ledger.sweep(limit=4)] == [4, 2, 0]
+    assert isinstance(begin(ledger), Answered)
+
+
+def test_the_ledger_sweeps_itself(file: StateFile, clock: Clock):
+    """Nobody has to remember to: the file does not grow for ever."""
+    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    begin(ledger, Work("old", "d"))
+    clock.advance(TTL_S + 60)
+    for number in range(SWEEP_EVERY):
+        answer(ledger, "t", work=Work(f"new-{number}", "d"))
+    assert ledger.sweep() == 0
+
+
+def test_an_answer_from_the_future_expires_too(file: StateFile, clock: Clock):
+    """It was stored while the clock was a year ahead."""
+    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    answer(ledger, begin(ledger).token)
+    clock.advance(-86_400 * 365)
+    assert ledger.sweep() == 0
+    clock.advance(TTL_S)
+    assert ledger.sweep() == 1
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gateway.ledger import Work
+from gateway.ledger_sqlite import SqliteLedger
+from gateway.state_file import StateFile
+ledger = SqliteLedger(StateFile(Path(sys.argv[1])), ttl_s=1000.0)
+ledger.answer(Work("r-1", "d"), "t", envelope=b"paid", message_id="m", failure=False, delivery="a")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_an_answer_survives_sigkill(file: StateFile):
+    """What `answer` has returned from is there for the next process."""
+    done = subprocess.run([sys.executable, "-c", KILLED, str(file.path)], check=False)
+    assert done.returncode == -9
+    assert begin(SqliteLedger(file, ttl_s=TTL_S), Work("r-1", "d")).envelope == b"paid"
+
+
+def test_an_answer_is_stored_quickly(file: StateFile):
+    """Below a millisecond as a rule: it stands between every answer and its publish."""
+    ledger = SqliteLedger(file, ttl_s=TTL_S)
+    times = []
+    for number in range(101):
+        work = Work(f"r-{number}", "d")
+        token = begin(ledger, work).token
+        start = time.perf_counter()
+        answer(ledger, token, work=work, envelope=b"x" * 4000)
+        times.append(time.perf_counter() - start)
+    assert sorted(times)[len(times) // 4] < 0.001
+
+
+def job(**fields: Any) -> Job:
+    given = {"request_id": "r-1", "prompt": "Hello", "callback_queue": "q", **fields}
+    return Job(request=Request(**given), received_at=1.0)
+
+
+def test_equal_requests_are_the_same_work():
+    """The order of metadata, the time and the retries do not make it other work."""
+    one = job(metadata={"a": 1, "b": [2]}, timestamp="2025-01-01", retry_count=0)
+    two = job(metadata={"b": [2], "a": 1}, timestamp="2026-01-01", retry_count=3)
+    assert Work.of(one) == Work.of(two.model_copy(update={"upstream_retries": 2, "redelivered": True}))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"request_id": "r-2"},
+        {"prompt": "Hello!"},
+        {"model": "google/gemini-2.5-pro"},
+        {"parameters": Parameters(temperature=0.0)},
+        {"system_instruction": "Be brief"},
+        {"metadata": {"user": 1}},
+        {"callback_queue": "other"},
+    ],
+)
+def test_whatever_decides_the_answer_makes_other_work(fields: dict[str, Any]):
+    """S10: never somebody else's answer."""
+    assert Work.of(job(**fields)) != Work.of(job())
+
+
+def test_no_answer_is_in_the_text_of_an_entry():
+    """P4: `repr` may end up in a log."""
+    assert "canary" not in repr(Answered(b"canary", "m", published=True, delivery="a", failure=False))

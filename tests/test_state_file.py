@@ -1,0 +1,171 @@
+"""The SQLite file: who may read it, what survives, and what an operator reads when it cannot be used."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import StoreUnavailable
+from gateway.state_file import VERSION, StateFile
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[StateFile]:
+    opened = StateFile(tmp_path / "new" / "folder" / "state.sqlite3")
+    yield opened
+    opened.close()
+
+
+def count(file: StateFile) -> int:
+    """Add one to a number in the file, and return it."""
+    with file.transaction() as db:
+        db.execute("UPDATE clock SET turn = turn + 1")
+        return int(db.execute("SELECT turn FROM clock").fetchone()[0])
+
+
+def test_nothing_happens_before_the_first_transaction(file: StateFile):
+    """A constructor stores its arguments."""
+    assert not file.path.parent.exists()
+
+
+def test_only_the_owner_reads_it(file: StateFile):
+    """It holds answers; that goes for SQLite's side files too, and for a file that was open to all."""
+    file.path.parent.mkdir(parents=True)
+    file.path.touch(mode=0o666)
+    count(file)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in file.path.parent.iterdir()}
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_failed_transaction_leaves_nothing(file: StateFile):
+    """All of it or none."""
+    count(file)
+
+    def fail() -> None:
+        with file.transaction() as db:
+            db.execute("UPDATE clock SET turn = 100")
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        fail()
+    assert count(file) == 2
+
+
+def test_it_can_be_used_after_close(file: StateFile):
+    """Closing gives the descriptors back, twice is once."""
+    count(file)
+    file.close()
+    file.close()
+    assert count(file) == 2
+
+
+def test_a_file_that_was_removed_is_made_again(file: StateFile):
+    """An operator who deletes it starts afresh; the processes do not go on in a file without a name."""
+    count(file)
+    for path in file.path.parent.iterdir():
+        path.unlink()
+    other = StateFile(file.path)
+    assert [count(file), count(other)] == [1, 2]
+    other.close()
+
+
+@pytest.mark.parametrize("content", [b"this is not a database, and long enough to be one" * 100, b"SQLite format 3\0"])
+def test_a_file_of_something_else_is_refused(file: StateFile, content: bytes):
+    """One line that names the file and the setting; the file is left as it was."""
+    file.path.parent.mkdir(parents=True)
+    file.path.write_bytes(content)
+    with pytest.raises(StoreUnavailable, match="STATE_PATH") as caught:
+        count(file)
+    assert str(file.path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert file.path.read_bytes() == content
+
+
+def test_a_path_that_cannot_be_a_file_is_refused(tmp_path: Path):
+    """A folder, or a folder below a file."""
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "state.sqlite3"):
+        with pytest.raises(StoreUnavailable, match="STATE_PATH"):
+            count(StateFile(path))
+
+
+def test_a_file_of_another_version_is_refused(file: StateFile):
+    """An older program does not write into what a newer one has made."""
+    with file.transaction() as db:
+        db.execute(f"PRAGMA user_version = {VERSION + 1}")
+    file.close()
+    with pytest.raises(StoreUnavailable, match=f"it has form {VERSION + 1}"):
+        count(file)
+
+
+def test_it_recovers_when_the_fault_is_gone(file: StateFile):
+    """What was refused once is tried anew."""
+    file.path.parent.mkdir(parents=True)
+    file.path.write_bytes(b"x" * 5000)
+    with pytest.raises(StoreUnavailable):
+        count(file)
+    file.path.unlink()
+    assert count(file) == 1
+
+
+def test_processes_that_start_together_all_open_it(file: StateFile):
+    """The first of them makes the tables."""
+    with get_context("spawn").Pool(4) as children:
+        found = children.map(count_once, [str(file.path)] * 8, chunksize=1)
+    assert sorted(found) == list(range(1, 9))
+
+
+def count_once(path: str) -> int:
+    opened = StateFile(Path(path))
+    try:
+        return count(opened)
+    finally:
+        opened.close()
+
+
+FORKED = """
+import os, sys
+from pathlib import Path
+from gateway.state_file import StateFile
+file = StateFile(Path(sys.argv[1]))
+def count():
+    with file.transaction() as db:
+        db.execute("UPDATE clock SET turn = turn + 1")
+with file.transaction() as db:
+    child = os.fork()  # worse than any real one: in the middle of a transaction, with the lock held
+    if child == 0:
+        opened = set(file._opened)
+        file._opened[os.getpid()] = type(file._opened[os.getppid()])()
+        os._exit(0 if opened == {os.getppid()} else 1)
+    db.execute("UPDATE clock SET turn = turn + 1")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+child = os.fork()
+for _ in range(200):
+    count()
+if child == 0:
+    os._exit(0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+with file.snapshot() as db:
+    assert db.execute("SELECT turn FROM clock").fetchone() == (401,)
+    assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+"""
+
+
+def test_a_fork_opens_a_connection_of_its_own(file: StateFile):
+    """Dramatiq forks its worker processes; SQLite connections do not survive that."""
+    done = subprocess.run([sys.executable, "-c", FORKED, str(file.path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission_is_refused(tmp_path: Path):
+    """The text says whose permission is missing."""
+    tmp_path.chmod(0o500)
+    with pytest.raises(StoreUnavailable, match="this user may write"):
+        count(StateFile(tmp_path / "state.sqlite3"))

@@ -1,0 +1,69 @@
+"""Which stores the settings choose, and what is said when they are away."""
+
+import os
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from gateway.errors import StoreUnavailable
+from gateway.keys.redis import RedisKeyStore
+from gateway.keys.sqlite import SqliteKeyStore
+from gateway.ledger import NullLedger
+from gateway.ledger_redis import RedisLedger
+from gateway.ledger_sqlite import SqliteLedger
+from gateway.redis_server import RedisServer
+from gateway.settings import Settings
+from gateway.stores import open_stores
+
+
+def settings_of(folder: Path, **environment: str) -> Settings:
+    with mock.patch.dict(os.environ, {"STATE_PATH": str(folder / "state.sqlite3"), **environment}, clear=True):
+        return Settings(_env_file=None)
+
+
+def test_a_file_is_the_default(tmp_path: Path):
+    """One machine needs no other service."""
+    stores = open_stores(settings_of(tmp_path))
+    assert (type(stores.keys), type(stores.ledger)) == (SqliteKeyStore, SqliteLedger)
+    stores.close()
+    stores.close()
+
+
+def test_redis_is_used_when_it_is_set(tmp_path: Path, redis_url: str):
+    """And no file is made."""
+    stores = open_stores(settings_of(tmp_path, REDIS_URL=redis_url))
+    assert (type(stores.keys), type(stores.ledger)) == (RedisKeyStore, RedisLedger)
+    stores.close()
+    stores.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_no_time_to_live_means_no_ledger(tmp_path: Path, kind: str, request: pytest.FixtureRequest):
+    """LEDGER_TTL_SECONDS=0, with either store."""
+    more = {"REDIS_URL": request.getfixturevalue("redis_url")} if kind == "redis" else {}
+    stores = open_stores(settings_of(tmp_path, LEDGER_TTL_SECONDS="0", **more))
+    assert isinstance(stores.ledger, NullLedger)
+    stores.close()
+
+
+def test_a_file_that_cannot_be_used_is_told_at_once(tmp_path: Path):
+    """At boot, not at the first request."""
+    with pytest.raises(StoreUnavailable, match="STATE_PATH"):
+        open_stores(settings_of(tmp_path, STATE_PATH=str(tmp_path)))
+
+
+def test_a_redis_that_cannot_be_reached_is_told_at_once(tmp_path: Path):
+    """In one line without its password."""
+    with pytest.raises(StoreUnavailable, match="REDIS_URL") as caught:
+        open_stores(settings_of(tmp_path, REDIS_URL="redis://:canary@127.0.0.1:1/0"))
+    assert "canary" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_url_that_is_none_of_redis_is_told_without_its_password():
+    """Whoever makes it, settings or not."""
+    with pytest.raises(StoreUnavailable, match="REDIS_URL") as caught:
+        RedisServer("http://:canary@127.0.0.1:1/0")
+    assert "canary" not in str(caught.value)
