@@ -1,0 +1,328 @@
+"""Sentry: what arrives at a server that takes envelopes, and what never does."""
+
+import gzip
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import sentry_sdk
+from pydantic import SecretStr
+
+from gateway import sentry
+from gateway.errors import (
+    AuthenticationFailed,
+    ErrorCode,
+    GatewayError,
+    KeysUnavailable,
+    RequestRejected,
+    StoreUnavailable,
+    UpstreamFailed,
+)
+from gateway.settings import Settings
+
+KEY = "sk-or-v1-canary-key-1111"
+PASSWORD = "canary/password"
+PROMPT = "canary-prompt: tell me about queues"
+
+
+class Server:
+    """Takes Sentry's envelopes over HTTP and keeps them."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        self.auth: list[str] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                encoded = self.headers.get("Content-Encoding") == "gzip"
+                outer.bodies.append(gzip.decompress(body) if encoded else body)
+                outer.auth.append(self.headers["X-Sentry-Auth"])
+                self.send_response(200)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
+        self._thread.start()
+
+    @property
+    def dsn(self) -> str:
+        return f"http://canarydsn@127.0.0.1:{self._http.server_address[1]}/1"
+
+    @property
+    def text(self) -> str:
+        """Everything that has arrived, after what was waiting has been sent."""
+        sentry.close(timeout_s=10.0)
+        return b"\n".join(self.bodies).decode()
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        items = [json.loads(line) for line in self.text.splitlines() if line]
+        return [item for item in items if "platform" in item]
+
+    @property
+    def event(self) -> dict[str, Any]:
+        (event,) = self.events
+        return event
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server; whatever a test configures ends with it."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    server = Server()
+    yield server
+    sentry_sdk.get_client().close(timeout=0)
+    sentry_sdk.get_global_scope().set_client(None)
+    sentry_sdk.get_global_scope().clear()
+    sentry_sdk.get_isolation_scope().clear()
+    server.stop()
+
+
+def settings_for(server: Server, **fields: Any) -> Settings:
+    return Settings(
+        _env_file=None,
+        openrouter_api_keys=KEY,
+        RABBITMQ_URL="amqp://user:canary%2Fpassword@host/",
+        sentry_dsn=SecretStr(server.dsn),
+        **fields,
+    )
+
+
+@pytest.fixture
+def configured(server: Server) -> Server:
+    sentry.configure(settings_for(server, sentry_traces_sample_rate=1.0, sentry_environment="staging"))
+    return server
+
+
+def rejected(model: str) -> RequestRejected:
+    return RequestRejected(f"OpenRouter answered 404: no {model}", reason="http_404", code=ErrorCode.MODEL_NOT_FOUND)
+
+
+def fail(*, prompt: str, key: str) -> None:
+    """A bug with everything in reach: in variables, in its text, in what caused it, in notes."""
+    try:
+        int(prompt)
+    except ValueError as error:
+        mistake = KeyError(prompt, key)
+        mistake.add_note(prompt)
+        raise mistake from error
+
+
+def failure() -> BaseException:
+    try:
+        fail(prompt=PROMPT, key=KEY)
+    except KeyError as error:
+        return error
+    raise AssertionError
+
+
+# Off
+
+
+def test_without_a_dsn_nothing_happens(server: Server):
+    """Every function can be called all the same."""
+    sentry.configure(Settings(_env_file=None, openrouter_api_keys=KEY, sentry_dsn=None))
+    sentry.capture_failure(UpstreamFailed("gone", reason="network"), request_id="r-1", model=None)
+    sentry.tell_operator("key_refused", "gone")
+    sentry.close(timeout_s=0.1)
+    assert server.bodies == []
+
+
+# What is sent
+
+
+def test_a_final_failure_is_one_event_that_can_be_found(configured: Server):
+    """By request, code and model; in its environment."""
+    error = UpstreamFailed("OpenRouter answered 503", reason="http_503")
+    sentry.capture_failure(error, request_id="r-1", model="google/x", cause=error)
+    event = configured.event
+    assert event["message"] == "Request failed: OpenRouter answered 503"
+    assert event["tags"] == {"request_id": "r-1", "error_code": "upstream", "reason": "http_503", "model": "google/x"}
+    assert (event["environment"], event["level"]) == ("staging", "error")
+
+
+def test_failures_of_one_kind_are_one_issue(configured: Server):
+    """Code, reason and model make the kind; request and text do not."""
+    for number, (reason, model) in enumerate(
+        [("http_503", "a"), ("http_503", "a"), ("network", "a"), ("network", "b")]
+    ):
+        error = UpstreamFailed(f"text {number}", reason=reason)
+        sentry.capture_failure(error, request_id=f"r-{number}", model=model, cause=error)
+    assert [event["fingerprint"] for event in configured.events] == [
+        ["upstream", "http_503", "a"],
+        ["upstream", "http_503", "a"],
+        ["upstream", "network", "a"],
+        ["upstream", "network", "b"],
+    ]
+
+
+def test_a_bug_is_sent_with_its_stack(configured: Server):
+    """Types and places of the whole chain, which is what one mends it with."""
+    sentry.capture_failure(GatewayError("Internal error"), request_id="r-1", model=None, cause=failure())
+    links = configured.event["exception"]["values"]
+    assert [link["type"] for link in links] == ["ValueError", "KeyError"]
+    assert [frame["function"] for frame in links[-1]["stacktrace"]["frames"]] == ["failure", "fail"]
+
+
+def test_the_text_of_a_telling_exception_is_sent(configured: Server):
+    """Where it is known to hold no values."""
+    sentry.capture_failure(GatewayError("Internal error"), request_id="r-1", model=None, cause=OSError(28, "disk full"))
+    assert configured.event["exception"]["values"][-1]["value"] == "[Errno 28] disk full"
+
+
+def test_a_model_that_does_not_exist_is_one_event_an_hour(configured: Server):
+    """Not one for each message that asks for it."""
+    for number in range(5):
+        for model in ("a/one", "a/two"):
+            error = rejected(model)
+            sentry.capture_failure(error, request_id=f"r-{number}", model=model, cause=error)
+    assert [event["tags"]["model"] for event in configured.events] == ["a/one", "a/two"]
+
+
+def test_refused_keys_are_one_event_an_hour(configured: Server):
+    """Every request fails until somebody pays."""
+    error = KeysUnavailable("Authentication error: no key is accepted", retry_in_s=60, refused=True)
+    for number in range(5):
+        sentry.capture_failure(error, request_id=f"r-{number}", model="a/one", cause=error)
+    assert len(configured.events) == 1
+
+
+def test_an_operator_is_told_once_about_each_thing(configured: Server):
+    """A key that is refused, by its masked form."""
+    error = AuthenticationFailed("OpenRouter answered 401", reason="http_401")
+    for about in ("****1111", "****2222", "****1111"):
+        sentry.tell_operator(error.reason, f"key refused: {error}", about=about)
+    assert [event["message"] for event in configured.events] == [
+        "http_401: key refused: OpenRouter answered 401 (****1111)",
+        "http_401: key refused: OpenRouter answered 401 (****2222)",
+    ]
+    assert configured.events[0]["level"] == "warning"
+
+
+def test_the_same_passes_again_after_its_time():
+    """An hour later it is worth another event."""
+    now = [0.0]
+    once = sentry.Once(3600, clock=lambda: now[0])
+    assert [once.first("a"), once.first("a"), once.first("b")] == [True, False, True]
+    now[0] = 3599.0
+    assert not once.first("a")
+    now[0] = 3600.0
+    assert once.first("a")
+
+
+def test_what_has_passed_is_remembered_in_bounded_space():
+    """Producers choose the names of queues."""
+    once = sentry.Once(3600, clock=lambda: 0.0)
+    assert all(once.first(number) for number in range(5000))
+    assert len(once._passed) <= 1000
+    assert not once.first(4999)
+
+
+def test_what_ends_a_thread_is_sent(configured: Server):
+    """And then reported as before."""
+    seen: list[str] = []
+    threading.excepthook = sentry._after_capture_in_thread(lambda args: seen.append(args.exc_type.__name__))
+    thread = threading.Thread(target=int, args=(PROMPT,))
+    thread.start()
+    thread.join()
+    assert configured.event["exception"]["values"][0]["type"] == "ValueError"
+    assert seen == ["ValueError"]
+
+
+def test_what_ends_the_process_is_sent(server: Server):
+    """Before it is gone."""
+    program = """if True:
+        import sys
+        from gateway import sentry
+        from gateway.settings import Settings
+        sentry.configure(Settings(_env_file=None, sentry_dsn=sys.argv[1]))
+        int("not a number")
+    """
+    ended = subprocess.run([sys.executable, "-c", program, server.dsn], capture_output=True, check=False)
+    assert ended.returncode == 1
+    assert server.event["exception"]["values"][0]["type"] == "ValueError"
+
+
+def test_the_proxy_for_api_calls_is_not_used(server: Server, monkeypatch: pytest.MonkeyPatch):
+    """HTTP_PROXY is ours, and the SDK reads it as well."""
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    sentry.configure(settings_for(server))
+    sentry.tell_operator("key_refused", "gone")
+    assert server.event
+
+
+# What is not
+
+
+def test_a_log_line_is_no_event(configured: Server):
+    """An expected retry is logged as well; only what is captured is sent."""
+    logging.getLogger("actors").error("Failed with %s", PROMPT)
+    logging.getLogger("actors").critical("Failed", exc_info=failure())
+    assert configured.text == ""
+
+
+def test_no_secret_and_no_prompt_is_in_an_event(configured: Server):
+    """S5: text, chain, notes, frame variables, breadcrumbs, extra, contexts, user, request, foreign tags."""
+    scope = sentry_sdk.get_isolation_scope()
+    sentry_sdk.add_breadcrumb(message=PROMPT, data={"key": KEY})
+    logging.getLogger("actors").error("Failed with %s", PROMPT)
+    scope.set_extra("message", PROMPT)
+    scope.set_context("dramatiq", {"data": {"args": [PROMPT]}})
+    scope.set_user({"id": PROMPT})
+    scope.set_tag("prompt", PROMPT)
+    scope.add_event_processor(lambda event, _hint: {**event, "request": {"data": PROMPT, "headers": {"k": KEY}}})
+    scope.add_event_processor(lambda event, _hint: {**event, "logentry": {"message": "%s", "params": [PROMPT]}})
+    scope.add_attachment(bytes=PROMPT.encode(), filename="prompt.txt")
+    sentry.capture_failure(
+        GatewayError(f"refused {KEY} {PASSWORD} canary%2Fpassword"), request_id=f"r {KEY}", model=f"m {PASSWORD}"
+    )
+    sentry.capture_failure(GatewayError("Internal error"), request_id="r-1", model=None, cause=failure())
+    sentry.tell_operator("refused", f"{KEY} at amqp://user:{PASSWORD}@host", about=KEY)
+    assert len(configured.events) == 3
+    assert "canary" not in configured.text
+
+
+def test_no_secret_and_no_prompt_is_in_a_transaction(configured: Server):
+    """Spans are kept for their times, not for what they say."""
+    with sentry_sdk.start_transaction(op="generate", name=f"generate {KEY}") as transaction:
+        transaction.set_data("prompt", PROMPT)
+        transaction.set_tag("prompt", PROMPT)
+        with sentry_sdk.start_span(op="call", name=PROMPT) as span:
+            span.set_data("body", PROMPT)
+            span.set_tag("body", PROMPT)
+    event = configured.event
+    assert event["type"] == "transaction"
+    assert [span["op"] for span in event["spans"]] == ["call"]
+    assert "canary" not in configured.text
+
+
+def test_a_name_from_outside_is_one_short_line(configured: Server):
+    """S6: producers choose request ids and models."""
+    error = StoreUnavailable("gone")
+    sentry.capture_failure(error, request_id="r\n\x1b[2K" + "x" * 500, model="m\u2028n", cause=error)
+    tags = configured.event["tags"]
+    assert tags["request_id"].startswith("r\\n\\x1b[2Kxx")
+    assert len(tags["request_id"]) <= 200
+    assert tags["model"] == "m\\u2028n"
