@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -112,12 +113,17 @@ def test_a_line_without_a_request_has_no_brackets(text: Log):
     assert text.line.endswith(" - bridge - INFO - Stopping")
 
 
-def test_times_are_utc(configured):
+def test_times_are_utc(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest):
     """Wherever the machine stands, in both formats."""
-    record = logging.LogRecord("a", logging.INFO, "a.py", 1, "text", None, None)
-    record.created = 1_735_689_601.25
-    assert logs.TextFormatter().format(record) == "2025-01-01 00:00:01 - a - INFO - text"
-    assert json.loads(logs.JsonFormatter().format(record))["time"] == "2025-01-01T00:00:01.250Z"
+    request.addfinalizer(time.tzset)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        record = logging.LogRecord("a", logging.INFO, "a.py", 1, "text", None, None)
+        record.created = 1_735_689_601.25
+        text, facts = logs.TextFormatter().format(record), json.loads(logs.JsonFormatter().format(record))
+    assert text == "2025-01-01 00:00:01 - a - INFO - text"
+    assert facts["time"] == "2025-01-01T00:00:01.250Z"
 
 
 def test_json_has_the_same_facts(configured, working_on):
