@@ -1,10 +1,12 @@
 """The SQLite file: who may read it, what survives, and what an operator reads when it cannot be used."""
 
+import fcntl
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -119,6 +121,18 @@ def test_processes_that_start_together_all_open_it(file: StateFile):
     with get_context("spawn").Pool(4) as children:
         found = children.map(count_once, [str(file.path)] * 8, chunksize=1)
     assert sorted(found) == list(range(1, 9))
+
+
+def test_opening_waits_while_another_process_prepares_the_file(file: StateFile):
+    """SQLite has nobody wait to switch to the write-ahead log: it refuses at once."""
+    file.path.parent.mkdir(parents=True)
+    folder = os.open(file.path.parent, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with ThreadPoolExecutor(1) as thread:
+        opening = thread.submit(count, file)
+        assert wait([opening], timeout=0.1).done == set()
+        os.close(folder)
+        assert opening.result(timeout=20) == 1
 
 
 def count_once(path: str) -> int:
