@@ -6,12 +6,14 @@ from pathlib import Path
 
 from fake_openrouter.app import Fake
 from fake_openrouter.limits import Windows
-from fake_openrouter.server import exit_on_signals, listen, serve
+from fake_openrouter.server import end_with_stdin, exit_on_signals, listen, serve
 
 
 def main() -> None:
     exit_on_signals()
     options = _options()
+    if options.until_stdin_closes:
+        end_with_stdin()
     fake = Fake(_keys(options.keys), Windows(options.per_minute, options.window), options.latency)
     with listen(options.host, options.port) as listener:
         port = listener.getsockname()[1]
@@ -36,6 +38,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--window", type=float, default=60.0, metavar="SECONDS", help="length of the sliding window")
     parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS", help="time that each answer takes")
     parser.add_argument("--port-file", type=Path, metavar="FILE", help="where to write the port, once it is open")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that started this one")
     return parser.parse_args()
 
 

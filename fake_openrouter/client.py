@@ -65,12 +65,13 @@ def running(
     *, keys: Sequence[str] = (), per_minute: int = 1000, window: float = 60.0, latency: float = 0.0
 ) -> Iterator[FakeClient]:
     """A stand-in in a process of its own on a free port, stopped in the end. No keys: any key will do."""
-    command = [sys.executable, "-m", "fake_openrouter", "--per-minute", str(per_minute)]
+    command = [sys.executable, "-m", "fake_openrouter", "--until-stdin-closes", "--per-minute", str(per_minute)]
     command += ["--window", str(window), "--latency", str(latency)]
     process = subprocess.Popen(  # noqa: S603  (our own module, our own numbers)
         command,
         cwd=_ROOT,
         env={**os.environ, "FAKE_OPENROUTER_KEYS": ",".join(keys) or "any"},  # not in the list of processes
+        stdin=subprocess.PIPE,  # closed by the kernel if this process is killed
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,  # Ctrl-C is for who started it: the stand-in goes last
@@ -96,5 +97,6 @@ def _stop(process: "subprocess.Popen[str]") -> None:
         process.kill()
         process.wait()
     finally:
-        if process.stdout:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()

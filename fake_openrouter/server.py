@@ -1,8 +1,10 @@
 """Serves the stand-in until a signal ends it."""
 
 import asyncio
+import os
 import signal
 import socket
+import threading
 from types import FrameType
 from typing import Any
 
@@ -17,6 +19,17 @@ def exit_on_signals() -> None:
     """End the process with 0 on SIGTERM and SIGINT; also after serving, when uvicorn raises the signal once more."""
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, _leave)
+
+
+def end_with_stdin() -> None:
+    """End as on SIGTERM when stdin is closed: whoever holds its other end leaves no process behind, even if killed."""
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
 def listen(host: str, port: int) -> socket.socket:

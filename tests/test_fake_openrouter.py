@@ -441,6 +441,19 @@ def test_a_signal_ends_it_promptly_even_in_mid_call(tmp_path: Path, signum: sign
     assert (server.returncode, errors) == (0, "")
 
 
+def test_it_ends_with_whoever_started_it():
+    """A test that is killed leaves no stand-in behind."""
+    command = [sys.executable, "-m", "fake_openrouter", "--until-stdin-closes"]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout
+            assert server.stdout.readline().startswith("fake OpenRouter on http://127.0.0.1:")
+            server.communicate(timeout=5)
+        finally:
+            server.kill()
+    assert server.returncode == 0
+
+
 def test_a_stand_in_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch):
     """Nobody waits for a process that has ended."""
     monkeypatch.setattr(sys, "executable", "/bin/false")
