@@ -79,4 +79,4 @@ class _PromptServer(uvicorn.Server):
 
 
 def _leave(_signum: int, _frame: FrameType | None) -> None:
-    raise SystemExit(0)
+    os._exit(0)  # an exception could come in the middle of asyncio's start, which then complains; nothing is unsaved
