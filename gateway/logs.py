@@ -10,6 +10,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -49,6 +50,8 @@ _OUR_FOLDERS = tuple(
     for package in ("actors", "bridge", "gateway", "middleware")
 )
 
+_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
 _logger = logging.getLogger(__name__)
 
 
@@ -83,7 +86,9 @@ class _Lines(logging.Formatter):
 
     def _request_id(self) -> str | None:
         request_id = request_id_var.get()
-        return escape_controls(self._masked(request_id)) if request_id else None
+        if not request_id or (_UUID.fullmatch(request_id) and request_id not in self._spellings):
+            return request_id or None  # the usual case, on every line
+        return escape_controls(self._masked(request_id))
 
     def _message(self, record: logging.LogRecord) -> str:
         return self._masked(_interpolated(record))

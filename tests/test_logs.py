@@ -207,6 +207,16 @@ def test_a_secret_is_masked_wherever_it_stands(log: Log, working_on):
     assert "****" in log.line
 
 
+def test_a_uuid_is_shown_as_it_is_unless_it_is_a_secret(working_on):
+    """What ids are by habit takes a short cut; a password can look like one."""
+    usual, password = "7f8d1a52-3c1e-4f0b-9a57-0d1f2b3c4d5e", "00000000-3c1e-4f0b-9a57-0d1f2b3c4d5e"
+    form = logs.TextFormatter([password])
+    record = logging.LogRecord("a", logging.INFO, "a.py", 1, "text", None, None)
+    for request_id, shown in ((usual, usual), (password, "****")):
+        working_on(request_id)
+        assert form.format(record).endswith(f" - [{shown}] text")
+
+
 def test_a_cut_never_leaves_half_a_secret(log: Log):
     """Half a password does not look like one."""
     for before in range(logs.LONGEST_TEXT - 2 * len(PASSWORD), logs.LONGEST_TEXT + 2):
