@@ -6,7 +6,7 @@ from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
 from gateway import sentry
-from gateway.errors import AuthenticationFailed, ProviderError, RateLimited
+from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, StoreUnavailable
 from gateway.keys.pool import Lease
 from gateway.runtime import Runtime
 from middleware.attempt import current_attempt
@@ -55,7 +55,12 @@ class Cooldown(Middleware):
         return attempt.lease
 
     def _cool(self, lease: Lease, error: ProviderError) -> None:
-        self.runtime.pool.cool(lease, error)
+        try:
+            self.runtime.pool.cool(lease, error)
+        except StoreUnavailable as unavailable:
+            # The provider keeps refusing it, so the next request finds out again; no call is made without the store.
+            logger.warning("Key %s does not cool down: %s", lease.key, unavailable)
+            return
         logger.warning("Key %s: %s (%s) cools down: %s", lease.key, error.scope, error.reason, error)
         if isinstance(error, AuthenticationFailed):
             sentry.tell_operator(error.reason, f"{error.scope} refused: {error}", about=str(lease.key))

@@ -57,11 +57,12 @@ def release(runtime: Runtime, attempt: Attempt) -> None:
     """End the attempt's lease, if it has one; one that made no call gives its place in the window back."""
     if attempt.lease is None:
         return
-    if attempt.called:
-        runtime.pool.release(attempt.lease)
-    else:
-        runtime.pool.cancel(attempt.lease)
+    lease, called = attempt.lease, attempt.called
     attempt.lease, attempt.called = None, False
+    try:
+        runtime.pool.release(lease) if called else runtime.pool.cancel(lease)
+    except StoreUnavailable as error:
+        logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
 
 
 def _model(runtime: Runtime, job: Job) -> str:

@@ -54,7 +54,7 @@ class LedgerMiddleware(Middleware):
             return
         work = Work.of(attempt.job)
         if attempt.reply is None:
-            self.runtime.ledger.abandon(work, attempt.ledger_token)
+            self._abandon(work, attempt.ledger_token)
             return
         self._store(work, attempt, attempt.reply)
 
@@ -93,6 +93,12 @@ class LedgerMiddleware(Middleware):
         )
         attempt.stored = True
         raise AlreadyAnswered("the ledger has the answer")
+
+    def _abandon(self, work: Work, token: str) -> None:
+        try:
+            self.runtime.ledger.abandon(work, token)
+        except StoreUnavailable as error:
+            logger.warning("The next delivery waits for this one's lease to end: %s", error)
 
     def _store(self, work: Work, attempt: Attempt, reply: Reply) -> None:
         try:
