@@ -2,47 +2,73 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from fake_openrouter.client import FakeClient, running
+from tests.rabbitmq_server import RabbitmqServer
 from tests.system.stack import Stack
+
+MakeStack = Callable[..., tuple[Stack, FakeClient]]
 
 KEYS = ("sk-or-v1-key-one-1111", "sk-or-v1-key-two-2222", "sk-or-v1-key-three-3333")
 
 
 @pytest.fixture
-def stack_at(tmp_path: Path) -> Iterator[Callable[..., tuple[Stack, FakeClient]]]:
+def stack_at(tmp_path: Path) -> Iterator[MakeStack]:
     """Makes a stack on a RabbitMQ URL; everything that it started ends with the test."""
     with ExitStack() as cleanup:
-
-        def make(
-            url: str, *, keys: int = 1, per_minute: int = 1000, window: float = 60.0, **settings: object
-        ) -> tuple[Stack, FakeClient]:
-            fake = cleanup.enter_context(running(keys=KEYS[:keys], per_minute=per_minute, window=window))
-            stack = Stack(
-                url,
-                fake.base_url,
-                tmp_path,
-                OPENROUTER_API_KEYS=",".join(KEYS[:keys]),
-                KEYS_MAX_PER_MINUTE=per_minute,
-                KEYS_WINDOW_SECONDS=window,
-                **settings,
-            )
-            cleanup.callback(stack.close)
-            return stack, fake
-
-        yield make
+        yield partial(new_stack, cleanup, tmp_path)
 
 
 @pytest.fixture
-def make_stack(
-    stack_at: Callable[..., tuple[Stack, FakeClient]], vhost_url: str
-) -> Callable[..., tuple[Stack, FakeClient]]:
+def make_stack(stack_at: MakeStack, vhost_url: str) -> MakeStack:
     """Makes a stack on a fresh virtual host of the shared test server."""
+    return partial(stack_at, vhost_url)
 
-    def make(**options: object) -> tuple[Stack, FakeClient]:
-        return stack_at(vhost_url, **options)
 
-    return make
+@pytest.fixture(scope="module")
+def running_stack(
+    rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Stack, FakeClient]]:
+    """A stack that runs with its defaults, shared by tests of one file that tell their requests apart."""
+    with ExitStack() as cleanup:
+        url = cleanup.enter_context(rabbitmq_server.fresh_vhost())
+        stack, fake = new_stack(
+            cleanup,
+            tmp_path_factory.mktemp("stack"),
+            url,
+            OPENROUTER_SITE_URL="https://example.org",
+            OPENROUTER_SITE_NAME="Example",
+            UPSTREAM_RETRY_DELAYS="0.1,0.2",
+            REQUEST_TIMEOUT_SECONDS=2,
+        )
+        stack.start_worker()
+        stack.start_bridge()
+        yield stack, fake
+
+
+def new_stack(
+    cleanup: ExitStack,
+    folder: Path,
+    url: str,
+    *,
+    keys: int = 1,
+    per_minute: int = 1000,
+    window: float = 60.0,
+    **settings: object,
+) -> tuple[Stack, FakeClient]:
+    fake = cleanup.enter_context(running(keys=KEYS[:keys], per_minute=per_minute, window=window))
+    stack = Stack(
+        url,
+        fake.base_url,
+        folder,
+        OPENROUTER_API_KEYS=",".join(KEYS[:keys]),
+        KEYS_MAX_PER_MINUTE=per_minute,
+        KEYS_WINDOW_SECONDS=window,
+        **settings,
+    )
+    cleanup.callback(stack.close)
+    return stack, fake

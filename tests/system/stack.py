@@ -75,11 +75,13 @@ class Process:
     def wait(self, timeout_s: float = 40.0) -> int:
         return self.popen.wait(timeout_s)
 
-    def close(self) -> None:
-        if self.popen.poll() is None:
+    def terminate(self) -> None:
+        with suppress(ProcessLookupError):
             self.signal_group(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self.popen.wait(30)
+
+    def close(self) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self.popen.wait(30)
         with suppress(ProcessLookupError):
             self.signal_group(signal.SIGKILL)
         self.popen.wait(10)
@@ -128,7 +130,9 @@ class Stack:
         return bridge
 
     def close(self) -> None:
-        for process in reversed(self.processes):
+        for process in self.processes:
+            process.terminate()  # all at once, and with coverage data, before each is waited for
+        for process in self.processes:
             process.close()
 
     @contextmanager

@@ -1,18 +1,18 @@
 """Requests in, answers out: the public contract, seen from a backend."""
 
 from collections import Counter
-from collections.abc import Callable
+from typing import Any
 
 import pika
 import pytest
 
 from fake_openrouter.client import FakeClient
-from tests.system.conftest import KEYS
+from tests.system.conftest import KEYS, MakeStack
 from tests.system.stack import Stack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
-MakeStack = Callable[..., tuple[Stack, FakeClient]]
+Running = tuple[Stack, FakeClient]
 
 EXAMPLE = {
     "request_id": "3f0c4c1e-6d62-4d1f-9f59-5d6f1f1c7a10",
@@ -33,15 +33,17 @@ FORGED = (
 )
 
 
+def calls_about(fake: FakeClient, prompt: str) -> list[dict[str, Any]]:
+    return [call for call in fake.calls() if call["prompt"] == prompt]
+
+
 def request(number: int, **fields: object) -> dict[str, object]:
     return {"request_id": f"r-{number}", "prompt": f"Question {number}", **fields}
 
 
-def test_the_example_request_gets_the_documented_answer(make_stack: MakeStack):
+def test_the_example_request_gets_the_documented_answer(running_stack: Running):
     """Every field of the contract, in both directions."""
-    stack, fake = make_stack(OPENROUTER_SITE_URL="https://example.org", OPENROUTER_SITE_NAME="Example")
-    stack.start_worker()
-    stack.start_bridge()
+    stack, fake = running_stack
     stack.publish(EXAMPLE)
     (answer,) = stack.answers(1)
 
@@ -72,7 +74,7 @@ def test_the_example_request_gets_the_documented_answer(make_stack: MakeStack):
     assert properties.type
     assert properties.headers in (None, {})
 
-    (call,) = fake.calls()
+    (call,) = calls_about(fake, EXAMPLE["prompt"])
     assert call["body"] == {
         "model": "google/gemini-2.5-flash",
         "messages": [
@@ -89,18 +91,140 @@ def test_the_example_request_gets_the_documented_answer(make_stack: MakeStack):
     assert (headers["http-referer"], headers["x-title"]) == ("https://example.org", "Example")
 
 
-def test_a_request_that_asks_twice_is_paid_once(make_stack: MakeStack):
+def test_a_request_that_asks_twice_is_paid_once(running_stack: Running):
     """The second answer is the first one again, under the same message id."""
-    stack, fake = make_stack()
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish(EXAMPLE)
+    stack, fake = running_stack
+    asked = request(20)
+    stack.publish(asked)
     (first,) = stack.answers(1)
-    stack.publish(EXAMPLE)
+    stack.publish(asked)
     (second,) = stack.answers(1)
     assert second.envelope == first.envelope
     assert second.properties.message_id == first.properties.message_id
-    assert len(fake.calls()) == 1
+    assert len(calls_about(fake, "Question 20")) == 1
+
+
+FAILURES = {
+    # what the provider does: error_code of the envelope, calls it takes
+    "400": ({"status": 400}, "invalid_request", 1),
+    "404": ({"status": 404}, "model_not_found", 1),
+    "503": ({"status": 503}, "upstream", 3),
+    "error in a 200": ({"error_in_200": "top"}, "upstream", 3),
+    "error in a choice": ({"error_in_200": "choice"}, "upstream", 3),
+    "cut body": ({"cut": 20}, "upstream", 3),
+    "invalid JSON": ({"invalid_json": True}, "upstream", 3),
+    "no answer": ({"hang": True}, "timeout", 3),
+    "white space for ever": ({"whitespace": True}, "timeout", 3),
+    "a byte at a time": ({"drip": {"interval_s": 0.2, "where": "headers"}}, "timeout", 3),
+}
+
+
+def test_every_failure_of_the_provider_ends_in_one_error_envelope(running_stack: Running):
+    """Final errors at once, the provider's own faults after the short schedule; the rest of the flow goes on."""
+    stack, fake = running_stack
+    fake.script([{"prompt": f"Fail: {name}", **behaviour} for name, (behaviour, _code, _calls) in FAILURES.items()])
+    stack.publish(*({"request_id": name, "prompt": f"Fail: {name}", "metadata": {"a": 1}} for name in FAILURES))
+    found = {answer["request_id"]: answer for answer in stack.answers(len(FAILURES))}
+    for name, (_behaviour, code, calls) in FAILURES.items():
+        envelope = found[name].envelope
+        assert set(envelope) == {
+            "request_id",
+            "status",
+            "error",
+            "error_code",
+            "processing_time_ms",
+            "timestamp",
+            "metadata",
+        }
+        assert (name, envelope["status"], envelope["error_code"]) == (name, "error", code)
+        assert (name, len(calls_about(fake, f"Fail: {name}"))) == (name, calls)
+    assert stack.depth("gemini.responses") == 0
+
+
+@pytest.mark.parametrize("status", [401, 402])
+def test_refused_keys_are_answered_with_an_authentication_error(make_stack: MakeStack, status: int):
+    """Each key is tried once, then the producer reads why."""
+    stack, fake = make_stack(keys=2)
+    fake.script([{"status": status}])
+    stack.start_worker()
+    stack.start_bridge()
+    stack.publish(request(1))
+    (answer,) = stack.answers(1)
+    assert answer["error_code"] == "authentication"
+    assert answer["error"].startswith("Authentication error: ")
+    assert len(fake.calls()) == 2
+
+
+def test_what_is_no_request_is_answered_or_kept(running_stack: Running):
+    """F1: an error envelope where somebody can be told, else the dead queue, and the bridge goes on."""
+    stack, _fake = running_stack
+    stack.publish({"request_id": "bad", "prompt": " "}, b"\x00garbage", request(1, callback_queue="gemini.generate"))
+    stack.publish(b"garbage", reply_to="my.answers", correlation_id="c-1")
+    stack.publish(request(2))
+    by_id = {answer["request_id"]: answer for answer in stack.answers(2)}
+    assert by_id["bad"]["error_code"] == "invalid_request"
+    assert by_id["r-2"]["status"] == "success"
+    (mine,) = stack.answers(1, queue="my.answers")
+    assert (mine["request_id"], mine["status"]) == ("c-1", "error")
+    wait_until(lambda: stack.depth("gemini.requests.dead") == 2, what="two dead requests")
+    with stack.channel() as channel:
+        codes = Counter(
+            channel.basic_get("gemini.requests.dead", auto_ack=True)[1].headers["x-error-code"] for _ in range(2)
+        )
+    assert codes == {"invalid_request": 1, "callback_refused": 1}
+
+
+def test_a_callback_that_would_loop_is_refused_before_any_call(running_stack: Running):
+    """S1, F41: a loop through our own queues would pay for ever."""
+    stack, fake = running_stack
+    names = ["gemini.generate", "gemini.requests", "gemini.generate.delay.60s", "gemini.callbacks", "amq.rabbitmq.x"]
+    stack.publish(*(request(60 + number, callback_queue=name) for number, name in enumerate(names)), request(70))
+    (answer,) = stack.answers(1)
+    assert answer["request_id"] == "r-70"
+    wait_until(lambda: stack.depth("gemini.requests.dead") == len(names), what="the dead requests")
+    assert not any(calls_about(fake, f"Question {60 + number}") for number in range(len(names)))
+    with stack.channel() as channel:
+        channel.queue_purge("gemini.requests.dead")
+
+
+def test_a_full_callback_queue_delays_the_answer_and_never_pays_again(running_stack: Running):
+    """F41: the sealed answer waits in RabbitMQ until its queue takes it."""
+    stack, fake = running_stack
+    with stack.channel() as channel:
+        channel.queue_declare("small", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+        channel.basic_publish("", "small", b"{}")
+    stack.publish(request(30, callback_queue="small"))
+    wait_until(lambda: stack.depth("gemini.callbacks.delay.5s") == 1, what="a held answer")
+    with stack.channel() as channel:
+        channel.queue_purge("small")
+        method, _properties, body = None, None, b""
+
+        def arrived() -> bool:
+            nonlocal method, body
+            method, _properties, body = channel.basic_get("small", auto_ack=True)
+            return method is not None
+
+        wait_until(arrived, what="the held answer")
+    assert b'"success"' in body
+    assert len(calls_about(fake, "Question 30")) == 1
+
+
+def test_a_missing_callback_queue_is_declared(running_stack: Running):
+    """F40: an answer is never published into nothing."""
+    stack, _fake = running_stack
+    stack.publish(request(40, callback_queue="new.answers"))
+    wait_until(lambda: stack.depth("new.answers") == 1, what="the answer in its new queue")
+
+
+def test_a_forged_message_on_the_work_queue_is_buried(running_stack: Running):
+    """F3: no call, no worker thread lost, and the next request is answered."""
+    stack, _fake = running_stack
+    with stack.channel() as channel:
+        for body in (b"garbage", FORGED):
+            channel.basic_publish("", "gemini.generate", body, pika.BasicProperties(delivery_mode=2))
+    stack.publish(request(50))
+    assert stack.answers(1)[0]["status"] == "success"
+    wait_until(lambda: stack.depth("gemini.generate.dead") == 2, what="two dead messages")
 
 
 def test_keys_take_turns_and_never_exceed_their_window(make_stack: MakeStack):
@@ -153,122 +277,3 @@ def test_a_429_moves_the_request_to_the_next_key_at_once(make_stack: MakeStack):
     stack.publish(request(2), request(3))
     assert {answer["status"] for answer in stack.answers(2)} == {"success"}
     assert [call["status"] for call in fake.calls() if call["key_last4"] == KEYS[0][-4:]] == [429]
-
-
-@pytest.mark.parametrize(
-    ("behaviour", "code", "calls"),
-    [
-        ({"status": 400}, "invalid_request", 1),
-        ({"status": 404}, "model_not_found", 1),
-        ({"status": 401}, "authentication", 1),
-        ({"status": 402}, "authentication", 1),
-        ({"status": 503}, "upstream", 3),
-        ({"error_in_200": "top"}, "upstream", 3),
-        ({"cut": 20}, "upstream", 3),
-        ({"hang": True}, "timeout", 3),
-    ],
-    ids=str,
-)
-def test_a_failure_of_the_provider_ends_in_one_error_envelope(
-    make_stack: MakeStack, behaviour: dict[str, object], code: str, calls: int
-):
-    """Final errors at once, the provider's own faults after the short schedule."""
-    stack, fake = make_stack(UPSTREAM_RETRY_DELAYS="0.1,0.2", REQUEST_TIMEOUT_SECONDS=1)
-    fake.script([behaviour])
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish(request(1, metadata={"user": 7}))
-    (answer,) = stack.answers(1)
-    assert set(answer.envelope) == {
-        "request_id",
-        "status",
-        "error",
-        "error_code",
-        "processing_time_ms",
-        "timestamp",
-        "metadata",
-    }
-    assert (answer["request_id"], answer["status"], answer["error_code"]) == ("r-1", "error", code)
-    assert len(fake.calls()) == calls
-    wait_until(lambda: stack.depth("gemini.generate") == 0, what="an empty work queue")
-
-
-def test_what_is_no_request_is_answered_or_kept(make_stack: MakeStack):
-    """F1: an error envelope where somebody can be told, else the dead queue, and the bridge goes on."""
-    stack, _fake = make_stack()
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish({"request_id": "bad", "prompt": " "}, b"\x00garbage", request(1, callback_queue="gemini.generate"))
-    stack.publish(b"garbage", reply_to="my.answers", correlation_id="c-1")
-    stack.publish(request(2))
-    by_id = {answer["request_id"]: answer for answer in stack.answers(2)}
-    assert by_id["bad"]["error_code"] == "invalid_request"
-    assert by_id["r-2"]["status"] == "success"
-    (mine,) = stack.answers(1, queue="my.answers")
-    assert (mine["request_id"], mine["status"]) == ("c-1", "error")
-    wait_until(lambda: stack.depth("gemini.requests.dead") == 2, what="two dead requests")
-    with stack.channel() as channel:
-        codes = Counter(
-            channel.basic_get("gemini.requests.dead", auto_ack=True)[1].headers["x-error-code"] for _ in range(2)
-        )
-    assert codes == {"invalid_request": 1, "callback_refused": 1}
-
-
-@pytest.mark.parametrize("name", ["gemini.generate", "gemini.requests", "gemini.generate.delay.60s", "amq.rabbitmq.x"])
-def test_a_callback_that_would_loop_is_refused_before_any_call(make_stack: MakeStack, name: str):
-    """S1, F41: a loop through our own queues would pay for ever."""
-    stack, fake = make_stack()
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish(request(1, callback_queue=name), request(2))
-    (answer,) = stack.answers(1)
-    assert answer["request_id"] == "r-2"
-    wait_until(lambda: stack.depth("gemini.requests.dead") == 1, what="a dead request")
-    assert len(fake.calls()) == 1
-
-
-def test_a_full_callback_queue_delays_the_answer_and_never_pays_again(make_stack: MakeStack):
-    """F41: the sealed answer waits in RabbitMQ until its queue takes it."""
-    stack, fake = make_stack()
-    with stack.channel() as channel:
-        channel.queue_declare("small", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-        channel.basic_publish("", "small", b"{}")
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish(request(1, callback_queue="small"))
-    wait_until(lambda: stack.depth("gemini.callbacks.delay.5s") == 1, what="a held answer")
-    with stack.channel() as channel:
-        channel.queue_purge("small")
-        method, _properties, body = None, None, b""
-
-        def arrived() -> bool:
-            nonlocal method, body
-            method, _properties, body = channel.basic_get("small", auto_ack=True)
-            return method is not None
-
-        wait_until(arrived, what="the held answer")
-    assert b'"success"' in body
-    assert len(fake.calls()) == 1
-
-
-def test_a_missing_callback_queue_is_declared(make_stack: MakeStack):
-    """F40: an answer is never published into nothing."""
-    stack, _fake = make_stack()
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish(request(1, callback_queue="new.answers"))
-    wait_until(lambda: stack.depth("new.answers") == 1, what="the answer in its new queue")
-
-
-def test_a_forged_message_on_the_work_queue_is_buried(make_stack: MakeStack):
-    """F3: no call, no worker thread lost, and the next request is answered."""
-    stack, fake = make_stack()
-    stack.start_worker()
-    stack.start_bridge()
-    with stack.channel() as channel:
-        for body in (b"garbage", FORGED):
-            channel.basic_publish("", "gemini.generate", body, pika.BasicProperties(delivery_mode=2))
-    stack.publish(request(1))
-    assert stack.answers(1)[0]["status"] == "success"
-    wait_until(lambda: stack.depth("gemini.generate.dead") == 2, what="two dead messages")
-    assert len(fake.calls()) == 1

@@ -8,15 +8,14 @@ from collections.abc import Callable
 
 import pika
 import pytest
-from tests.rabbitmq_server import RabbitmqServer
 
 from fake_openrouter.client import FakeClient
+from tests.rabbitmq_server import RabbitmqServer
+from tests.system.conftest import MakeStack
 from tests.system.stack import Stack, wait_until
 from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
-
-MakeStack = Callable[..., tuple[Stack, FakeClient]]
 
 
 def request(number: int, **fields: object) -> dict[str, object]:

@@ -2,19 +2,16 @@
 
 import json
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 import pika
 import pytest
 
-from fake_openrouter.client import FakeClient
+from tests.system.conftest import MakeStack
 from tests.system.stack import Stack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
-
-MakeStack = Callable[..., tuple[Stack, FakeClient]]
 
 
 def memory_kib(pid: int) -> int:
