@@ -97,7 +97,7 @@ def test_heroku_gets_the_process_types_and_settings_that_exist():
     """app.json names no process that the Procfile does not have."""
     app = json.loads(text("app.json"))
     assert set(app["formation"]) == set(procfile())
-    assert {addon["plan"].partition(":")[0] for addon in app["addons"]} == {"cloudamqp", "sentry"}
+    assert {addon["plan"].partition(":")[0] for addon in app["addons"]} == {"cloudamqp", "heroku-redis", "sentry"}
     assert set(app["env"]) <= documented_settings()
 
 
