@@ -1,6 +1,7 @@
 """What tests of every kind share: a real RabbitMQ, virtual hosts on it, and a real Redis."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import pytest
 
 from tests.rabbitmq_server import RabbitmqServer, installed
 from tests.redis_server import redis_server
+
+
+def pytest_configure() -> None:
+    """A SIGTERM, as from `timeout` or a CI system, tidies up like Ctrl-C: no server is left behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

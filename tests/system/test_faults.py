@@ -143,6 +143,8 @@ def produce(url: str, confirmed: list[str], stop: threading.Event) -> None:
                 confirmed.append(f"r-{number}")
         except pika.exceptions.AMQPError:
             stop.wait(0.5)
+        else:
+            connection.close()
 
 
 def test_one_dead_worker_process_ends_the_whole_worker(make_stack: MakeStack):
