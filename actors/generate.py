@@ -1,14 +1,15 @@
 """One request, one answer: the call to the provider."""
 
 import logging
+import time
 
 import dramatiq
 
 from actors.broker import cooldown, runtime
-from gateway.errors import AuthenticationFailed, GatewayError, RateLimited
+from gateway.errors import AuthenticationFailed, ErrorCode, GatewayError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
 from gateway.topology import WORK
-from middleware.attempt import current_attempt
+from middleware.attempt import Attempt, current_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +34,22 @@ def generate(job: Job) -> None:
             cooldown.rotate(error)
 
 
+def _time_left_s(attempt: Attempt) -> float:
+    """Seconds until the deadline that all calls of this attempt share; the ledger's lease ends after it."""
+    if attempt.deadline is None:
+        attempt.deadline = time.monotonic() + runtime.settings.request_timeout_seconds
+    left_s = attempt.deadline - time.monotonic()
+    if left_s <= 0:
+        raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
+    return left_s
+
+
 def _call(job: Job) -> Completion:
     attempt = current_attempt()
     if attempt.lease is None:
         raise LookupError("no key was leased: the actor runs below KeySelection only")
     attempt.called = True
-    completion = runtime.provider.complete(
-        job.request, attempt.lease.key, deadline_s=runtime.settings.request_timeout_seconds
-    )
+    completion = runtime.provider.complete(job.request, attempt.lease.key, deadline_s=_time_left_s(attempt))
     logger.info(
         "Answered by %s with key %s after %d ms (%d tokens)",
         completion.model_used,

@@ -33,6 +33,7 @@ class Attempt:
     job: Job | None = None
     reply: Reply | None = None
     lease: Lease | None = None
+    deadline: float | None = None  # of all its calls together, monotonic seconds; set by the first one
     called: bool = False  # a provider has been called with `lease`
     completion: Completion | None = None
     ledger_token: str | None = None

@@ -13,8 +13,9 @@ from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import AlreadyAnswered, Stopping
 from middleware.key_selection import STORE_RETRY_S
 
-#: A lease outlives the call's deadline by this much: time to rotate keys and to store the answer.
-LEASE_MARGIN_S = 60.0
+#: A lease outlives the deadline of the attempt's calls by this much, in seconds: time to store the answer. After a
+#: crash the redelivery waits until the lease has ended, so longer is not safer but slower.
+LEASE_MARGIN_S = 10.0
 
 #: How often the outcome of a call that runs elsewhere is looked up.
 POLL_S = 0.25

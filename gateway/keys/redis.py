@@ -23,6 +23,8 @@ class RedisKeyStore:
         self._server = server
 
     def acquire(self, ring: Ring, model: str, lease: str) -> Granted | Blocked:
+        if not ring.members:  # Redis keeps no empty ring: it could be enrolled for ever
+            return Blocked(0.0, refused=True)
         found = self._run(scripts.ACQUIRE, ring, model_subject(model), lease)
         while not found:  # new here, not renewed for an hour, or the server has lost its memory
             self._enrol(ring)

@@ -24,8 +24,8 @@ def stack_at(tmp_path: Path) -> Iterator[MakeStack]:
 
 
 @pytest.fixture
-def make_stack(stack_at: MakeStack, vhost_url: str) -> MakeStack:
-    """Makes a stack on a fresh virtual host of the shared test server."""
+def make_stack(vhost_url: str, stack_at: MakeStack) -> MakeStack:
+    """Makes a stack on a fresh virtual host of the shared test server, which outlives it."""
     return partial(stack_at, vhost_url)
 
 

@@ -4,15 +4,13 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable
 
 import pika
 import pytest
 
-from fake_openrouter.client import FakeClient
 from tests.rabbitmq_server import RabbitmqServer
 from tests.system.conftest import MakeStack
-from tests.system.stack import Stack, wait_until
+from tests.system.stack import wait_until
 from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
@@ -94,9 +92,7 @@ def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStac
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_rabbitmq_that_is_away_for_20_s_loses_nothing(
-    stack_at: Callable[..., tuple[Stack, FakeClient]], own_rabbitmq: RabbitmqServer
-):
+def test_a_rabbitmq_that_is_away_for_20_s_loses_nothing(own_rabbitmq: RabbitmqServer, stack_at: MakeStack):
     """F8: under load, stopped and started again; every confirmed request is answered."""
     stack, _fake = stack_at(own_rabbitmq.url)
     stack.start_worker()
