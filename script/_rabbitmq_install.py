@@ -3,13 +3,13 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
+
+from _debian import NotInstalled, install
 
 #: Debian's own scripts; those in /usr/sbin switch to the user `rabbitmq` and work on the system's server only.
 DEBIAN = Path("/usr/lib/rabbitmq/bin")
-POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 class NotAvailable(Exception):
@@ -21,7 +21,10 @@ def server_folder(say: Callable[[str], None]) -> Path | None:
     found = installed()
     if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
         say("RabbitMQ is not installed: installing Debian's package rabbitmq-server (once, a minute or two)")
-        _install()
+        try:
+            install("rabbitmq-server")
+        except NotInstalled as error:
+            raise NotAvailable(f"{error}; or set RABBITMQ_URL, or start Docker") from None
         found = installed()
     if found is not None:
         return found
@@ -40,33 +43,6 @@ def installed() -> Path | None:
     if on_path is not None and not on_path.startswith(("/usr/sbin", "/sbin")):
         candidates.insert(0, Path(on_path).parent)
     return next((folder for folder in candidates if os.access(folder / "rabbitmq-server", os.X_OK)), None)
-
-
-def _install() -> None:
-    apt = ["apt-get", "-y", "-q", "-o", "Dpkg::Use-Pty=0"]
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with _no_services():
-        for arguments in (["update"], ["install", "--no-install-recommends", "rabbitmq-server"]):
-            # Standard output may be somebody's pipe for the URL: progress goes to standard error.
-            done = subprocess.run([*apt, *arguments], env=environment, stdout=2, stdin=subprocess.DEVNULL, check=False)
-            if done.returncode != 0:
-                raise NotAvailable(f"apt-get {arguments[0]} failed (see above); or set RABBITMQ_URL, or start Docker")
-    if Path("/run/systemd/system").exists():
-        subprocess.run(["systemctl", "disable", "--quiet", "rabbitmq-server"], check=False)
-
-
-@contextmanager
-def _no_services() -> Iterator[None]:
-    """The package does not start a server of its own; a policy that is there already is left alone."""
-    if POLICY.exists():
-        yield
-        return
-    POLICY.write_text("#!/bin/sh\nexit 101\n")
-    POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        POLICY.unlink(missing_ok=True)
 
 
 def _docker_runs() -> bool:
