@@ -3,335 +3,285 @@
 A thread of its own runs the connection, so heartbeats are served whatever the other threads do. `submit` hands a
 message over and returns a future; its result is RabbitMQ's confirm, its exception one of the four PublishErrors.
 
-    submitted ──▶ in flight ──▶ confirmed | nacked | unroutable
-        ▲             │
-        └─────────────┘ the connection was lost: sent again, with the same message_id, until the deadline
+    inbox ──▶ waiting ──▶ in flight ──▶ confirmed | refused
+                ▲  ▲          │  │
+                │  └──────────┘  │ the connection was lost: sent again, with the same message_id, until the deadline
+                ├─── missing ◀───┤ returned: once per message its queue is declared, then it is sent again
+                └── suspects ◀───┘ RabbitMQ closed the channel over one of them: sent again in ever smaller batches
 
-All state but the inbox belongs to the publisher's thread.
+Other threads touch the window, the inbox and the answers; everything else belongs to the publisher's thread.
 """
 
-import itertools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
 
 from gateway import amqp
-from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, PublishError, Unroutable
+from gateway.confirm_channel import CLOSE_TIMEOUT_S, ConfirmChannel, Settled
+from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
+from gateway.in_flight import Outgoing
+from gateway.redeclare import Redeclarer
+from gateway.window import Window
 
 #: How often deadlines are looked at, in seconds.
 TICK_S = 0.25
 
-#: How long a stop waits for RabbitMQ's farewell, in seconds.
-CLOSE_TIMEOUT_S = 3.0
-
 #: Deadline of a publish that names none, in seconds.
 TIMEOUT_S = 30.0
+
+#: How long after its deadline a publish waits for a publisher that does not answer at all, in seconds.
+GRACE_S = 5.0
+
+#: What may wait for its outcome at a time; the rest waits in `submit`. Bytes count the bodies.
+MAX_MESSAGES, MAX_BYTES = 10_000, 64 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(eq=False, slots=True)
-class _Outgoing:
-    queue: str
-    body: bytes = field(repr=False)
-    properties: pika.BasicProperties
-    deadline: float
-    confirmed: "Future[None]" = field(default_factory=Future)
-    sent: bool = False
-    returned: bool = False
-    redeclared: bool = False
-
-
 class Publisher:
-    """Publishes to queues by name and reports only what RabbitMQ has confirmed.
+    """Publishes to queues by name and reports only what RabbitMQ has confirmed. Thread-safe.
 
-    `redeclare` is asked once per message to make a queue that is missing; it runs on a thread of its own. Thread-safe.
-    Callers bound what is on its way: a worker thread waits for its own confirm, the bridge has its prefetch.
+    A message whose queue is missing is held while `redeclare(queue)`, on a thread of its own, says whether it could
+    make the queue; without `redeclare` the message is Unroutable at once.
     """
 
-    def __init__(self, url: str, *, name: str, redeclare: Callable[[str], bool] | None = None) -> None:
-        self._parameters = amqp.parameters(url, name=name)
-        self._redeclare = redeclare
-        self._inbox: deque[_Outgoing] = deque()
-        self._suspects: deque[_Outgoing] = deque()
-        self._in_flight: dict[int, _Outgoing] = {}
-        self._tags = itertools.count(1)
-        self._ready = threading.Event()
-        self._idle = threading.Event()
-        self._stopping = False
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        redeclare: Callable[[str], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        window: Window | None = None,
+    ) -> None:
+        self._clock = clock
+        self._window = window or Window(messages=MAX_MESSAGES, size=MAX_BYTES)
+        self._redeclarer = Redeclarer(redeclare, self._on_answer) if redeclare is not None else None
+        self._stopping = threading.Event()
+        self._channel = ConfirmChannel(amqp.parameters(url, name=name), self, stopping=self._stopping)
+        self._inbox: deque[Outgoing] = deque()
+        self._answers: deque[tuple[str, bool]] = deque()
+        self._waiting: deque[Outgoing] = deque()
+        self._suspects: deque[Outgoing] = deque()
+        self._missing: dict[str, list[Outgoing]] = {}
+        self._batch = 0  # of suspects; 0 when there are none
         self._woken = False
-        self._pause_s = amqp.FIRST_PAUSE_S
-        self._connection: Any = None
-        self._channel: Any = None
+        self._drained = True
         self._loop: Any = None
         self._thread: threading.Thread | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether RabbitMQ takes publishes now: connected, and no memory or disk alarm."""
-        return self._ready.is_set()
+        """Whether RabbitMQ takes publishes now: connected, in confirm mode, no memory or disk alarm.
+
+        RabbitMQ tells a connection of an alarm only when it publishes: an idle one hears of it with its next message.
+        """
+        return self._channel.ready.is_set()
 
     def wait_ready(self, timeout_s: float) -> bool:
         """Wait until RabbitMQ takes publishes, at most `timeout_s` seconds; whether it does."""
-        return self._ready.wait(timeout_s)
+        return self._channel.ready.wait(timeout_s)
 
     def start(self) -> None:
-        """Start the thread. Not in the constructor: a process may be forked between the two."""
-        self._loop = IOLoop()
-        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
-        self._thread.start()
+        """Start the thread. Not in the constructor: a process may be forked between the two. Idempotent."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+            self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Wait up to `timeout_s` seconds for what is on its way, then close; whether all was confirmed. Idempotent."""
-        if self._thread is None or not self._thread.is_alive():
-            return True
-        self._idle.clear()
-        self._call(self._note_idle)
-        confirmed = self._idle.wait(timeout_s)
-        self._call(self._close)
-        self._thread.join(2 * CLOSE_TIMEOUT_S)
-        return confirmed
+        """Wait up to `timeout_s` seconds for what is on its way, then close. Idempotent; whether nothing was left."""
+        if not self._stopping.is_set():
+            self._drained = self._window.wait_empty(timeout_s)
+            self._stopping.set()
+            self._window.close()
+        if self._thread is None:
+            self._fail_all()
+        else:
+            self._wake()
+            self._thread.join(2 * CLOSE_TIMEOUT_S)
+        return self._drained
 
     def submit(
         self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = TIMEOUT_S
     ) -> "Future[None]":
         """Hand a message over; the future is done when it is confirmed, refused, or `timeout_s` seconds have passed.
 
+        Returns at once, unless so much is on its way that the message has to wait for its place, within its deadline.
         `properties` need a `message_id`: RabbitMQ returns an unroutable message without saying which one it was.
+        Callbacks of the future run on the publisher's thread: they must not wait.
         """
         if not properties.message_id:
             raise ValueError("a published message needs a message_id")
-        outgoing = _Outgoing(queue, body, properties, time.monotonic() + timeout_s)
+        outgoing = Outgoing(queue, body, properties, self._clock() + timeout_s)
+        # The publisher's own thread, in a callback, cannot wait for what only it can do.
+        patience_s = 0.0 if threading.current_thread() is self._thread else timeout_s
+        if not self._window.enter(len(body), patience_s):
+            self._give_up(outgoing)
+            return outgoing.confirmed
+        outgoing.confirmed.add_done_callback(lambda _done: self._window.leave(len(body)))
         self._inbox.append(outgoing)
-        if self._stopping:
-            _fail(outgoing, ConnectionLost("The publisher has stopped", queue=queue))
+        if self._stopping.is_set():
+            self._give_up(outgoing)
         elif not self._woken:
             # One wake-up for a burst. The flag is cleared before the inbox is read, so no message is left behind.
-            self._woken = True
-            self._call(self._on_wake)
+            self._wake()
         return outgoing.confirmed
 
     def publish(
         self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = TIMEOUT_S
     ) -> None:
         """Publish and wait for the confirm. Raises Unroutable, Nacked, ConfirmTimeout or ConnectionLost."""
-        self.submit(queue, body, properties, timeout_s=timeout_s).result()
+        confirmed = self.submit(queue, body, properties, timeout_s=timeout_s)
+        try:
+            confirmed.result(timeout_s + GRACE_S)
+        except TimeoutError:
+            confirmed.cancel()
+            raise ConfirmTimeout(f"The publisher does not answer for a message to {queue}", queue=queue) from None
+
+    def _wake(self) -> None:
+        self._woken = True
+        loop = self._loop
+        if loop is not None:  # else the thread is about to start, and reads the inbox first
+            loop.add_callback_threadsafe(self._on_wake)
+
+    def _on_answer(self, queue: str, made: bool) -> None:
+        self._answers.append((queue, made))
+        self._wake()
 
     # -- from here on: the publisher's thread ------------------------------------------------------------------------
 
-    def _call(self, callback: Callable[[], None]) -> None:
-        self._loop.add_callback_threadsafe(callback)
-
     def _run(self) -> None:
-        self._connect()
-        self._tick()
         try:
+            while not self._stopping.is_set():
+                self._serve()
+        finally:
+            self._stopping.set()
+            self._window.close()
+            self._fail_all()
+
+    def _serve(self) -> None:
+        """Publish until asked to stop, over as many connections as it takes."""
+        self._loop = IOLoop()
+        try:
+            self._channel.open(self._loop)
+            self._tick()
             self._loop.start()
         except Exception:
-            logger.exception("The publisher has failed")
-            raise
+            # A mistake of ours or of pika's. A publisher that is dead for good would hold the worker for ever.
+            logger.exception("The publisher has failed: it starts again")
         finally:
-            self._stopping = True
-            self._ready.clear()
-            self._fail_all()
+            self._channel.abandon()
             self._loop.close()
+        self._stopping.wait(self._channel.next_pause_s())
 
-    def _connect(self) -> None:
-        if not self._stopping:
-            self._connection = pika.SelectConnection(
-                self._parameters,
-                on_open_callback=self._on_open,
-                on_open_error_callback=self._on_lost,
-                on_close_callback=self._on_lost,
-                custom_ioloop=self._loop,
-            )
-
-    def _on_open(self, connection: Any) -> None:
-        if self._stopping:
-            connection.close()
-            return
-        connection.add_on_connection_blocked_callback(self._on_blocked)
-        connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        self._open_channel()
-
-    def _open_channel(self) -> None:
-        self._connection.channel(on_open_callback=self._on_channel_open)
-
-    def _on_channel_open(self, channel: Any) -> None:
-        self._channel = channel
-        self._tags = itertools.count(1)
-        channel.add_on_close_callback(self._on_channel_closed)
-        channel.add_on_return_callback(self._on_return)
-        channel.confirm_delivery(self._on_confirm, callback=lambda _frame: self._on_ready())
-
-    def _on_ready(self) -> None:
-        self._pause_s = amqp.FIRST_PAUSE_S
-        self._ready.set()
-        self._send()
-
-    def _on_blocked(self, _connection: Any, _method: Any) -> None:
-        logger.warning("RabbitMQ takes no publishes: memory or disk alarm")
-        self._ready.clear()
-
-    def _on_unblocked(self, _connection: Any, _method: Any) -> None:
-        logger.info("RabbitMQ takes publishes again")
-        self._on_ready()
-
-    def _on_channel_closed(self, _channel: Any, reason: BaseException) -> None:
-        """RabbitMQ closes a channel for one message; the others must not go down with it, again and again."""
-        if not self._connection.is_open:
-            return
-        self._ready.clear()
-        logger.warning("RabbitMQ closed the publisher's channel: %s", reason)
-        lost = self._take_in_flight()
-        if len(lost) == 1:
-            # It was alone: this is the message that RabbitMQ will not have.
-            _fail(lost[0], Nacked(f"RabbitMQ refused the message: {reason}", queue=lost[0].queue))
-        else:
-            self._suspects.extendleft(reversed(lost))
-        self._open_channel()
-
-    def _on_lost(self, _connection: Any, reason: BaseException | str) -> None:
-        self._ready.clear()
-        if self._stopping:
-            self._loop.stop()
-            return
-        self._inbox.extendleft(reversed(self._take_in_flight()))
-        pause_s = amqp.backoff_s(self._pause_s)
-        self._pause_s = min(self._pause_s * 2, amqp.LONGEST_PAUSE_S)
-        logger.warning("The publisher has no connection (%s): next try in %.1f s", type(reason).__name__, pause_s)
-        self._loop.call_later(pause_s, self._connect)
-
-    def _take_in_flight(self) -> list[_Outgoing]:
-        taken = list(self._in_flight.values())
-        self._in_flight.clear()
-        for outgoing in taken:
-            outgoing.returned = False
-        return taken
+    def _tick(self) -> None:
+        now = self._clock()
+        for outgoing in list(self._outstanding()):
+            if outgoing.deadline <= now and not outgoing.done:
+                self._expire(outgoing)
+        # Nothing that is done keeps its place, and its body, for as long as RabbitMQ stays away.
+        self._waiting = deque(outgoing for outgoing in self._waiting if not outgoing.done)
+        self._suspects = deque(outgoing for outgoing in self._suspects if not outgoing.done)
+        self._on_wake()
+        self._loop.call_later(TICK_S, self._tick)
 
     def _on_wake(self) -> None:
         self._woken = False
-        self._send()
-
-    def _send(self) -> None:
-        """Send what waits; suspects one at a time, each alone in flight."""
-        while self._ready.is_set() and (self._suspects or self._inbox):
-            if self._suspects and self._in_flight:
-                return
-            alone = bool(self._suspects)
-            outgoing = self._suspects.popleft() if alone else self._inbox.popleft()
-            if outgoing.confirmed.done():
-                continue
-            outgoing.sent = True
-            self._in_flight[next(self._tags)] = outgoing
-            self._channel.basic_publish("", outgoing.queue, outgoing.body, outgoing.properties, mandatory=True)
-            if alone:
-                return
-
-    def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
-        """Mark the message that was returned; its confirm follows. A return names no delivery tag."""
-        for outgoing in self._in_flight.values():
-            same = outgoing.queue == method.routing_key and outgoing.properties.message_id == properties.message_id
-            if same and not outgoing.returned:
-                outgoing.returned = True
-                return
-
-    def _on_confirm(self, frame: Any) -> None:
-        method = frame.method
-        acked = isinstance(method, pika.spec.Basic.Ack)
-        for tag in self._tags_of(method):
-            outgoing = self._in_flight.pop(tag, None)
-            if outgoing is not None:  # else its deadline has passed
-                self._conclude(outgoing, acked=acked)
-        if self._suspects:
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
+        while self._answers:
+            self._on_redeclared(*self._answers.popleft())
+        if self._stopping.is_set():
+            self._channel.close()
+        else:
             self._send()
 
-    def _tags_of(self, method: Any) -> list[int]:
-        if not method.multiple:
-            return [method.delivery_tag]
-        return list(itertools.takewhile(lambda tag: tag <= method.delivery_tag, self._in_flight))
+    def _send(self) -> None:
+        """Send what waits. While there are suspects: a batch of them alone, and the next when it has its outcome."""
+        if self._batch and not self._channel.in_flight:
+            self._send_from(self._suspects, self._batch)
+            if not self._suspects and not self._channel.in_flight:
+                self._batch = 0
+        if not self._batch:
+            self._send_from(self._waiting, len(self._waiting))
 
-    def _conclude(self, outgoing: _Outgoing, *, acked: bool) -> None:
-        if outgoing.returned:
-            self._missing(outgoing)
-        elif acked:
-            _resolve(outgoing)
+    def _send_from(self, source: "deque[Outgoing]", count: int) -> None:
+        while source and count > 0 and self._channel.ready.is_set():
+            outgoing = source.popleft()
+            if outgoing.done:
+                continue
+            count -= 1
+            if not self._channel.send(outgoing):
+                source.appendleft(outgoing)
+
+    def on_ready(self) -> None:
+        self._send()
+
+    def on_settled(self, outgoing: Outgoing, settled: Settled) -> None:
+        if settled is Settled.STORED:
+            outgoing.succeed()
+        elif settled is Settled.REFUSED:
+            outgoing.fail(Nacked(f"The queue {outgoing.queue} refused the message", queue=outgoing.queue))
         else:
-            _fail(outgoing, Nacked(f"The queue {outgoing.queue} refused the message", queue=outgoing.queue))
+            self._on_missing(outgoing)
+        if self._batch:
+            self._send()
 
-    def _missing(self, outgoing: _Outgoing) -> None:
-        outgoing.returned = False
-        if self._redeclare is None or outgoing.redeclared:
-            _fail(outgoing, Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
+    def on_lost(self, lost: list[Outgoing], blame: str | None) -> None:
+        """Send again what was in flight; when one of many was the cause, in batches of half as many to find it."""
+        if blame is not None and len(lost) == 1:
+            text = f"RabbitMQ refused a message to {lost[0].queue}: {blame}"
+            lost[0].fail(Nacked(text, queue=lost[0].queue))
+            return
+        if blame is not None:
+            self._batch = max(1, len(lost) // 2)
+        again = self._suspects if self._batch else self._waiting
+        again.extendleft(reversed(lost))
+
+    def _on_missing(self, outgoing: Outgoing) -> None:
+        if self._redeclarer is None or outgoing.redeclared:
+            outgoing.fail(Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
             return
         outgoing.redeclared = True
-        threading.Thread(target=self._declare_missing, args=(outgoing,), name="redeclare", daemon=True).start()
+        asked = outgoing.queue in self._missing
+        self._missing.setdefault(outgoing.queue, []).append(outgoing)
+        if not asked:
+            self._redeclarer.ask(outgoing.queue)
 
-    def _declare_missing(self, outgoing: _Outgoing) -> None:
-        """Runs on a thread of its own: declaring takes a connection of its own."""
-        if self._redeclare is not None and self._redeclare(outgoing.queue):
-            logger.warning("The queue %s was missing and has been declared", outgoing.queue)
-        self._inbox.append(outgoing)  # a queue that is still missing returns the message again
-        self._call(self._send)
+    def _on_redeclared(self, queue: str, made: bool) -> None:
+        for outgoing in self._missing.pop(queue, ()):
+            if made:
+                self._waiting.append(outgoing)
+            else:
+                outgoing.fail(Unroutable(f"The queue {queue} does not exist, and cannot be made", queue=queue))
 
-    def _tick(self) -> None:
-        now = time.monotonic()
-        for tag, outgoing in list(self._in_flight.items()):
-            if outgoing.deadline <= now:
-                del self._in_flight[tag]
-                self._expire(outgoing)
-        for waiting in (self._inbox, self._suspects):
-            for outgoing in [o for o in list(waiting) if o.deadline <= now]:
-                waiting.remove(outgoing)
-                self._expire(outgoing)
-        self._send()
-        self._loop.call_later(TICK_S, self._tick)
+    def _outstanding(self) -> Iterator[Outgoing]:
+        for group in (self._waiting, self._suspects, self._channel.in_flight.messages(), *self._missing.values()):
+            yield from group
 
-    def _expire(self, outgoing: _Outgoing) -> None:
+    def _expire(self, outgoing: Outgoing) -> None:
         if outgoing.sent:
             text = f"RabbitMQ has not confirmed a message to {outgoing.queue} in time"
-            _fail(outgoing, ConfirmTimeout(text, queue=outgoing.queue))
+            outgoing.fail(ConfirmTimeout(text, queue=outgoing.queue))
         else:
-            text = f"No connection that takes a message to {outgoing.queue} in time"
-            _fail(outgoing, ConnectionLost(text, queue=outgoing.queue))
+            self._give_up(outgoing)
 
-    def _note_idle(self) -> None:
-        if self._inbox or self._suspects or self._in_flight:
-            self._loop.call_later(0.02, self._note_idle)
-        else:
-            self._idle.set()
-
-    def _close(self) -> None:
-        """Close in order; a connection that is being opened cannot be closed in pika before it is open."""
-        self._stopping = True
-        self._ready.clear()
-        if self._connection is None or self._connection.is_closed:
-            self._loop.stop()
-        elif self._connection.is_open:
-            self._connection.close()
-        self._loop.call_later(CLOSE_TIMEOUT_S, self._loop.stop)
+    def _give_up(self, outgoing: Outgoing) -> None:
+        late = f"No connection that takes a message to {outgoing.queue} in time"
+        text = "The publisher has stopped" if self._stopping.is_set() else late
+        outgoing.fail(ConnectionLost(text, queue=outgoing.queue))
 
     def _fail_all(self) -> None:
-        for outgoing in [*self._take_in_flight(), *self._suspects, *self._inbox]:
-            _fail(outgoing, ConnectionLost("The publisher has stopped", queue=outgoing.queue))
-        self._suspects.clear()
-        self._inbox.clear()
-
-
-def _resolve(outgoing: _Outgoing) -> None:
-    with suppress(InvalidStateError):  # it was cancelled, or the publisher has stopped
-        outgoing.confirmed.set_result(None)
-
-
-def _fail(outgoing: _Outgoing, error: PublishError) -> None:
-    with suppress(InvalidStateError):
-        outgoing.confirmed.set_exception(error)
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
+        for outgoing in list(self._outstanding()):
+            self._give_up(outgoing)
+        if self._redeclarer is not None:
+            self._redeclarer.stop()

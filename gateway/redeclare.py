@@ -1,0 +1,43 @@
+"""Makes queues that have gone missing, on a thread of its own: declaring takes a connection and time."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+
+class Redeclarer:
+    """Asks `redeclare` for one queue after the other, and reports each answer to `answered(queue, made)`."""
+
+    def __init__(self, redeclare: Callable[[str], bool], answered: Callable[[str, bool], None]) -> None:
+        self._redeclare = redeclare
+        self._answered = answered
+        self._missing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, name: str) -> None:
+        """Have a queue made. For one thread; the answer comes on another."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="redeclare", daemon=True)
+            self._thread.start()
+        self._missing.put(name)
+
+    def stop(self) -> None:
+        """End the thread after what it is doing. Idempotent; nobody waits for it, its work may take long."""
+        self._missing.put(None)
+
+    def _run(self) -> None:
+        while (name := self._missing.get()) is not None:
+            self._answered(name, self._made(name))
+
+    def _made(self, name: str) -> bool:
+        try:
+            made = self._redeclare(name)
+        except Exception as error:  # noqa: BLE001 - whatever it was: the messages that wait for the queue need an answer
+            logger.warning("The queue %s is missing and cannot be declared (%s)", name, type(error).__name__)
+            return False
+        if made:
+            logger.warning("The queue %s was missing and has been declared", name)
+        return made
