@@ -23,6 +23,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from gateway.errors import TopologyError
 from gateway.policy import CALLBACK_RETRY_DELAYS_S
+from gateway.redaction import escape_controls
 
 WORK = "gemini.generate"
 CALLBACKS = "gemini.callbacks"
@@ -35,8 +36,10 @@ WORK_DELIVERY_LIMIT = 20
 #: For queues where a redelivery costs nothing. RabbitMQ 4 takes a missing limit for 20, RabbitMQ 3 takes -1 for 0.
 HIGH_DELIVERY_LIMIT = 1_000_000
 
+#: The longest name of a queue, in bytes.
+LONGEST_NAME = 255
+
 _NOT_FOUND, _ACCESS_REFUSED, _PRECONDITION_FAILED = 404, 403, 406
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Names(Protocol):
@@ -107,7 +110,7 @@ class Topology:
             return "is one of the worker's own queues"
         if callback.startswith("amq."):
             return "names that begin with amq. are reserved by RabbitMQ"
-        if not callback or len(callback.encode(errors="replace")) > 255 or _CONTROLS.search(callback):  # noqa: PLR2004
+        if escape_controls(callback, limit=None) != callback or not 1 <= len(callback.encode()) <= LONGEST_NAME:
             return "is not the name of a queue: 1 to 255 bytes, no control characters"
         if self._pattern is not None and not self._pattern.fullmatch(callback):
             return "is not allowed by CALLBACK_QUEUE_PATTERN"

@@ -1,0 +1,193 @@
+"""The queues: what they are called, how they are declared, and where no answer may go."""
+
+import uuid
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+import pika
+import pytest
+
+from gateway import amqp
+from gateway.errors import TopologyError
+from gateway.topology import CALLBACKS, DEAD_WORK, WORK, Topology
+from tests.rabbitmq_server import RabbitmqServer
+
+
+@dataclass(frozen=True)
+class Names:
+    """The settings that name queues."""
+
+    request_queue: str = "gemini.requests"
+    response_queue: str = "gemini.responses"
+    queue_retry_delays: tuple[float, ...] = (60.0, 0.5, 86400.0)
+    upstream_retry_delays: tuple[float, ...] = (0.2, 60.0)
+    callback_queue_pattern: str | None = None
+
+
+TOPOLOGY = Topology(Names())
+
+
+def connect(url: str) -> pika.BlockingConnection:
+    return amqp.connect(amqp.parameters(url, name="test"), deadline_s=20)
+
+
+def test_a_wait_is_in_its_queue_name():
+    """A changed schedule makes new queues instead of colliding with the old ones (F25)."""
+    assert TOPOLOGY.key_waits == (
+        "gemini.generate.delay.0.5s",
+        "gemini.generate.delay.60s",
+        "gemini.generate.delay.86400s",
+    )
+    assert TOPOLOGY.upstream_wait(60.0) == "gemini.generate.backoff.60s"
+
+
+@pytest.mark.parametrize("name", list(TOPOLOGY.ours))
+def test_every_queue_of_ours_has_an_explicit_type_and_a_positive_limit(name: str):
+    """F54: the defaults of both differ between RabbitMQ 3.10 and 4.x."""
+    arguments = TOPOLOGY.ours[name].arguments
+    assert arguments["x-queue-type"] == "quorum"
+    assert arguments["x-delivery-limit"] > 0
+
+
+@pytest.mark.parametrize("name", [n for n in TOPOLOGY.ours if not n.endswith(".dead")])
+def test_what_is_dead_lettered_is_confirmed_first(name: str):
+    """At-least-once, which RabbitMQ grants only together with reject-publish."""
+    arguments = TOPOLOGY.ours[name].arguments
+    assert arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert arguments["x-overflow"] == "reject-publish"
+    assert arguments["x-dead-letter-routing-key"] in TOPOLOGY.ours
+
+
+@pytest.mark.parametrize("name", [n for n in TOPOLOGY.ours if n.endswith(".dead")])
+def test_nothing_vanishes_from_a_dead_queue(name: str):
+    """No time to live, no length limit."""
+    assert set(TOPOLOGY.ours[name].arguments) == {"x-queue-type", "x-delivery-limit"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "gemini.requests",
+        "gemini.requests.dead",
+        WORK,
+        f"{WORK}.delay.60s",
+        f"{WORK}.backoff.2s",
+        DEAD_WORK,
+        CALLBACKS,
+        f"{CALLBACKS}.delay.5s",
+        "amq.gen-x",
+        "amq.rabbitmq.reply-to",
+        "é" * 128,
+        "a\nb",
+        "a\x1b[31m",
+        "a\u2028b",
+        "\ud800",
+    ],
+)
+def test_no_answer_goes_into_a_queue_that_is_ours_or_reserved(name: str):
+    """S1, S6: no loop, no forged log line."""
+    assert TOPOLOGY.refusal(name) is not None
+
+
+@pytest.mark.parametrize("name", ["gemini.responses", "my.answers", "gemini.generated", "é" * 127])
+def test_any_other_queue_may_be_answered(name: str):
+    """A prefix counts only up to a dot."""
+    assert TOPOLOGY.refusal(name) is None
+
+
+def test_a_pattern_narrows_where_answers_may_go():
+    """CALLBACK_QUEUE_PATTERN has to fit the whole name."""
+    topology = Topology(Names(callback_queue_pattern=r"answers\.\w+"))
+    assert topology.refusal("answers.a") is None
+    assert topology.refusal("answers.a.b") is not None
+
+
+@pytest.mark.rabbitmq
+def test_declaring_twice_changes_nothing(vhost_url: str):
+    """Every worker does it at boot."""
+    with closing(connect(vhost_url)) as connection:
+        TOPOLOGY.declare(connection)
+        TOPOLOGY.declare(connection)
+        channel = connection.channel()
+        for name in [*TOPOLOGY.ours, "gemini.requests", "gemini.responses"]:
+            channel.queue_declare(name, passive=True)
+
+
+@pytest.mark.rabbitmq
+def test_a_shared_queue_that_exists_is_used_as_it_is(vhost_url: str):
+    """Its owner decided on its arguments."""
+    with closing(connect(vhost_url)) as connection:
+        connection.channel().queue_declare("gemini.requests", durable=True, arguments={"x-max-length": 7})
+        TOPOLOGY.declare(connection)
+        assert TOPOLOGY.declare_one(connection, "gemini.requests")
+
+
+@pytest.mark.rabbitmq
+def test_a_queue_with_other_arguments_is_one_line_for_an_operator(vhost_url: str):
+    """F11: which queue, what differs, what to do."""
+    with closing(connect(vhost_url)) as connection:
+        connection.channel().queue_declare(WORK, durable=True)
+        with pytest.raises(TopologyError) as caught:
+            TOPOLOGY.declare(connection)
+    text = str(caught.value)
+    assert WORK in text
+    assert "inequivalent arg" in text
+    assert "\n" not in text
+
+
+@pytest.mark.rabbitmq
+def test_a_missing_permission_is_one_line_for_an_operator(vhost_url: str, rabbitmq_server: RabbitmqServer):
+    """It names the queue and what to grant."""
+    rabbitmq_server.permit(vhost_url, configure="^$")
+    with closing(connect(vhost_url)) as connection, pytest.raises(TopologyError, match=r"gemini.*grant configure"):
+        TOPOLOGY.declare(connection)
+
+
+@pytest.mark.rabbitmq
+def test_a_wait_ends_in_the_work_queue(vhost_url: str):
+    """The message comes back with its body and its id."""
+    with closing(connect(vhost_url)) as connection:
+        TOPOLOGY.declare(connection)
+        channel = connection.channel()
+        channel.confirm_delivery()
+        sent = str(uuid.uuid4())
+        channel.basic_publish(
+            "", "gemini.generate.delay.0.5s", b"body", pika.BasicProperties(message_id=sent, delivery_mode=2)
+        )
+        for method, properties, body in channel.consume(WORK, inactivity_timeout=10):
+            assert method is not None
+            assert (properties.message_id, body) == (sent, b"body")
+            break
+        channel.cancel()
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda url: url.replace("guest:guest", "guest:canary"), "refuses the user guest"),
+        (lambda url: url.rpartition("/")[0] + "/no-such-vhost", "refuses guest the virtual host no-such-vhost"),
+    ],
+    ids=["wrong password", "wrong virtual host"],
+)
+def test_a_refused_connection_says_why_at_once(vhost_url: str, change: Callable[[str], str], says: str):
+    """F10: waiting would not help, and the password is in no text."""
+    with pytest.raises(TopologyError) as caught:
+        connect(change(vhost_url))
+    assert says in str(caught.value)
+    assert "canary" not in str(caught.value)
+
+
+def test_a_server_that_is_away_is_waited_for_then_named():
+    """F10: bounded, and one line that says what to check."""
+    away = amqp.parameters("amqp://guest:canary@127.0.0.1:1/", name="test")
+    with pytest.raises(TopologyError, match=r"127\.0\.0\.1:1 cannot be reached") as caught:
+        amqp.connect(away, deadline_s=0.5)
+    assert "canary" not in str(caught.value)
+
+
+def test_heartbeats_notice_a_frozen_peer_within_twenty_seconds():
+    """F9: whatever the URL says."""
+    assert amqp.parameters("amqp://h/?heartbeat=600", name="test").heartbeat <= 10
