@@ -103,10 +103,13 @@ class Consumer(dramatiq.Consumer):
 
     def _patience_s(self) -> float:
         longest_s: float = self.broker.idle_s
-        return self.waiting_room.patience_s(longest_s) if self.waiting_room is not None else longest_s
+        return self.waiting_room.patience_s(longest_s) if self.waiting_room and self._has_room() else longest_s
+
+    def _has_room(self) -> bool:
+        return len(self.unsettled) < self.prefetch
 
     def _early(self) -> Delivery | None:
-        if self.waiting_room is None or len(self.unsettled) >= self.prefetch:
+        if self.waiting_room is None or not self._has_room():
             return None
         delivery = self.waiting_room.next()
         return self._hand_out(delivery) if delivery is not None else None

@@ -10,7 +10,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from actors.delivery import Delivery, Source
 from actors.encoder import StrictEncoder
-from gateway.errors import GatewayError, RequestRejected
+from gateway.errors import RequestRejected, StoreUnavailable
 from gateway.keys.pool import Lease
 from gateway.messages import Job
 from gateway.topology import WORK
@@ -50,7 +50,7 @@ class WaitingRoom:
 
     def next(self) -> Delivery | None:
         """The next waiting request with its lease, or None when no key is free or nobody waits."""
-        if time.monotonic() < self._not_before:
+        if time.monotonic() < self._not_before or not self.runtime.publisher.ready:
             return None
         try:
             pause_s = self.runtime.pool.ready_in_s()
@@ -58,7 +58,7 @@ class WaitingRoom:
                 self._pause(pause_s)
                 return None
             return self._first_waiting()
-        except GatewayError as error:
+        except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
             self._pause(LOOK_EVERY_S)
             return None
@@ -86,17 +86,26 @@ class WaitingRoom:
 
     def _release(self, queue: str, tag: int, body: bytes) -> Delivery | None:
         job, message = self._read(body)
-        grant = self.runtime.pool.acquire(self._model(job)) if job is not None else None
-        if job is None or not isinstance(grant, Lease):
+        lease = self._lease(job) if job is not None else None
+        if job is None or lease is None:
             # Not ours to judge here, or its model rests: its time will come, and then it is read like any other.
             self._channel.basic_nack(tag, requeue=True)
             self._pause(LOOK_EVERY_S)
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
         delivery = Delivery(message.copy(args=(uncounted,)), source=self.source, channel=self._channel, tag=tag)
-        attempt_of(delivery).lease = grant
+        attempt_of(delivery).lease = lease
         logger.info("[%s] Released early from %s", job.request_id, queue)
         return delivery
+
+    def _lease(self, job: Job) -> Lease | None:
+        """A key for the job; None when it has to go back, whatever the reason."""
+        try:
+            grant = self.runtime.pool.acquire(self._model(job))
+        except StoreUnavailable as error:
+            logger.warning("No early release now: %s", error)
+            return None
+        return grant if isinstance(grant, Lease) else None
 
     def _model(self, job: Job) -> str:
         try:
