@@ -73,13 +73,18 @@ def backoff_s(pause_s: float) -> float:
 
 
 def _refusal(found: pika.URLParameters, error: BaseException) -> str | None:
+    """The line for a server that refuses us and will go on doing so; None when it may let us in later."""
     where = f"RabbitMQ at {found.host}:{found.port}"
     user = redact(str(found.credentials.username))
     code = error.reply_code if isinstance(error, ConnectionClosedByBroker) else None
+    # pika takes any end during the handshake for a refusal, but a server that goes down says nothing, or has no place.
+    if any(passing in str(error) for passing in ("StreamLostError", "connection limit", "CONNECTION_FORCED")):
+        return None
     if isinstance(error, AuthenticationError | ProbableAuthenticationError) or code == ACCESS_REFUSED:
         return f"{where} refuses the user {user}: check user and password in RABBITMQ_URL"
     if isinstance(error, ProbableAccessDeniedError) or code == NOT_ALLOWED:
-        return f"{where} refuses {user} the virtual host {found.virtual_host}: check the end of RABBITMQ_URL"
+        vhost = redact(found.virtual_host)
+        return f"{where} refuses {user} the virtual host {vhost}: check the end of RABBITMQ_URL"
     return None
 
 
@@ -89,4 +94,6 @@ def _cause(error: BaseException) -> str:
     while isinstance(inner, BaseException) and inner.args and isinstance(inner.args[-1], BaseException):
         inner = inner.args[-1]
     inner = getattr(inner, "exception", inner)
+    if "connection limit" in str(error):
+        return "its limit of connections is reached"
     return "host name not found" if isinstance(inner, socket.gaierror) else type(inner).__name__

@@ -9,6 +9,7 @@
     *.dead                         what an operator must look at              stays
 
 The wait is in the name: a changed schedule makes new queues, and what lies in the old ones still comes back in time.
+An old one stays when it is empty; an operator may delete it then.
 Only a wait for a key may be released early, so the two kinds have queues of their own even where the time is equal.
 Valid on RabbitMQ 3.10 to 4.x: every type and limit is explicit, since their defaults have changed.
 """
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pika
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from gateway.errors import TopologyError
 from gateway.policy import CALLBACK_RETRY_DELAYS_S
@@ -39,7 +40,10 @@ HIGH_DELIVERY_LIMIT = 1_000_000
 #: The longest name of a queue, in bytes.
 LONGEST_NAME = 255
 
-_NOT_FOUND, _ACCESS_REFUSED, _PRECONDITION_FAILED = 404, 403, 406
+_NOT_FOUND, _ACCESS_REFUSED, _RESOURCE_LOCKED, _PRECONDITION_FAILED = 404, 403, 405, 406
+
+#: What RabbitMQ says of a queue that is there: another connection has it to itself, or it was declared otherwise.
+_EXISTS = frozenset({_RESOURCE_LOCKED, _PRECONDITION_FAILED})
 
 
 class Names(Protocol):
@@ -75,6 +79,7 @@ class Topology:
         #: The queues that requests wait in for a key, shortest wait first.
         self.key_waits = tuple(self.key_wait(delay) for delay in sorted(set(names.queue_retry_delays)))
         self.ours = {queue.name: queue for queue in self._queues()}
+        self._shared = (names.request_queue, names.response_queue)
 
     @staticmethod
     def key_wait(delay_s: float) -> str:
@@ -90,23 +95,30 @@ class Topology:
 
     def declare(self, connection: pika.BlockingConnection) -> None:
         """Assert every queue that the worker needs. Raises TopologyError, one line that names queue and difference."""
-        for name in [*self.ours, self.names.request_queue, self.names.response_queue]:
+        for name in [*self.ours, *self._shared]:
             self.declare_one(connection, name)
 
     def declare_one(self, connection: pika.BlockingConnection, name: str) -> bool:
-        """Assert one queue: ours with our arguments, another only if it is missing. Raises TopologyError."""
-        try:
-            if name in self.ours:
-                self._assert(connection, self.ours[name])
-            elif not self._exists(connection, name):
-                self._assert(connection, Queue(name, {}))
-        except ChannelClosedByBroker as error:
-            raise TopologyError(_explain(name, error)) from None
+        """Assert one queue: ours with our arguments, another only if it is missing. False when we may not make it.
+
+        Raises TopologyError.
+        """
+        if name in self.ours:
+            self._assert(connection, self.ours[name])
+            return True
+        if name not in self._shared and self.refusal(name) is not None:
+            return False
+        if not self._exists(connection, name):
+            self._assert(connection, Queue(name, {}))
         return True
+
+    def is_ours(self, name: str) -> bool:
+        """Whether a queue belongs to the worker, be it of a schedule that is no longer set."""
+        return any(name == prefix or name.startswith(f"{prefix}.") for prefix in (WORK, CALLBACKS, DEAD_REQUESTS))
 
     def refusal(self, callback: str) -> str | None:
         """Why no answer may go to a queue of this name, None when it may: no loops, nothing reserved."""
-        if callback in {self.names.request_queue, DEAD_REQUESTS} or _is_below(callback, (WORK, CALLBACKS)):
+        if callback == self.names.request_queue or self.is_ours(callback):
             return "is one of the worker's own queues"
         if callback.startswith("amq."):
             return "names that begin with amq. are reserved by RabbitMQ"
@@ -129,25 +141,33 @@ class Topology:
         for delay in CALLBACK_RETRY_DELAYS_S:
             yield _wait(self.callback_wait(delay), delay, CALLBACKS)
 
-    @staticmethod
-    def _assert(connection: pika.BlockingConnection, queue: Queue) -> None:
-        channel = connection.channel()
-        channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
-        channel.close()
+    def _assert(self, connection: pika.BlockingConnection, queue: Queue) -> None:
+        try:
+            channel = connection.channel()
+            channel.queue_declare(queue.name, durable=True, arguments=dict(queue.arguments))
+            channel.close()
+        except ChannelClosedByBroker as error:
+            if queue.name not in self.ours and error.reply_code in _EXISTS:
+                return  # somebody else was quicker, and it is theirs
+            raise TopologyError(_explain(queue.name, error)) from None
+        except AMQPError as error:
+            raise TopologyError(_gone(queue.name, error)) from None
 
     @staticmethod
     def _exists(connection: pika.BlockingConnection, name: str) -> bool:
         """Whether a queue exists in any form. A queue that we may not even look at exists."""
-        channel = connection.channel()
         try:
+            channel = connection.channel()
             channel.queue_declare(name, passive=True)
+            channel.close()
         except ChannelClosedByBroker as error:
             if error.reply_code == _NOT_FOUND:
                 return False
-            if error.reply_code == _ACCESS_REFUSED:
+            if error.reply_code in {_ACCESS_REFUSED, *_EXISTS}:
                 return True
-            raise
-        channel.close()
+            raise TopologyError(_explain(name, error)) from None
+        except AMQPError as error:
+            raise TopologyError(_gone(name, error)) from None
         return True
 
 
@@ -174,10 +194,6 @@ def _seconds(delay_s: float) -> str:
     return f"{round(delay_s, 3):.3f}".rstrip("0").rstrip(".") + "s"
 
 
-def _is_below(name: str, prefixes: tuple[str, ...]) -> bool:
-    return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
-
-
 def _explain(name: str, error: ChannelClosedByBroker) -> str:
     if error.reply_code == _PRECONDITION_FAILED:
         return (
@@ -185,5 +201,12 @@ def _explain(name: str, error: ChannelClosedByBroker) -> str:
             "use another virtual host"
         )
     if error.reply_code == _ACCESS_REFUSED:
-        return f"RabbitMQ does not let us declare the queue {name}: grant configure, read and write on gemini.*"
+        return (
+            f"RabbitMQ does not let us declare the queue {name}: grant configure, read and write on gemini.* and on the "
+            "request and callback queues"
+        )
     return f"RabbitMQ refused the queue {name}: {error.reply_text}"
+
+
+def _gone(name: str, error: AMQPError) -> str:
+    return f"The connection to RabbitMQ ended while the queue {name} was declared ({type(error).__name__})"
