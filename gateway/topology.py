@@ -202,8 +202,8 @@ def _explain(name: str, error: ChannelClosedByBroker) -> str:
         )
     if error.reply_code == _ACCESS_REFUSED:
         return (
-            f"RabbitMQ does not let us declare the queue {name}: grant configure, read and write on gemini.* and on the "
-            "request and callback queues"
+            f"RabbitMQ does not let us declare the queue {name}: grant configure, read and write on gemini.* and "
+            "on the request and callback queues"
         )
     return f"RabbitMQ refused the queue {name}: {error.reply_text}"
 
