@@ -6,6 +6,7 @@ import time
 import dramatiq
 
 from actors.broker import cooldown, runtime
+from gateway import sentry
 from gateway.errors import AuthenticationFailed, ErrorCode, GatewayError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
 from gateway.topology import WORK
@@ -49,7 +50,8 @@ def _call(job: Job) -> Completion:
     if attempt.lease is None:
         raise LookupError("no key was leased: the actor runs below KeySelection only")
     attempt.called = True
-    completion = runtime.provider.complete(job.request, attempt.lease.key, deadline_s=_time_left_s(attempt))
+    with sentry.traced("generate"):
+        completion = runtime.provider.complete(job.request, attempt.lease.key, deadline_s=_time_left_s(attempt))
     logger.info(
         "Answered by %s with key %s after %d ms (%d tokens)",
         completion.model_used,

@@ -63,7 +63,7 @@ class Relay:
         connection = amqp.connect(parameters, deadline_s=connect_deadline_s, stop=self.runtime.stopping)
         try:
             self._connection, self._on_its_way, self._cancelled = connection, set(), False
-            self.runtime.topology.declare(connection)
+            self.runtime.topology.declare_one(connection, settings.request_queue)
             self._channel = connection.channel()
             self._channel.basic_qos(prefetch_count=settings.worker_prefetch_count)
             self._channel.add_on_cancel_callback(self._on_cancel)

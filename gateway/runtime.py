@@ -15,6 +15,9 @@ from gateway.settings import Settings
 from gateway.stores import Stores, open_stores
 from gateway.topology import Topology
 
+#: How long a queue stays missing before it is declared again, in seconds: its consumers are told in the meantime.
+REDECLARE_PAUSE_S = 1.0
+
 
 class Runtime:
     """The shared resources of one process; an attribute exists from `open()` to the end of the process.
@@ -84,7 +87,12 @@ def declare(
 
 
 def declare_queue(topology: Topology, parameters: pika.URLParameters, queue: str) -> bool:
-    """Declare one queue that has gone missing; False when it may not be, or RabbitMQ does not let us."""
+    """Declare one queue that has gone missing; False when it may not be, or RabbitMQ does not let us.
+
+    Not at once: when a quorum queue is deleted and declared again within milliseconds, RabbitMQ 3.10 does not tell its
+    consumers. They stay attached to the queue that is gone, and no message ever reaches them.
+    """
+    threading.Event().wait(REDECLARE_PAUSE_S)
     try:
         connection = amqp.connect(parameters, deadline_s=5.0, stop=None)
     except GatewayError:

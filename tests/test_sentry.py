@@ -326,3 +326,10 @@ def test_a_name_from_outside_is_one_short_line(configured: Server):
     assert tags["request_id"].startswith("r\\n\\x1b[2Kxx")
     assert len(tags["request_id"]) <= 200
     assert tags["model"] == "m\\u2028n"
+
+
+def test_a_call_is_a_transaction_when_traces_are_sampled(configured: Server):
+    """SENTRY_TRACES_SAMPLE_RATE measures how long the provider takes."""
+    with sentry.traced("generate"):
+        pass
+    assert (configured.event["type"], configured.event["transaction"]) == ("transaction", "generate")

@@ -143,6 +143,20 @@ def produce(url: str, confirmed: list[str], stop: threading.Event) -> None:
             connection.close()
 
 
+def test_queues_that_are_deleted_while_in_use_come_back(make_stack: MakeStack):
+    """F12, F24: RabbitMQ says so by a silent cancel only; both sides declare them again and go on."""
+    stack, _fake = make_stack()
+    worker = stack.start_worker()
+    bridge = stack.start_bridge()
+    with stack.channel() as channel:
+        for queue in ("gemini.requests", "gemini.generate", "gemini.generate.delay.60s"):
+            channel.queue_delete(queue)
+    bridge.wait_for_output("Relaying", count=2)
+    worker.wait_for_output("cancelled the consumer of gemini.generate")
+    stack.publish(request(1))
+    assert stack.answers(1)[0]["status"] == "success"
+
+
 def test_one_dead_worker_process_ends_the_whole_worker(make_stack: MakeStack):
     """F52: the platform sees the exit code and starts it again."""
     stack, _fake = make_stack(WORKER_PROCESSES=2)
