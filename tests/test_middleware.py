@@ -1,0 +1,232 @@
+"""Hooks on their own: what they do when the store is away, when work runs elsewhere, and when the worker stops."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import PriorityQueue
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from actors import broker as the_broker
+from actors.boot import EXIT_SETTINGS, Boot
+from actors.broker import runtime
+from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable
+from gateway.keys.pool import KeyPool
+from gateway.ledger import Work
+from middleware import key_selection
+from middleware.graceful_stop import GracefulStop
+from tests.world import World, job, world
+
+LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
+AWAY = StoreUnavailable("gone")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
+        yield made
+
+
+class Once:
+    """Fails the first time, then does what it stands in for."""
+
+    def __init__(self, real: Callable[..., Any]) -> None:
+        self.real = real
+        self.failed = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self.failed:
+            self.failed = True
+            raise AWAY
+        return self.real(*args, **kwargs)
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_selection, "STORE_RETRY_S", 0.01)
+    monkeypatch.setattr("middleware.ledger.STORE_RETRY_S", 0.01)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_key_store_that_is_away_is_waited_for(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Without it the limits would be a guess: no call before it is back."""
+    monkeypatch.setattr(here.pool, "acquire", Once(here.pool.acquire))
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_ledger_that_is_away_is_waited_for(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Without it a call could be the second one."""
+    monkeypatch.setattr(here.stores.ledger, "begin", Once(here.stores.ledger.begin))
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+@pytest.mark.parametrize("where", ["pool", "ledger"])
+def test_a_stop_ends_the_wait_for_a_store(here: World, monkeypatch: pytest.MonkeyPatch, where: str):
+    """The delivery goes back; nothing was called."""
+
+    def away(*_args: Any, **_kwargs: Any) -> None:
+        runtime.stopping.set()
+        raise AWAY
+
+    if where == "pool":
+        monkeypatch.setattr(here.pool, "acquire", away)
+    else:
+        monkeypatch.setattr(here.stores.ledger, "begin", away)
+    assert here.deliver(here.message(job())) == ("requeue",)
+    assert here.provider.calls == []
+
+
+def test_an_answer_that_cannot_be_stored_is_published_all_the_same(here: World, monkeypatch: pytest.MonkeyPatch):
+    """It is paid for."""
+    monkeypatch.setattr(here.stores.ledger, "answer", Once(lambda: None))
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+
+
+def test_an_answer_whose_note_fails_is_published_again_by_a_redelivery(here: World, monkeypatch: pytest.MonkeyPatch):
+    """P2: the copy carries the same message id."""
+    monkeypatch.setattr(here.stores.ledger, "published", Once(here.stores.ledger.published))
+    message = here.message(job())
+    assert here.deliver(message) == ("ack",)
+    assert here.deliver(message) == ("ack",)
+    assert len({properties.message_id for _queue, _body, properties in here.publisher.sent}) == 1
+    assert len(here.publisher.sent) == 2
+    assert len(here.provider.calls) == 1
+
+
+def test_a_lease_that_cannot_be_given_back_costs_no_answer(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Stopping or not, the delivery goes its way."""
+    monkeypatch.setattr(KeyPool, "release", Once(KeyPool.release))
+    assert here.deliver(here.message(job())) == ("ack",)
+
+
+def test_a_cooldown_that_cannot_be_stored_does_not_hide_the_answer(here: World, monkeypatch: pytest.MonkeyPatch):
+    """The next key answers."""
+    here.provider.script = [LIMITED]
+    monkeypatch.setattr(KeyPool, "cool", Once(KeyPool.cool))
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+
+
+def test_a_wait_whose_ledger_entry_cannot_be_given_back_is_still_a_wait(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Its next delivery waits for the lease to end, no more."""
+    here.provider.script = [LIMITED, LIMITED]
+    monkeypatch.setattr(here.stores.ledger, "abandon", Once(lambda: None))
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.copies("gemini.generate.delay.60s")) == 1
+
+
+def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World):
+    """F4: the connection was lost in mid-call, RabbitMQ has delivered again, the call still runs."""
+    message = here.message(job())
+    calling, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        calling.set()
+        go_on.wait(10)
+
+    here.provider.during = hold
+    settled: list[tuple[str, ...]] = []
+    first = threading.Thread(target=lambda: settled.append(here.deliver(message)))
+    first.start()
+    assert calling.wait(10)
+    second = threading.Thread(target=lambda: settled.append(here.deliver(message)))
+    second.start()
+    go_on.set()
+    first.join(10)
+    second.join(10)
+    assert settled == [("ack",), ("ack",)]
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.sent) == 1
+
+
+def test_a_delivery_whose_first_run_died_is_run_after_its_lease(here: World):
+    """F6: the crash left the entry running; it is taken over when its time is up."""
+    message = here.message(job())
+    here.stores.ledger.begin(Work.of(job()), delivery=message.message_id, lease_s=0.3)
+    assert here.deliver(message) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+def test_all_keys_refused_in_turn_say_what_the_provider_said(here: World):
+    """The last refusal is the text, the code is authentication."""
+    here.provider.script = [
+        AuthenticationFailed(f"HTTP 401: refused {n}", reason="http_401", status=401) for n in range(2)
+    ]
+    here.deliver(here.message(job()))
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert envelope["error"] == "Authentication error: HTTP 401: refused 1"
+
+
+def test_calls_of_one_attempt_share_one_deadline(here: World, monkeypatch: pytest.MonkeyPatch):
+    """The ledger's lease ends after it, so a rotation must not go on for ever."""
+    seen: list[float] = []
+    real = here.provider.complete
+
+    def complete(request: Any, key: Any, *, deadline_s: float) -> Any:
+        seen.append(deadline_s)
+        return real(request, key, deadline_s=deadline_s)
+
+    monkeypatch.setattr(here.provider, "complete", complete)
+    here.provider.script = [LIMITED]
+    here.deliver(here.message(job()))
+    assert here.settings.request_timeout_seconds >= seen[0] > seen[1]
+
+
+def test_the_first_signal_stops_and_the_second_is_ignored(here: World, monkeypatch: pytest.MonkeyPatch):
+    """F50: Dramatiq's own handler would kill the process at the second one."""
+    handled: list[int] = []
+    installed: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "getsignal", lambda signum: lambda number, frame: handled.append(number))
+    monkeypatch.setattr(signal, "signal", installed.__setitem__)
+    GracefulStop(runtime).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
+    installed[signal.SIGTERM](signal.SIGTERM, None)
+    installed[signal.SIGTERM](signal.SIGTERM, None)
+    assert handled == [signal.SIGTERM]
+    assert runtime.stopping.is_set()
+
+
+def test_a_stop_gives_back_what_was_not_started(here: World):
+    """F51: another worker starts it while this one finishes its calls."""
+    given_back: list[Any] = []
+    work: PriorityQueue[Any] = PriorityQueue()
+    work.put((1, "running"))
+    work.get()
+    waiting = SimpleNamespace(message=SimpleNamespace(queue_name="gemini.generate"))
+    work.put(waiting)
+    worker = SimpleNamespace(
+        work_queue=work, consumers={"gemini.generate": SimpleNamespace(post_process_message=given_back.append)}
+    )
+    GracefulStop(runtime).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
+    assert given_back == [waiting.message]
+    assert work.unfinished_tasks == 1
+    assert runtime.stopping.is_set()
+
+
+def test_a_worker_fetches_as_much_as_it_has_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Twice as much, Dramatiq's default, lets requests wait here while another worker idles."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QUEUE_MAX_RETRIES", "many")
+    worker = SimpleNamespace(worker_threads=7, queue_prefetch=14)
+    with pytest.raises(SystemExit) as left:
+        Boot(runtime).before_worker_boot(the_broker, worker)  # type: ignore[arg-type]
+    assert worker.queue_prefetch == 7
+    assert left.value.code == EXIT_SETTINGS
+
+
+def test_a_delay_is_refused(here: World):
+    """Dramatiq would hold the message unacked in a worker's memory (Dramatiq #827)."""
+    with pytest.raises(ValueError, match="no delays"):
+        the_broker.enqueue(here.message(job()), delay=1000)
+
+
+def test_an_enqueued_message_is_confirmed(here: World):
+    """`generate.send(...)` returns when RabbitMQ has the message."""
+    the_broker.enqueue(here.message(job()))
+    assert [queue for queue, _body, _properties in here.publisher.sent] == ["gemini.generate"]
