@@ -88,8 +88,9 @@ class ConfirmChannel:
         self._loop.call_later(CLOSE_TIMEOUT_S, self._loop.stop)
 
     def abandon(self) -> None:
-        """Report everything in flight as lost."""
+        """Report everything in flight as lost. The loop has ended: the connection is left to the garbage collector."""
         self._lose(blame=None)
+        self._connection = None
 
     def next_pause_s(self) -> float:
         """How long to wait before the next connection, in seconds."""

@@ -1,6 +1,8 @@
 """The publisher on a real RabbitMQ: confirmed or one of four errors, whatever happens to the server."""
 
+import gc
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,6 +14,7 @@ import pytest
 from gateway import amqp
 from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
 from gateway.publisher import Publisher
+from gateway.window import Window
 from tests.rabbitmq_server import RabbitmqServer
 
 pytestmark = pytest.mark.rabbitmq
@@ -115,6 +118,57 @@ def test_a_queue_that_cannot_be_declared_is_unroutable_after_one_try(vhost_url: 
     assert asked == ["missing"]
 
 
+def test_a_queue_is_declared_once_for_all_that_wait_for_it(vhost_url: str):
+    """A thousand answers to a queue that was deleted are no thousand connections."""
+    asked = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def redeclare(queue: str) -> bool:
+        asked.append(queue)
+        begun.set()
+        go_on.wait(10)
+        declare(vhost_url, queue)
+        return True
+
+    with publishing(vhost_url, redeclare=redeclare) as publisher:
+        messages = [properties() for _ in range(50)]
+        futures = [publisher.submit("new", b"body", message) for message in messages]
+        assert begun.wait(10)
+        # Confirms keep the order of sending: after this one all others were returned.
+        with pytest.raises(ConfirmTimeout):
+            publisher.publish("new", b"body", properties(), timeout_s=0.5)
+        go_on.set()
+        wait(futures, timeout=10)
+    assert asked == ["new"]
+    assert set(drain(vhost_url, "new")) == {message.message_id for message in messages}
+
+
+def test_a_redeclare_that_fails_is_an_answer_too(vhost_url: str):
+    """Nobody waits for a queue that will not come."""
+
+    def redeclare(queue: str) -> bool:
+        raise RuntimeError(queue)
+
+    with publishing(vhost_url, redeclare=redeclare) as publisher, pytest.raises(Unroutable):
+        publisher.publish("missing", b"body", properties())
+
+
+def test_a_stop_while_a_queue_is_declared_leaves_no_caller_waiting(vhost_url: str):
+    """It does not count as confirmed either."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def redeclare(queue: str) -> bool:
+        begun.set()
+        return go_on.wait(10)
+
+    with publishing(vhost_url, redeclare=redeclare) as publisher:
+        held = publisher.submit("missing", b"body", properties())
+        assert begun.wait(10)
+        assert not publisher.stop(0.1)
+        assert isinstance(held.exception(0), ConnectionLost)
+        go_on.set()
+
+
 def test_a_full_queue_is_a_nack(vhost_url: str):
     """F41: refused, not lost and not silent."""
     declare(vhost_url, "small", x_max_length=1, x_overflow="reject-publish")
@@ -131,14 +185,66 @@ def test_a_message_that_closes_the_channel_fails_alone(vhost_url: str):
         assert publisher.wait_ready(10)
         # An expiration that is not a number is a channel error.
         bad = pika.BasicProperties(message_id="bad", expiration="soon")
-        futures = [
-            publisher.submit("q", b"body", bad if number == 5 else properties(), timeout_s=10) for number in range(10)
-        ]
-        wait(futures, timeout=15)
-        outcomes = [type(future.exception()) for future in futures]
-        assert outcomes[5] is Nacked
-        assert outcomes.count(type(None)) == 9
-    assert set(drain(vhost_url, "q")) >= set()
+        good = [properties() for _ in range(200)]
+        futures = [publisher.submit("q", b"body", message) for message in [*good[:100], bad, *good[100:]]]
+        wait(futures, timeout=30)
+        refused = futures.pop(100)
+        assert isinstance(refused.exception(), Nacked)
+        assert [future.exception() for future in futures] == [None] * 200
+    assert set(drain(vhost_url, "q")) == {message.message_id for message in good}
+
+
+def test_a_message_that_ends_the_connection_fails_alone(vhost_url: str, caplog: pytest.LogCaptureFixture):
+    """RabbitMQ closes the connection over a header that fits no frame, and its text can repeat it (P4)."""
+    declare(vhost_url, "q")
+    with publishing(vhost_url) as publisher:
+        assert publisher.wait_ready(10)
+        large = pika.BasicProperties(message_id="bad", headers={"canary": "canary" * 100_000})
+        good = [properties() for _ in range(20)]
+        futures = [publisher.submit("q", b"canary", message) for message in [*good, large]]
+        wait(futures, timeout=30)
+        refused = futures.pop()
+        assert isinstance(refused.exception(), Nacked)
+        assert [future.exception() for future in futures] == [None] * 20
+    assert set(drain(vhost_url, "q")) == {message.message_id for message in good}
+    assert "canary" not in caplog.text + repr(refused.exception())
+
+
+@pytest.mark.parametrize(
+    ("queue", "headers"),
+    [("q", {"canary": object()}), ("q" * 256, {}), ("\ud800", {})],
+    ids=["header without an AMQP type", "name too long", "half a character"],
+)
+def test_a_message_that_cannot_be_encoded_fails_alone(vhost_url: str, queue: str, headers: dict[str, object]):
+    """One caller's mistake does not end the thread that all publish through."""
+    declare(vhost_url, "q")
+    with publishing(vhost_url) as publisher:
+        wrong = pika.BasicProperties(message_id="bad", headers=headers)
+        with pytest.raises(Nacked, match="cannot be encoded"):
+            publisher.publish(queue, b"body", wrong)
+        publisher.publish("q", b"body", properties())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the socket that it leaves behind
+def test_a_publisher_that_fails_starts_again(vhost_url: str):
+    """A mistake in its thread costs a connection, not the process: what was submitted still arrives."""
+    declare(vhost_url, "q")
+    failing = threading.Event()
+    failed = threading.Event()
+
+    def clock() -> float:
+        if failing.is_set() and threading.current_thread().name == "publisher":
+            failing.clear()
+            failed.set()
+            raise RuntimeError("a mistake")
+        return time.monotonic()
+
+    with publishing(vhost_url, clock=clock) as publisher:
+        publisher.publish("q", b"body", properties())
+        failing.set()
+        assert failed.wait(10)
+        publisher.publish("q", b"body", properties())
+    gc.collect()  # pika cannot close a connection whose loop has ended
 
 
 def test_a_publish_without_a_server_ends_at_its_deadline():
@@ -147,6 +253,60 @@ def test_a_publish_without_a_server_ends_at_its_deadline():
         assert not publisher.ready
         with pytest.raises(ConnectionLost):
             publisher.publish("q", b"body", properties(), timeout_s=0.3)
+
+
+def test_what_is_on_its_way_is_bounded():
+    """The one too many waits for its place, within its deadline; a place is free again when a message expires."""
+    window = Window(messages=2, size=100)
+    with publishing("amqp://guest:guest@127.0.0.1:1/", window=window) as publisher:
+        first = [publisher.submit("q", b"body", properties(), timeout_s=1) for _ in range(2)]
+        with pytest.raises(ConnectionLost):
+            publisher.publish("q", b"body", properties(), timeout_s=0.1)
+        assert not any(future.done() for future in first)
+        last = publisher.submit("q", b"body", properties(), timeout_s=20)  # waits until the first ones have expired
+        assert any(future.done() for future in first)
+        assert not last.done()
+        publisher.stop(0)
+
+
+def test_a_publisher_starts_its_thread_only_when_asked(vhost_url: str):
+    """A process may be forked after it was made; what was submitted before goes out first."""
+    declare(vhost_url, "q")
+    publisher = Publisher(vhost_url, name="test")
+    message = properties()
+    early = publisher.submit("q", b"body", message)
+    assert "publisher" not in {thread.name for thread in threading.enumerate()}
+    publisher.start()
+    publisher.start()
+    early.result(10)
+    assert publisher.stop(5.0)
+    assert drain(vhost_url, "q") == [message.message_id]
+
+
+def test_a_publisher_that_never_started_stops_too():
+    """Its callers hear of it."""
+    publisher = Publisher("amqp://guest:guest@127.0.0.1:1/", name="test")
+    waiting = publisher.submit("q", b"body", properties())
+    assert not publisher.stop(0)
+    assert isinstance(waiting.exception(0), ConnectionLost)
+
+
+def test_a_callback_may_publish(vhost_url: str):
+    """It runs on the publisher's thread, which must not wait for itself."""
+    declare(vhost_url, "q")
+    followed: list[object] = []
+    done = threading.Event()
+    window = Window(messages=1, size=100)
+
+    with publishing(vhost_url, window=window) as publisher:
+
+        def follow(_first: object) -> None:
+            followed.append(publisher.submit("q", b"body", properties()))
+            done.set()
+
+        publisher.submit("q", b"body", properties()).add_done_callback(follow)
+        assert done.wait(10)
+        assert followed[0].result(10) is None  # type: ignore[attr-defined]
 
 
 def test_a_stopped_publisher_refuses_at_once(vhost_url: str):

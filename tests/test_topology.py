@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pika
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
 from gateway import amqp
 from gateway.errors import TopologyError
@@ -191,3 +192,50 @@ def test_a_server_that_is_away_is_waited_for_then_named():
 def test_heartbeats_notice_a_frozen_peer_within_twenty_seconds():
     """F9: whatever the URL says."""
     assert amqp.parameters("amqp://h/?heartbeat=600", name="test").heartbeat <= 10
+
+
+@pytest.mark.rabbitmq
+def test_an_exclusive_callback_queue_exists(vhost_url: str):
+    """A producer's private reply queue answers 405 to others, and takes messages all the same."""
+    with closing(connect(vhost_url)) as producer, closing(connect(vhost_url)) as worker:
+        producer.channel().queue_declare("replies", exclusive=True)
+        assert TOPOLOGY.declare_one(worker, "replies")
+
+
+@pytest.mark.rabbitmq
+def test_a_missing_callback_queue_is_made_for_its_owner(vhost_url: str):
+    """F40: durable and without arguments, so that whoever declares it plainly finds no difference."""
+    with closing(connect(vhost_url)) as connection:
+        assert TOPOLOGY.declare_one(connection, "my.answers")
+        connection.channel().queue_declare("my.answers", durable=True)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("name", ["gemini.generate.delay.30s", "gemini.callbacks.x", "amq.gen-x", "a\nb"])
+def test_a_queue_that_may_not_be_made_is_not_made(vhost_url: str, name: str):
+    """A wait of a former schedule, made like a callback queue, would keep for ever what comes in."""
+    with closing(connect(vhost_url)) as connection:
+        assert not TOPOLOGY.declare_one(connection, name)
+        with pytest.raises(ChannelClosedByBroker):
+            connection.channel().queue_declare(name, passive=True)
+
+
+@pytest.mark.rabbitmq
+def test_a_connection_that_ends_is_one_line_for_an_operator(vhost_url: str):
+    """No exception of pika's gets out."""
+    connection = connect(vhost_url)
+    connection.close()
+    with pytest.raises(TopologyError, match=r"ended while the queue gemini\."):
+        TOPOLOGY.declare(connection)
+
+
+@pytest.mark.parametrize("name", [*TOPOLOGY.ours, "gemini.generate.delay.30s", "gemini.requests.dead"])
+def test_our_queues_are_known_by_name(name: str):
+    """Those of a former schedule too: they drain, and are still ours."""
+    assert TOPOLOGY.is_ours(name)
+
+
+@pytest.mark.parametrize("name", ["gemini.requests", "gemini.responses", "gemini.generated"])
+def test_shared_queues_are_not_ours(name: str):
+    """Others declare and delete them."""
+    assert not TOPOLOGY.is_ours(name)
