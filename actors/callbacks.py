@@ -6,19 +6,19 @@ import dramatiq
 import pika
 
 from actors.broker import runtime
-from gateway.errors import GatewayError
+from gateway.errors import PublishError
 from gateway.messages import Reply
 from gateway.topology import CALLBACKS
 from middleware.outbox import confirmed_publish
 
 
-@dramatiq.actor(queue_name=CALLBACKS, throws=(GatewayError,))
+@dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
 def publish_success(reply: Reply) -> None:
     """Return when the success envelope is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
     _publish(reply, kind="gemini.success")
 
 
-@dramatiq.actor(queue_name=CALLBACKS, throws=(GatewayError,))
+@dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
 def publish_error(reply: Reply) -> None:
     """Return when the error envelope is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
     _publish(reply, kind="gemini.error")

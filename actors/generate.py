@@ -7,7 +7,7 @@ import dramatiq
 
 from actors.broker import cooldown, runtime
 from gateway import sentry
-from gateway.errors import AuthenticationFailed, ErrorCode, GatewayError, RateLimited, UpstreamFailed
+from gateway.errors import AuthenticationFailed, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
 from gateway.topology import WORK
 from middleware.attempt import Attempt, current_attempt
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
     queue_name=WORK,
     on_success="publish_success",
     on_failure="publish_error",
-    throws=(GatewayError,),  # expected: logged by name and not with a traceback
+    throws=(ProviderError,),  # expected: logged by name and not with a traceback
 )
 def generate(job: Job) -> None:
     """Call the provider with the leased key, and with another key at once when that one is refused.
