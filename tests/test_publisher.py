@@ -5,7 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import pika
@@ -291,22 +291,22 @@ def test_a_publisher_that_never_started_stops_too():
     assert isinstance(waiting.exception(0), ConnectionLost)
 
 
-def test_a_callback_may_publish(vhost_url: str):
-    """It runs on the publisher's thread, which must not wait for itself."""
+def test_a_callback_may_publish_and_never_waits(vhost_url: str):
+    """It runs on the publisher's thread: what finds no place at once is refused, for nobody else could make one."""
     declare(vhost_url, "q")
-    followed: list[object] = []
+    followed: list[Future[None]] = []
     done = threading.Event()
-    window = Window(messages=1, size=100)
 
-    with publishing(vhost_url, window=window) as publisher:
+    with publishing(vhost_url, window=Window(messages=1, size=100)) as publisher:
 
         def follow(_first: object) -> None:
-            followed.append(publisher.submit("q", b"body", properties()))
+            followed.extend(publisher.submit("q", b"body", properties()) for _ in range(2))
             done.set()
 
         publisher.submit("q", b"body", properties()).add_done_callback(follow)
         assert done.wait(10)
-        assert followed[0].result(10) is None  # type: ignore[attr-defined]
+        assert followed[0].result(10) is None
+        assert isinstance(followed[1].exception(10), ConnectionLost)
 
 
 def test_a_stopped_publisher_refuses_at_once(vhost_url: str):
