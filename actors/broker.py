@@ -13,13 +13,15 @@ from middleware.key_selection import KeySelection
 from middleware.ledger import LedgerMiddleware
 from middleware.log_context import LogContext
 from middleware.retry_schedule import RetrySchedule
+from middleware.watchdog import Watchdog
 
 runtime = Runtime()
 cooldown = Cooldown(runtime)
 
 #: Before-hooks run from the top, after-hooks from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
-    Boot(runtime),  # first: opens what all others use, and closes it after them
+    Watchdog(runtime),  # above all: its exit code is the last word, after everything is closed
+    Boot(runtime),  # before all others: opens what all others use, and closes it after them
     GracefulStop(runtime),  # before anything is logged, looked up or leased for a delivery that will not run
     LogContext(),  # before all that log about the delivery; its after-hook reports the outcome, so it runs last
     Callbacks(runtime),  # above the ledger: an answer is stored first, then published

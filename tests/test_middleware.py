@@ -1,5 +1,6 @@
 """Hooks on their own: what they do when the store is away, when work runs elsewhere, and when the worker stops."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from gateway.keys.pool import KeyPool
 from gateway.ledger import Work
 from middleware import key_selection
 from middleware.graceful_stop import GracefulStop
+from middleware.watchdog import EXIT_THREAD_LOST, Watchdog
 from tests.world import World, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
@@ -230,3 +232,26 @@ def test_an_enqueued_message_is_confirmed(here: World):
     """`generate.send(...)` returns when RabbitMQ has the message."""
     the_broker.enqueue(here.message(job()))
     assert [queue for queue, _body, _properties in here.publisher.sent] == ["gemini.generate"]
+
+
+def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Half a worker looks alive; the platform starts a whole one."""
+    asked = threading.Event()
+    monkeypatch.setattr(os, "kill", lambda _pid, _signum: asked.set())
+    alive, ended = threading.current_thread(), threading.Thread()
+    worker: Any = SimpleNamespace(workers=[alive], consumers={"gemini.generate": ended})
+    watchdog = Watchdog(runtime, look_every_s=0.01)
+    watchdog.after_worker_boot(the_broker, worker)
+    assert asked.wait(10)
+    with pytest.raises(SystemExit) as left:
+        watchdog.after_worker_shutdown(the_broker, worker)
+    assert left.value.code == EXIT_THREAD_LOST
+
+
+def test_a_whole_worker_ends_without_a_word(here: World):
+    """A stop is no failure."""
+    watchdog = Watchdog(runtime, look_every_s=0.01)
+    runtime.stopping.set()
+    worker: Any = SimpleNamespace(workers=[threading.current_thread()], consumers={})
+    watchdog.after_worker_boot(the_broker, worker)
+    watchdog.after_worker_shutdown(the_broker, worker)
