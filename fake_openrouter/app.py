@@ -33,6 +33,7 @@ class Fake:
     record: Record = field(default_factory=Record)
     script: Script = field(default_factory=Script)
     gates: Gates = field(default_factory=Gates)
+    hanging: Gates = field(default_factory=Gates)
 
     def app(self) -> Starlette:
         return Starlette(
@@ -43,6 +44,7 @@ class Fake:
                 Route("/v1beta/models/{model}:generateContent", self.generate, methods=["POST"]),
                 Route("/_fake/script", self.set_script, methods=["POST"]),
                 Route("/_fake/gates/{name:path}/open", self.open_gate, methods=["POST"]),
+                Route("/_fake/release", self.release, methods=["POST"]),
                 Route("/_fake/reset", self.reset, methods=["POST"]),
                 Route("/_fake/calls", self.calls, methods=["GET"]),
                 Route("/_fake/stats", self.stats, methods=["GET"]),
@@ -75,11 +77,17 @@ class Fake:
         self.gates.open(request.path_params["name"])
         return Response(status_code=204)
 
+    async def release(self, request: Request) -> Response:  # noqa: ARG002  (Starlette's signature)
+        """Who hangs now gets the rest of the answer; who hangs later is not let go."""
+        self.hanging.clear()
+        return Response(status_code=204)
+
     async def reset(self, request: Request) -> Response:  # noqa: ARG002  (Starlette's signature)
         self.script.clear()
         self.windows.clear()
         self.record.clear()
         self.gates.clear()
+        self.hanging.clear()
         return Response(status_code=204)
 
     async def calls(self, request: Request) -> Response:
@@ -104,9 +112,10 @@ class Fake:
             body = await request.body()
             answer, behaviour = self._decide(request, provider, call, key, body)
         except BaseException:
+            self.record.arrived(call)
             self.record.end(call, aborted=True)
             raise
-        await self.record.announce()
+        self.record.arrived(call)
         return Delivery(self.record, call, answer, behaviour, self._wait(behaviour))
 
     def _decide(
@@ -130,7 +139,8 @@ class Fake:
         return key in self.keys if self.keys else bool(key)
 
     def _wait(self, behaviour: Behaviour) -> Wait | None:
-        delay_s = self.latency_s + behaviour.delay_s
+        latency_s = self.latency_s if behaviour.latency_s is None else behaviour.latency_s
+        delay_s = latency_s + behaviour.delay_s
         endless = behaviour.hang or (behaviour.whitespace and not (delay_s or behaviour.gate))
         if not (delay_s or endless or behaviour.gate):
             return None
@@ -140,7 +150,7 @@ class Fake:
             if behaviour.gate is not None:
                 await self.gates.passed(behaviour.gate)
             if endless:
-                await asyncio.Event().wait()
+                await self.hanging.passed("hang")
 
         return wait
 

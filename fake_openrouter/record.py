@@ -2,12 +2,13 @@
 
 import asyncio
 import hashlib
+import json
 import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 _SECRET_HEADERS = frozenset({"authorization", "x-goog-api-key"})
 
@@ -31,31 +32,41 @@ class Call:
     ended: float | None = None
     aborted: bool = False
 
+    def as_json(self) -> dict[str, Any]:
+        """The fields, and `in_flight`."""
+        return {**asdict(self), "in_flight": self.ended is None}
+
 
 class Record:
-    """Keeps every call since the last `clear()`, in order of arrival."""
+    """Keeps every call since the last `clear()`, in the order in which they were there as a whole.
 
-    def __init__(self) -> None:
-        self._arrival = asyncio.Condition()
+    Each that is over is also a line of JSON in `log`, which keeps them all; it must be unbuffered, for this process
+    can end at any time.
+    """
+
+    def __init__(self, log: BinaryIO | None = None) -> None:
+        self._log = log
+        self._arrival = asyncio.Event()
         self._calls: list[Call] = []
         self._running: set[Call] = set()
         self._max_running = 0
         self.limited = 0
 
     def begin(self, key: str, path: str, headers: Mapping[str, str]) -> Call:
-        """A new call, in flight from now on; `announce()` it when what it asks is known."""
+        """A new call, in flight from now on; say that it has `arrived()` when what it asks is known."""
         digest = hashlib.sha256(key.encode()).hexdigest()[:16]
         shown = {name: value for name, value in headers.items() if name.lower() not in _SECRET_HEADERS}
         call = Call(time.time(), key[-4:], digest, path, shown)
-        self._calls.append(call)
         self._running.add(call)
         self._max_running = max(self._max_running, len(self._running))
         return call
 
-    async def announce(self) -> None:
-        """Wake those who wait for calls."""
-        async with self._arrival:
-            self._arrival.notify_all()
+    def arrived(self, call: Call) -> None:
+        """The call counts, and those who wait for it are told; unless it began before a `clear()`."""
+        if call in self._running:
+            self._calls.append(call)
+            self._arrival.set()
+            self._arrival = asyncio.Event()
 
     def end(self, call: Call, *, aborted: bool = False) -> None:
         """The call is over. Idempotent: the first end counts."""
@@ -63,23 +74,28 @@ class Record:
             call.ended = time.time()
             call.aborted = aborted
             self._running.discard(call)
+            if self._log is not None:
+                self._log.write(json.dumps(call.as_json()).encode() + b"\n")
 
     async def wait_for(self, count: int, timeout_s: float) -> None:
         """Return when `count` calls have arrived, or after `timeout_s` seconds."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s), self._arrival:
-                await self._arrival.wait_for(lambda: len(self._calls) >= count)
+            async with asyncio.timeout(timeout_s):
+                while len(self._calls) < count:
+                    await self._arrival.wait()
 
     def calls(self, since: int = 0) -> list[dict[str, Any]]:
         """The calls from number `since` on, as JSON."""
-        return [asdict(call) for call in self._calls[since:]]
+        return [call.as_json() for call in self._calls[since:]]
 
     def stats(self) -> dict[str, Any]:
+        """`limited` counts what the windows refused, `statuses` what was answered, in whatever way it came about."""
         return {
             "total": len(self._calls),
             "in_flight": len(self._running),
             "max_in_flight": self._max_running,
             "limited": self.limited,
+            "statuses": dict(Counter(str(call.status) for call in self._calls if call.status is not None)),
             "per_key": dict(Counter(call.key_last4 for call in self._calls)),
         }
 

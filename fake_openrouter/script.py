@@ -1,8 +1,8 @@
 """How the next calls are to be answered: rules, set by a test."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, NonNegativeFloat, NonNegativeInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, TypeAdapter
 
 
 class _Strict(BaseModel):
@@ -21,16 +21,19 @@ class Drip(_Strict):
 class Behaviour(_Strict):
     """What is done to one call. Without any field: an ordinary answer, at once.
 
-    First comes the wait (`delay_s`, `gate`, `hang`; with `whitespace` white space is sent meanwhile, for ever when
-    nothing else ends the wait), then the answer (`status` to `finish_reason`), which `drip` or `cut` spoils.
-    `cut` is the number of bytes that are sent of a body that was announced as longer.
+    First comes the wait (`latency_s`, `delay_s`, `gate`, `hang`; with `whitespace` white space is sent meanwhile, for
+    ever when nothing else ends the wait; what is for ever ends with a release or a reset), then the answer (`status`
+    to `finish_reason`), which `drip` or `cut` spoils. `delay_s` comes on top of the latency that every answer takes, or
+    of `latency_s` in its place. `redirect` is a 307 to there, unless `status` says otherwise. `cut` is the number of
+    bytes that are sent of a body that was announced as longer.
     """
 
     delay_s: NonNegativeFloat = 0.0
+    latency_s: NonNegativeFloat | None = None
     gate: str | None = None
     hang: bool = False
     whitespace: bool = False
-    status: int | None = None
+    status: Annotated[int, Field(ge=200, le=599)] | None = None
     body: Any = None
     headers: dict[str, str] = {}
     redirect: str | None = None

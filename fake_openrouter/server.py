@@ -52,6 +52,7 @@ def serve(app: Starlette, listener: socket.socket) -> None:
         ws="none",
         lifespan="off",
         access_log=False,
+        log_config=None,  # uvicorn's own asks for a stdout
         log_level="critical",
         timeout_keep_alive=300,  # longer than callers keep theirs: this end never closes first
         timeout_graceful_shutdown=8,

@@ -321,8 +321,8 @@ def test_a_reset_lets_go_and_forgets(fake: FakeClient, pool: ThreadPoolExecutor)
     fake.reset()
     assert held.result(10).status == 200
     assert fake.calls() == []
-    empty = {"total": 0, "in_flight": 0, "max_in_flight": 0, "limited": 0, "per_key": {}, "window_used": 0}
-    assert fake.stats() == empty
+    stats = fake.stats()
+    assert not any(stats.values()), stats
     fake.script([{"gate": "other"}])
     with closing(connect(fake, timeout_s=0.2)) as connection, pytest.raises(TimeoutError):
         begin(connection)
@@ -335,6 +335,29 @@ def test_a_hang_lasts_until_the_caller_leaves(fake: FakeClient):
         begin(connection)
     call = ended(fake)
     assert (call["aborted"], call["status"]) == (True, None)
+
+
+def test_a_release_ends_a_hang(fake: FakeClient, pool: ThreadPoolExecutor):
+    """Who hangs gets the whole answer then; who comes later hangs again."""
+    fake.script([{"hang": True}])
+    held = pool.submit(ask, fake)
+    fake.wait_for_calls(1)
+    fake.release()
+    assert held.result(10).status == 200
+    with closing(connect(fake, timeout_s=0.2)) as connection, pytest.raises(TimeoutError):
+        begin(connection)
+
+
+def test_a_record_outlives_a_reset(tmp_path: Path):
+    """Each call that is over is a line of the file, with what was asked and answered, and no key."""
+    file = tmp_path / "calls.jsonl"
+    with running(keys=["sk-known"], record=file) as fake:
+        ask(fake, key="sk-known")
+        fake.reset()
+        ask(fake, key="sk-other")
+    text = file.read_text()
+    assert [json.loads(line)["status"] for line in text.splitlines()] == [200, 401]
+    assert "sk-known" not in text
 
 
 def test_white_space_keeps_coming(fake: FakeClient):
