@@ -81,10 +81,12 @@ class RabbitmqServer(Node):
             text = answer.read()
         return json.loads(text) if text else None
 
-    def permit(self, url: str, *, configure: str = ".*", write: str = ".*", read: str = ".*") -> None:
-        """Narrow what the user may do in the virtual host of `url`."""
+    def permit(
+        self, url: str, *, user: str = "guest", configure: str = ".*", write: str = ".*", read: str = ".*"
+    ) -> None:
+        """Set what a user may do in the virtual host of `url`."""
         body = {"configure": configure, "write": write, "read": read}
-        self.api("PUT", f"permissions/{vhost_of(url)}/guest", body)
+        self.api("PUT", f"permissions/{vhost_of(url)}/{user}", body)
 
     def close_connections(self, url: str) -> None:
         """Close every connection to the virtual host of `url`, as an operator or a failing node would."""

@@ -17,8 +17,10 @@ import pika
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wait_until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: str = "the condition") -> Any:
-    """Return the condition's first true value; fail with a sentence when it stays false."""
+def wait_until(
+    condition: Callable[[], Any], *, timeout_s: float = 30.0, pause_s: float = 0.02, what: str = "the condition"
+) -> Any:
+    """Return the condition's first true value, looked at every `pause_s` seconds; fail when it stays false."""
     deadline = time.monotonic() + timeout_s
     pause = threading.Event()
     while True:
@@ -26,7 +28,7 @@ def wait_until(condition: Callable[[], Any], *, timeout_s: float = 30.0, what: s
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"{what} did not come true in {timeout_s:g} s")
-        pause.wait(0.02)
+        pause.wait(pause_s)
 
 
 def procfile_command(name: str) -> str:

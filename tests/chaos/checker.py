@@ -1,0 +1,179 @@
+"""What must be true when all faults have passed and the queues have drained."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.chaos.workload import Request
+
+Journal = Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What came to a callback queue: the request it answers, and what tells copies from one another."""
+
+    request_id: str
+    status: str
+    message_id: str
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a round has left behind."""
+
+    confirmed: list[Request]
+    unsure: list[Request]
+    envelopes: list[Envelope]
+    dead: list[str]  # the bodies of dead letters
+    calls: list[Mapping[str, Any]]  # the provider's record
+    journal: list[Mapping[str, Any]]
+    left: Mapping[str, int]  # messages in our queues
+    output: str  # of all processes
+    secrets: tuple[str, ...]  # what must be nowhere
+    canary: str  # the prompt, which must be in no log and no error
+
+
+@dataclass
+class Verdict:
+    """The figures of a round; it passed when `faults` is empty."""
+
+    requests: int = 0
+    envelopes: int = 0
+    copies: int = 0  # beyond the first envelope, for requests that were sent once
+    calls: int = 0
+    repeated_calls: int = 0  # paid for beyond what was asked
+    crashes: int = 0  # of our processes, at a step or by SIGKILL
+    faults: list[str] = field(default_factory=list)
+
+
+def judge(evidence: Evidence) -> Verdict:
+    """Hold the evidence against the promises P1 to P4."""
+    verdict = Verdict(requests=len(evidence.confirmed), envelopes=len(evidence.envelopes), calls=len(evidence.calls))
+    asked = {request.id: request for request in [*evidence.confirmed, *evidence.unsure]}
+    answers: defaultdict[str, list[Envelope]] = defaultdict(list)
+    for envelope in evidence.envelopes:
+        answers[envelope.request_id].append(envelope)
+
+    _nothing_lost(verdict, evidence, answers)
+    _nothing_unasked(verdict, evidence, asked, answers)
+    _one_envelope(verdict, evidence, asked, answers)
+    _one_call(verdict, evidence, asked)
+    _nothing_left(verdict, evidence)
+    _no_secrets(verdict, evidence)
+    return verdict
+
+
+def _nothing_lost(verdict: Verdict, evidence: Evidence, answers: Mapping[str, list[Envelope]]) -> None:
+    """P1: each confirmed request has its envelope, or lies in a dead queue, as its kind says."""
+    for request in set(evidence.confirmed):
+        statuses = {envelope.status for envelope in answers.get(request.id, ())}
+        dead = any(f"[{request.id}]" in body for body in evidence.dead)
+        found = statuses | ({"dead"} if dead else set())
+        if not found:
+            verdict.faults.append(f"lost: {request.id} ({request.kind.name})")
+        elif found != {request.kind.ending}:
+            verdict.faults.append(f"{request.id} ({request.kind.name}) ended as {sorted(found)}")
+
+
+def _nothing_unasked(
+    verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request], answers: Mapping[str, list[Envelope]]
+) -> None:
+    verdict.faults += [f"unexpected: an envelope for {request_id}" for request_id in answers if request_id not in asked]
+    for body in evidence.dead:
+        if not any(f"[{request.id}]" in body for request in asked.values() if request.kind.ending == "dead"):
+            verdict.faults.append(f"unexpected: a dead letter, {body[:200]!r}")
+
+
+def _one_envelope(
+    verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request], answers: Mapping[str, list[Envelope]]
+) -> None:
+    """P2: copies share their `message_id`, and nothing is sent again that is known to be confirmed."""
+    for request_id, envelopes in answers.items():
+        if len({envelope.message_id for envelope in envelopes}) > 1:
+            verdict.faults.append(f"two different envelopes for {request_id}")
+        if request_id in asked and asked[request_id].kind.copies == 1:
+            verdict.copies += len(envelopes) - 1
+    for message_id, count in _sent(verdict, evidence.journal, asked).items():
+        came = sum(envelope.message_id == message_id for envelope in evidence.envelopes)
+        if came > count:
+            verdict.faults.append(f"{came} copies of envelope {message_id}, which was sent {count} times")
+
+
+def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> Counter[str]:
+    """How often each envelope was sent; never by a delivery that came after its confirm had been noted.
+
+    A request that the bridge relayed twice, over a lost ack, is like one that was sent twice: it may be answered twice.
+    """
+    sent: Counter[str] = Counter()
+    relayed: Counter[str] = Counter()
+    done: set[str] = set()
+    too_late: set[tuple[str, int]] = set()  # request and process of a delivery that has nothing left to do
+    for line in journal:
+        request_id, delivery = line["id"], (line["id"], line["pid"])
+        if request_id not in asked:
+            continue
+        match line["step"]:
+            case "bridge: relayed":
+                relayed[request_id] += 1
+            case "received" if request_id in done and relayed[request_id] == 1:
+                too_late.add(delivery)
+            case "envelope sent":
+                sent[line["message_id"]] += 1
+                if delivery in too_late:
+                    verdict.faults.append(f"sent again although it was confirmed: the envelope of {request_id}")
+            case "published" if line["outcome"] == "answered":
+                done.add(request_id)
+    return sent
+
+
+def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]) -> None:
+    """P3: no call beyond the attempts, save where a process ended between the call and the ledger."""
+    interrupted = _interrupted(evidence.journal)
+    calls: Counter[str] = Counter()
+    for call in evidence.calls:
+        calls[call["prompt"].partition("]")[0].removeprefix("[")] += 1
+    for request_id, count in calls.items():
+        if request_id not in asked:
+            verdict.faults.append(f"a call for {request_id}, which nobody has asked for")
+            continue
+        extra = count - asked[request_id].kind.calls
+        verdict.repeated_calls += max(0, extra)
+        if extra > interrupted[request_id]:
+            verdict.faults.append(
+                f"{request_id} ({asked[request_id].kind.name}) was called for {count} times, with "
+                f"{interrupted[request_id]} crashes in a call"
+            )
+
+
+def _interrupted(journal: Journal) -> Counter[str]:
+    """How many attempts of each request began a call and did not come to store or schedule what came of it."""
+    open_calls: defaultdict[str, set[int]] = defaultdict(set)
+    count: Counter[str] = Counter()
+    for line in journal:
+        if line["step"] == "before call":
+            if line["pid"] in open_calls[line["id"]]:
+                continue  # another key, in the same attempt
+            open_calls[line["id"]].add(line["pid"])
+        elif line["step"] in {"stored", "copy confirmed"}:
+            open_calls[line["id"]].discard(line["pid"])
+    for request_id, pids in open_calls.items():
+        count[request_id] = len(pids)
+    return count
+
+
+def _nothing_left(verdict: Verdict, evidence: Evidence) -> None:
+    verdict.faults += [f"left in {name}: {count}" for name, count in evidence.left.items()]
+
+
+def _no_secrets(verdict: Verdict, evidence: Evidence) -> None:
+    """P4: no key and no password anywhere, no prompt in a log line or in an error."""
+    for secret in (*evidence.secrets, evidence.canary):
+        if secret in evidence.output:
+            verdict.faults.append("a secret or a prompt in the output of a process")
+    for envelope in evidence.envelopes:
+        hidden = (*evidence.secrets, *([evidence.canary] if envelope.status == "error" else []))
+        if any(secret in envelope.text for secret in hidden):
+            verdict.faults.append(f"a secret in the envelope of {envelope.request_id}")

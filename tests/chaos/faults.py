@@ -1,0 +1,192 @@
+"""The faults that a round injects: each does its harm, and has undone it when it returns."""
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pika.exceptions import AMQPError
+
+from tests.chaos.arena import Arena
+from tests.chaos.node import USER, ChaosNode
+from tests.rabbitmq_server import vhost_of
+from tests.system.stack import wait_until
+
+#: Steps of the product at which a process can be ended; the first part of the name of the bridge's says so.
+WORKER_STEPS = (
+    "received",
+    "before call",
+    "after call",
+    "stored",
+    "envelope sent",
+    "confirmed",
+    "published",
+    "before ack",
+    "ack asked",
+    "copy sent",
+    "copy confirmed",
+)
+BRIDGE_STEPS = ("bridge: received", "bridge: relayed", "bridge: before ack", "bridge: acked")
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a fault can reach."""
+
+    arena: Arena
+    node: ChaosNode
+    rng: random.Random
+
+    def wait(self, low_s: float, high_s: float) -> None:
+        threading.Event().wait(self.rng.uniform(low_s, high_s))
+
+
+Fault = Callable[[Where], None]
+
+
+def close_connections(where: Where) -> None:
+    where.node.close_connections(where.arena.direct.url)
+
+
+def stop_app(where: Where) -> None:
+    where.node.stop_app()
+    where.wait(0.5, 3)
+    where.node.start_app()
+
+
+def kill_rabbitmq(where: Where) -> None:
+    where.node.kill()
+    where.wait(0, 1)
+    where.node.start_server()
+
+
+def freeze_rabbitmq(where: Where) -> None:
+    where.node.freeze()
+    where.wait(2, 7)
+    where.node.thaw()
+
+
+def memory_alarm(where: Where) -> None:
+    where.node.alarm(on=True)
+    where.wait(2, 5)
+    where.node.alarm(on=False)
+
+
+def full_callback_queue(where: Where) -> None:
+    """A policy under which the callback queue takes nothing."""
+    vhost = vhost_of(where.arena.direct.url)
+    policy = {"pattern": "^gemini.responses$", "definition": {"max-length": 0, "overflow": "reject-publish"}}
+    where.node.api("PUT", f"policies/{vhost}/full", policy)
+    where.wait(1, 3)
+    where.node.api("DELETE", f"policies/{vhost}/full")
+
+
+def no_permission(where: Where) -> None:
+    """The user may write nowhere; channels that are open keep what they may do, so they are closed."""
+    url = where.arena.direct.url
+    where.node.permit(url, user=USER, write="^$")
+    where.node.close_connections(url)
+    where.wait(1, 3)
+    where.node.permit(url, user=USER)
+
+
+def delete_shared_queue(where: Where) -> None:
+    """Request or callback queue, when it is empty: what lies in a deleted queue is gone by somebody's hand."""
+    name = where.rng.choice(("gemini.requests", "gemini.responses"))
+
+    def deleted() -> bool:
+        try:
+            with where.arena.direct.channel() as channel:
+                channel.queue_delete(name, if_empty=True)
+        except AMQPError:
+            return False
+        return True
+
+    wait_until(deleted, timeout_s=30, what=f"{name} to be empty and deleted")
+
+
+def delete_work_queue(where: Where) -> None:
+    """At a moment when nothing is in it: the bridge holds still, and the worker has done what it had."""
+    where.arena.pause("bridge")
+    try:
+        where.node.wait_empty(where.arena.direct.url, timeout_s=25, ours_only=True)
+        with where.arena.direct.channel() as channel:
+            channel.queue_delete("gemini.generate")
+    except AssertionError:
+        pass  # too much was going on, and there is no harm in a fault that does not come
+    finally:
+        where.arena.resume("bridge")
+
+
+def black_hole(where: Where) -> None:
+    where.arena.proxy.black_hole()
+    where.wait(2, 8)
+    if where.rng.random() < 0.5:
+        where.arena.proxy.reset()
+    where.arena.proxy.heal()
+
+
+def cut_in_a_frame(where: Where) -> None:
+    for _ in range(where.rng.randint(1, 4)):
+        where.arena.proxy.cut_after(where.rng.randint(1, 3000))
+        where.wait(0.2, 1)
+    where.arena.proxy.heal()
+
+
+def swallow_confirms(where: Where) -> None:
+    where.arena.proxy.swallow_confirms(where.rng.randint(1, 3))
+    where.wait(1, 2)
+
+
+def kill_worker(where: Where) -> None:
+    for _ in range(where.rng.randint(1, 2)):
+        where.arena.kill("worker")
+        where.wait(0.5, 4)
+
+
+def kill_one_worker_process(where: Where) -> None:
+    where.arena.kill_one_child("worker")
+
+
+def kill_bridge(where: Where) -> None:
+    for _ in range(where.rng.randint(1, 3)):
+        where.arena.kill("bridge")
+        where.wait(0.3, 2)
+
+
+def stop_worker(where: Where) -> None:
+    where.arena.terminate("worker")
+
+
+def stop_bridge(where: Where) -> None:
+    where.arena.terminate("bridge")
+
+
+def fail_at_steps(where: Where) -> None:
+    for step in where.rng.sample(WORKER_STEPS, 2) + where.rng.sample(BRIDGE_STEPS, 1):
+        where.arena.arm(step)
+        where.wait(0.5, 2)
+    where.wait(1, 2)
+    where.arena.disarm()
+
+
+FAULTS: tuple[Fault, ...] = (
+    close_connections,
+    stop_app,
+    kill_rabbitmq,
+    freeze_rabbitmq,
+    memory_alarm,
+    full_callback_queue,
+    no_permission,
+    delete_shared_queue,
+    delete_work_queue,
+    black_hole,
+    cut_in_a_frame,
+    swallow_confirms,
+    kill_worker,
+    kill_one_worker_process,
+    kill_bridge,
+    stop_worker,
+    stop_bridge,
+    fail_at_steps,
+)

@@ -1,0 +1,166 @@
+"""One round: a seed decides on the requests, the faults and their moments; the checker has the last word."""
+
+import json
+import random
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fake_openrouter.client import FakeClient
+from tests.chaos.arena import Arena
+from tests.chaos.checker import Envelope, Evidence, Verdict, judge
+from tests.chaos.faults import FAULTS, Fault, Where
+from tests.chaos.node import ChaosNode
+from tests.chaos.workload import Producer, requests
+from tests.system.stack import wait_until
+
+KEYS = ("sk-or-v1-canary-key-1111", "sk-or-v1-canary-key-2222", "sk-or-v1-canary-key-3333")
+
+#: What the provider allows each key, and what the product is told: calls in seconds.
+PER_WINDOW, WINDOW_S = 10, 2.0
+
+REQUESTS, SECONDS = 60, 6.0
+
+#: How long a round may take to come to rest after its last fault, in seconds.
+DRAIN_S = 90.0
+
+SETTINGS: dict[str, object] = {
+    "OPENROUTER_API_KEYS": ",".join(KEYS),
+    "KEYS_MAX_PER_MINUTE": PER_WINDOW,
+    "KEYS_WINDOW_SECONDS": WINDOW_S,
+    "KEYS_COOLDOWN_SECONDS": 1,
+    "QUEUE_RETRY_DELAYS": "2,4,8,16",
+    "UPSTREAM_RETRY_DELAYS": "0.2,0.5",
+    "REQUEST_TIMEOUT_SECONDS": 8,
+    "WORKER_PROCESSES": 2,
+    "WORKER_THREADS": 8,
+    "LOG_LEVEL": "DEBUG",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the seed has decided."""
+
+    seed: int
+    faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(cls, seed: int, faults: Sequence[Fault] = FAULTS) -> "Plan":
+        """Two or three faults; every fault comes once in a while whatever the seeds are."""
+        rng = random.Random(seed)
+        always = faults[seed % len(faults)]
+        others = rng.sample([fault for fault in faults if fault is not always], min(len(faults) - 1, rng.randint(1, 2)))
+        return cls(seed, (always, *others))
+
+    def __str__(self) -> str:
+        return ", ".join(fault.__name__.replace("_", " ") for fault in self.faults)
+
+
+@dataclass(frozen=True)
+class Result:
+    plan: Plan
+    verdict: Verdict
+    seconds: float
+    folder: Path
+
+
+def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path) -> Result:
+    """Play a round to its end and judge it. Whatever happens is a fault of the verdict and no exception."""
+    started = time.monotonic()
+    with node.fresh_vhost() as url, _arena(url, node, fake, folder) as arena:
+        canary = f"canary-prompt-{uuid.uuid4().hex[:12]}"
+        rng = random.Random(plan.seed)
+        todo = requests(REQUESTS, name=f"s{plan.seed}", canary=canary, rng=rng)
+        fake.reset()
+        fake.script([rule for request in todo for rule in request.rules])
+        arena.start()
+        producer = Producer(url, todo, seconds=SECONDS)
+        producer.start()
+        for fault in plan.faults:
+            threading.Event().wait(rng.uniform(0.3, 1.5))
+            fault(Where(arena, node, rng))
+        producer.finish(120)
+        arena.disarm()
+        verdict = judge(_gather(url, node, arena, producer, canary))
+        verdict.crashes = len(arena.ended)
+    return Result(plan, verdict, time.monotonic() - started, folder)
+
+
+@contextmanager
+def _arena(url: str, node: ChaosNode, fake: FakeClient, folder: Path) -> Iterator[Arena]:
+    user = node.add_user()
+    node.permit(url, user=user.partition(":")[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    arena = Arena(url, user, fake, folder, **SETTINGS)
+    try:
+        yield arena
+    finally:
+        arena.close()
+
+
+def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary: str) -> Evidence:
+    """Wait until the queues have drained, then read everything that is left behind."""
+    wanted = {request.id for request in producer.confirmed}
+    found: list[Envelope] = []
+    dead: dict[str, str] = {}
+    left: dict[str, int] = {}
+
+    def at_rest() -> bool:
+        found.extend(_envelopes(arena, url, node))
+        dead.update(_dead(arena))
+        known = {envelope.request_id for envelope in found}
+        missing = {one for one in wanted - known if not any(f"[{one}]" in body for body in dead.values())}
+        left.clear()
+        left.update(_left(node, url))
+        return not missing and not left
+
+    with suppress(AssertionError):  # the verdict says what is missing
+        wait_until(at_rest, timeout_s=DRAIN_S, pause_s=0.3, what="the queues to drain")
+    found.extend(_envelopes(arena, url, node))
+    return Evidence(
+        confirmed=producer.confirmed,
+        unsure=producer.unsure,
+        envelopes=found,
+        dead=list(dead.values()),
+        calls=arena.fake.calls(),
+        journal=arena.journal(),
+        left=left,
+        output=arena.output(),
+        secrets=(*KEYS, node.password),
+        canary=canary,
+    )
+
+
+def _left(node: ChaosNode, url: str) -> dict[str, int]:
+    ours = ("gemini.generate", "gemini.callbacks", "gemini.requests")
+    queues = node.queues(url).items()
+    return {name: count for name, count in queues if count and name.startswith(ours) and not name.endswith(".dead")}
+
+
+def _envelopes(arena: Arena, url: str, node: ChaosNode) -> list[Envelope]:
+    queues = [name for name in node.queues(url) if name.startswith(("gemini.responses", "chaos.made."))]
+    found: list[Envelope] = []
+    with arena.direct.channel() as channel:
+        for queue in queues:
+            while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
+                _method, properties, body = message
+                status = json.loads(body)["status"]
+                found.append(Envelope(properties.correlation_id, status, properties.message_id, body.decode()))
+    return found
+
+
+def _dead(arena: Arena) -> dict[str, str]:
+    """The dead letters by message id, with their bodies; they stay where they are."""
+    found: dict[str, Any] = {}
+    with arena.direct.channel() as channel:
+        for queue in ("gemini.requests.dead", "gemini.generate.dead"):
+            while (message := channel.basic_get(queue))[0] is not None:
+                _method, properties, body = message
+                found[f"{queue}/{properties.message_id}"] = body.decode(errors="replace")
+    return found
