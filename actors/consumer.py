@@ -56,6 +56,9 @@ class Consumer(dramatiq.Consumer):
                 self.connection.process_data_events(time_limit=self._patience_s())
             if self._cancelled:
                 raise ConnectionClosed(RuntimeError(f"RabbitMQ cancelled the consumer of {self.queue}"))
+            if not self.channel.is_open:
+                # pika tells only those who use a closed channel, and a consumer would wait on it for ever.
+                raise ConnectionClosed(RuntimeError(f"RabbitMQ closed the channel of {self.queue}: its log says why"))
             if self.broker.runtime.stopping.is_set():
                 self._stop_fetching()
                 return None

@@ -69,9 +69,14 @@ class Relay:
             self._channel.add_on_cancel_callback(self._on_cancel)
             tag = self._channel.basic_consume(settings.request_queue, self._on_message)
             logger.info("Relaying %s", settings.request_queue)
-            while not self.runtime.stopping.is_set() and not self._cancelled:
+            while not self.runtime.stopping.is_set() and not self._cancelled and self._channel.is_open:
                 connection.process_data_events(time_limit=TICK_S)
-            if self._cancelled:
+            if not self._channel.is_open:
+                # pika tells only those who use a closed channel, and this loop would wait on it for ever.
+                logger.warning(
+                    "RabbitMQ closed the channel of %s (its log says why): opening it again", settings.request_queue
+                )
+            elif self._cancelled:
                 logger.warning("The queue %s was deleted: declaring it again", settings.request_queue)
             else:
                 self._drain(connection, tag)
@@ -90,7 +95,7 @@ class Relay:
         """Stop fetching, and finish what is on its way."""
         self._channel.basic_cancel(tag)
         deadline = time.monotonic() + DRAIN_S
-        while self._on_its_way and time.monotonic() < deadline:
+        while self._on_its_way and self._channel.is_open and time.monotonic() < deadline:
             connection.process_data_events(time_limit=TICK_S)
 
     def _on_message(self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
