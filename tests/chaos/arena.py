@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fake_openrouter.client import FakeClient
+from tests.chaos.checker import Envelope
 from tests.chaos.proxy import Proxy
-from tests.system.stack import Process, Stack, wait_until
+from tests.system.stack import Process, Stack
 
 TEST_BUILD = Path(__file__).parent / "testbuild"
 
@@ -37,6 +38,7 @@ class Arena:
         self.direct = Stack(url, fake.base_url, folder)
         self.running: dict[str, Process] = {}
         self.ended: list[tuple[str, int]] = []
+        self.envelopes: list[Envelope] = []
         self._closing = threading.Event()
         self._platform = threading.Thread(target=self._supervise, daemon=True)
 
@@ -99,10 +101,13 @@ class Arena:
             with suppress(ProcessLookupError):
                 self.running[name].signal_group(signal.SIGCONT)
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Return when both processes run and are connected."""
-        for name, text in (("worker", "is ready for action"), ("bridge", "Relaying")):
-            wait_until(lambda: text in self.running[name].output(), timeout_s=timeout_s, what=f"{name} ready")  # noqa: B023 - used at once
+    def read(self, queue: str) -> None:
+        """Take the envelopes out of a callback queue, as a backend does."""
+        with self.direct.channel() as channel:
+            while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
+                _method, properties, body = message
+                status = json.loads(body)["status"]
+                self.envelopes.append(Envelope(properties.correlation_id, status, properties.message_id, body.decode()))
 
     def output(self) -> str:
         """Everything that the processes have printed."""

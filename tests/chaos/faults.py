@@ -101,6 +101,8 @@ def delete_shared_queue(where: Where) -> None:
 
     def deleted() -> bool:
         try:
+            if name == "gemini.responses":
+                where.arena.read(name)
             with where.arena.direct.channel() as channel:
                 channel.queue_delete(name, if_empty=True)
         except AMQPError:

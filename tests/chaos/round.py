@@ -1,6 +1,5 @@
 """One round: a seed decides on the requests, the faults and their moments; the checker has the last word."""
 
-import json
 import random
 import threading
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from fake_openrouter.client import FakeClient
 from tests.chaos.arena import Arena
-from tests.chaos.checker import Envelope, Evidence, Verdict, judge
+from tests.chaos.checker import Evidence, Verdict, judge
 from tests.chaos.faults import FAULTS, Fault, Where
 from tests.chaos.node import ChaosNode
 from tests.chaos.workload import Producer, requests
@@ -70,10 +69,10 @@ class Result:
     folder: Path
 
 
-def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path) -> Result:
-    """Play a round to its end and judge it. Whatever happens is a fault of the verdict and no exception."""
+def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path, **settings: object) -> Result:
+    """Play a round to its end and judge it; `settings` of the product go beyond, or against, the usual ones."""
     started = time.monotonic()
-    with node.fresh_vhost() as url, _arena(url, node, fake, folder) as arena:
+    with node.fresh_vhost() as url, arena_on(url, node, fake, folder, **settings) as arena:
         canary = f"canary-prompt-{uuid.uuid4().hex[:12]}"
         rng = random.Random(plan.seed)
         todo = requests(REQUESTS, name=f"s{plan.seed}", canary=canary, rng=rng)
@@ -93,11 +92,12 @@ def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path) -> Result:
 
 
 @contextmanager
-def _arena(url: str, node: ChaosNode, fake: FakeClient, folder: Path) -> Iterator[Arena]:
+def arena_on(url: str, node: ChaosNode, fake: FakeClient, folder: Path, **settings: object) -> Iterator[Arena]:
+    """An arena of a round's own, on a virtual host of a shared server."""
     user = node.add_user()
     node.permit(url, user=user.partition(":")[0])
     folder.mkdir(parents=True, exist_ok=True)
-    arena = Arena(url, user, fake, folder, **SETTINGS)
+    arena = Arena(url, user, fake, folder, **(SETTINGS | settings))
     try:
         yield arena
     finally:
@@ -107,14 +107,13 @@ def _arena(url: str, node: ChaosNode, fake: FakeClient, folder: Path) -> Iterato
 def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary: str) -> Evidence:
     """Wait until the queues have drained, then read everything that is left behind."""
     wanted = {request.id for request in producer.confirmed}
-    found: list[Envelope] = []
     dead: dict[str, str] = {}
     left: dict[str, int] = {}
 
     def at_rest() -> bool:
-        found.extend(_envelopes(arena, url, node))
+        _read_all(arena, url, node)
         dead.update(_dead(arena))
-        known = {envelope.request_id for envelope in found}
+        known = {envelope.request_id for envelope in arena.envelopes}
         missing = {one for one in wanted - known if not any(f"[{one}]" in body for body in dead.values())}
         left.clear()
         left.update(_left(node, url))
@@ -122,11 +121,11 @@ def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary:
 
     with suppress(AssertionError):  # the verdict says what is missing
         wait_until(at_rest, timeout_s=DRAIN_S, pause_s=0.3, what="the queues to drain")
-    found.extend(_envelopes(arena, url, node))
+    _read_all(arena, url, node)
     return Evidence(
         confirmed=producer.confirmed,
         unsure=producer.unsure,
-        envelopes=found,
+        envelopes=arena.envelopes,
         dead=list(dead.values()),
         calls=arena.fake.calls(),
         journal=arena.journal(),
@@ -143,16 +142,10 @@ def _left(node: ChaosNode, url: str) -> dict[str, int]:
     return {name: count for name, count in queues if count and name.startswith(ours) and not name.endswith(".dead")}
 
 
-def _envelopes(arena: Arena, url: str, node: ChaosNode) -> list[Envelope]:
-    queues = [name for name in node.queues(url) if name.startswith(("gemini.responses", "chaos.made."))]
-    found: list[Envelope] = []
-    with arena.direct.channel() as channel:
-        for queue in queues:
-            while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
-                _method, properties, body = message
-                status = json.loads(body)["status"]
-                found.append(Envelope(properties.correlation_id, status, properties.message_id, body.decode()))
-    return found
+def _read_all(arena: Arena, url: str, node: ChaosNode) -> None:
+    for queue in node.queues(url):
+        if queue.startswith(("gemini.responses", "chaos.made.")):
+            arena.read(queue)
 
 
 def _dead(arena: Arena) -> dict[str, str]:
