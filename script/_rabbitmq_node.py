@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -9,13 +10,16 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 #: A server needs about 8 s to start on two slow cores.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
+
+#: Where a server's ports are looked for.
+PORTS = range(20_000, 32_000)
 
 CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -275,12 +279,22 @@ def _docker(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held until the last one is found, so that they differ."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+    """Ports that nobody listens on; all are held until the last one is found, so that they differ.
+
+    Below those that systems give to outgoing connections: while the server is down, a client that tries to reach it
+    could be given its port, and the server would not come back.
+    """
+    candidates = random.sample(PORTS, len(PORTS))
+    with ExitStack() as held:
+        return [_bound(held, candidates) for _ in range(count)]
+
+
+def _bound(held: ExitStack, candidates: list[int]) -> int:
+    while True:
+        port, one = candidates.pop(), held.enter_context(socket.socket())
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: old connections do not count
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+        return port

@@ -17,13 +17,13 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitmqServer]:
+def rabbitmq_server(rabbitmq_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitmqServer]:
     """A server of this test run's own, shared by tests that do it no harm."""
     yield from _server(tmp_path_factory.mktemp("rabbitmq"))
 
 
 @pytest.fixture
-def own_rabbitmq(tmp_path: Path) -> Iterator[RabbitmqServer]:
+def own_rabbitmq(rabbitmq_installed: None, tmp_path: Path) -> Iterator[RabbitmqServer]:
     """A server of one test's own, to be hurt."""
     yield from _server(tmp_path / "own-rabbitmq")
 
@@ -42,11 +42,16 @@ def redis_url() -> Iterator[str]:
         yield url
 
 
-def _server(folder: Path) -> Iterator[RabbitmqServer]:
+@pytest.fixture(scope="session")
+def rabbitmq_installed() -> None:
+    """Skips a test where there is no RabbitMQ, and fails it in CI."""
     if installed() is None:
         if os.environ.get("CI"):
             pytest.fail("RabbitMQ is not installed: script/rabbitmq install")
         pytest.skip("RabbitMQ is not installed: script/rabbitmq install")
+
+
+def _server(folder: Path) -> Iterator[RabbitmqServer]:
     server = RabbitmqServer(folder)
     try:
         server.start_server()

@@ -54,7 +54,6 @@ def attempt(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path) -> Resu
     try:
         return play(plan, node, fake, folder)
     except Exception:  # noqa: BLE001 - one line for each round, whatever happens
-        node.thaw()
         node.kill()
         node.start_server()
         return Result(plan, Verdict(faults=[traceback.format_exc(limit=-3)]), 0.0, folder)

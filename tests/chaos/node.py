@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from tests.rabbitmq_server import RabbitmqServer, vhost_of
-from tests.system.stack import wait_until
 
 USER = "product"
 
@@ -43,17 +42,9 @@ class ChaosNode(RabbitmqServer):
         )
         return {row["name"]: int(row.get("messages", 0)) for row in rows}
 
-    def wait_empty(self, url: str, *, timeout_s: float, ours_only: bool = False) -> None:
-        """Return when nothing is in our queues, and nothing waits to be relayed; dead queues do not count."""
-
-        def left() -> dict[str, int]:
-            return {
-                name: count
-                for name, count in self.queues(url).items()
-                if count
-                and name.startswith(_OURS)
-                and not name.endswith(".dead")
-                and not (ours_only and name == "gemini.requests")
-            }
-
-        wait_until(lambda: not left(), timeout_s=timeout_s, what=f"our queues to be empty: {left()}")
+    def ours(self, url: str) -> dict[str, int]:
+        """The queues through which work goes, those that hold any; what is dead does not count."""
+        queues = self.queues(url).items()
+        return {
+            name: count for name, count in queues if count and name.startswith(_OURS) and not name.endswith(".dead")
+        }

@@ -116,7 +116,7 @@ def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary:
         known = {envelope.request_id for envelope in arena.envelopes}
         missing = {one for one in wanted - known if not any(f"[{one}]" in body for body in dead.values())}
         left.clear()
-        left.update(_left(node, url))
+        left.update(node.ours(url))
         return not missing and not left
 
     with suppress(AssertionError):  # the verdict says what is missing
@@ -134,12 +134,6 @@ def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary:
         secrets=(*KEYS, node.password),
         canary=canary,
     )
-
-
-def _left(node: ChaosNode, url: str) -> dict[str, int]:
-    ours = ("gemini.generate", "gemini.callbacks", "gemini.requests")
-    queues = node.queues(url).items()
-    return {name: count for name, count in queues if count and name.startswith(ours) and not name.endswith(".dead")}
 
 
 def _read_all(arena: Arena, url: str, node: ChaosNode) -> None:

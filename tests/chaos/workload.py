@@ -48,6 +48,7 @@ class Request:
     id: str
     kind: Kind
     canary: str
+    model: str | None = None
 
     @property
     def queue(self) -> str:
@@ -62,6 +63,8 @@ class Request:
         if self.kind.ending == "dead":
             return f"{self.prompt} is not JSON".encode()
         fields: dict[str, Any] = {"request_id": self.id, "prompt": self.prompt, "callback_queue": self.queue}
+        if self.model is not None:
+            fields["model"] = self.model
         if self.kind.name == "invalid":
             fields["parameters"] = {"temperature": self.canary}
         return json.dumps(fields).encode()
