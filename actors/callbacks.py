@@ -7,7 +7,7 @@ import pika
 
 from actors.broker import runtime
 from gateway.errors import PublishError
-from gateway.messages import Reply
+from gateway.messages import Reply, fits_amqp
 from gateway.topology import CALLBACKS
 from middleware.outbox import confirmed_publish
 
@@ -28,7 +28,8 @@ def _publish(reply: Reply, *, kind: str) -> None:
     properties = pika.BasicProperties(
         content_type="application/json",
         delivery_mode=2,
-        correlation_id=reply.request_id,
+        # A rejected request may have an id of any length: its envelope has it in full.
+        correlation_id=reply.request_id if reply.request_id and fits_amqp(reply.request_id) else None,
         message_id=reply.message_id,
         timestamp=int(time.time()),
         type=kind,

@@ -37,8 +37,13 @@ def dead_letter(  # noqa: PLR0913 - facts, all by name
     return pika.BasicProperties(
         delivery_mode=2,
         message_id=str(uuid.uuid4()),
-        correlation_id=escape_controls(request_id, 255) if request_id else None,
+        correlation_id=_short(request_id) if request_id else None,
         timestamp=int(now),
         type="dead_letter",
         headers=headers,
     )
+
+
+def _short(request_id: str) -> str:
+    """As much of it as fits into one of AMQP's short strings: 255 bytes."""
+    return escape_controls(request_id, 255).encode()[:255].decode(errors="ignore")

@@ -18,14 +18,18 @@ from gateway.errors import ErrorCode, GatewayError
 WIRE_VERSION: Literal[1] = 1
 
 
-def _fits_amqp(value: str) -> str:
-    """AMQP's short strings, which carry ids and queue names, end at 255 bytes."""
-    if len(value.encode()) > 255:  # noqa: PLR2004 - the limit of the protocol
+def fits_amqp(value: str) -> bool:
+    """Whether it is one of AMQP's short strings, which carry ids and queue names and end at 255 bytes."""
+    return len(value.encode()) <= 255  # noqa: PLR2004 - the limit of the protocol
+
+
+def _short(value: str) -> str:
+    if not fits_amqp(value):
         raise ValueError("longer than 255 bytes")
     return value
 
 
-ShortString = Annotated[str, StringConstraints(min_length=1), AfterValidator(_fits_amqp)]
+ShortString = Annotated[str, StringConstraints(min_length=1), AfterValidator(_short)]
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import dramatiq
 import pytest
 
 from actors.broker import MIDDLEWARE, runtime
@@ -10,13 +11,14 @@ from gateway.errors import (
     AuthenticationFailed,
     ConfirmTimeout,
     ErrorCode,
+    InvalidMessage,
     Nacked,
     RateLimited,
     RequestRejected,
     Unroutable,
     UpstreamFailed,
 )
-from gateway.messages import Reply
+from gateway.messages import Failure, Reply
 from tests.world import World, completion, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
@@ -52,6 +54,16 @@ def test_an_answered_request_is_published_once_and_acked(here: World):
     assert envelope["content"] == "An answer."
     assert envelope["metadata"] == {"n": 1}
     assert here.publisher.sent[0][2].correlation_id == "r-1"
+
+
+def test_an_id_that_is_too_long_for_a_property_is_in_the_envelope(here: World):
+    """A rejected request may have an id of any length; without the property its envelope still goes out."""
+    long_id = "ü" * 200
+    failure = Failure.of(InvalidMessage("no"), request_id=long_id, processing_time_ms=0)
+    reply = Reply.of(failure, queue="answers", work_id="w")
+    assert here.deliver(dramatiq.Message("gemini.callbacks", "publish_error", (reply,), {}, {})) == ("ack",)
+    (_, _, properties), (envelope,) = here.publisher.sent[0], here.publisher.to("answers")
+    assert (properties.correlation_id, envelope["request_id"]) == (None, long_id)
 
 
 def test_keys_take_turns(here: World):

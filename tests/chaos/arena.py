@@ -39,6 +39,8 @@ class Arena:
         self.running: dict[str, Process] = {}
         self.ended: list[tuple[str, int]] = []
         self.envelopes: list[Envelope] = []
+        self.producing = threading.Event()  # cleared, it holds the backend still
+        self.producing.set()
         self._closing = threading.Event()
         self._platform = threading.Thread(target=self._supervise, daemon=True)
 

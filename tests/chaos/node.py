@@ -14,6 +14,7 @@ ADVANCED = """\
   {channel_tick_interval, 1000},
   {consumer_timeout, 5000},
   {quorum_tick_interval, 300},
+  {collect_statistics_interval, 200},
   {dead_letter_worker_publisher_confirm_timeout, 2000}
 ]}].
 """

@@ -79,7 +79,7 @@ def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path, **settings
         fake.reset()
         fake.script([rule for request in todo for rule in request.rules])
         arena.start()
-        producer = Producer(url, todo, seconds=SECONDS)
+        producer = Producer(url, todo, seconds=SECONDS, go=arena.producing)
         producer.start()
         for fault in plan.faults:
             threading.Event().wait(rng.uniform(0.3, 1.5))

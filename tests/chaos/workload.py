@@ -82,13 +82,16 @@ def requests(count: int, *, name: str, canary: str, rng: random.Random) -> list[
 class Producer:
     """A backend: publishes the requests over `seconds` and notes which ones RabbitMQ has confirmed."""
 
-    def __init__(self, url: str, requests: Iterable[Request], *, seconds: float) -> None:
+    def __init__(
+        self, url: str, requests: Iterable[Request], *, seconds: float, go: threading.Event | None = None
+    ) -> None:
         self.confirmed: list[Request] = []  # once for each copy
         self.unsure: list[Request] = []  # sent, and never heard of again
         self._url = url
         self._todo = [request for request in requests for _ in range(request.kind.copies)]
         self._pause_s = seconds / max(1, len(self._todo))
         self._stop = threading.Event()
+        self._go = go
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
@@ -119,6 +122,8 @@ class Producer:
         channel.queue_declare("gemini.requests", durable=True)
         channel.confirm_delivery()
         while self._todo:
+            while self._go is not None and not self._go.is_set():
+                connection.sleep(0.05)
             request = self._todo.pop(0)
             properties = pika.BasicProperties(delivery_mode=2, message_id=request.id)
             try:

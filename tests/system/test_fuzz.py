@@ -1,0 +1,141 @@
+"""Ten thousand bodies that nobody should send: each is answered or kept, and a good one behind them is served."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pika
+import pytest
+
+from tests.rabbitmq_server import RabbitmqServer, vhost_of
+from tests.system.conftest import MakeStack
+from tests.system.hostile import bodies, forged, properties
+from tests.system.stack import Process, Stack, wait_until
+from tests.system.test_waiting import pids_of_group
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+SEED = 20261123
+
+#: What a process may grow by, in bytes: its share of what is on the way, with the largest body in several forms.
+GROWTH = 200_000_000
+
+
+def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
+    """F1, F2, S1, S2, S6, S8: none lost, no thread lost, no memory lost, nothing of them in the log."""
+    stack, fake = make_stack(per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
+    worker, bridge = stack.start_worker(), stack.start_bridge()
+    warm_up(stack)
+    threads, memory = threads_of(worker, bridge), memory_of(worker, bridge)
+
+    sent = bodies(SEED)
+    publish(stack, sent)
+    ends = Ends(stack, rabbitmq_server)
+    wait_until(lambda: ends.count() >= len(sent), timeout_s=120, pause_s=0.5, what=f"{len(sent)} ends")
+
+    assert good_request_is_answered(stack)
+    assert ends.count() == len(sent)
+    assert ends.unlike_an_envelope == []
+    assert worker.popen.poll() is None
+    assert bridge.popen.poll() is None
+    wait_until(lambda: threads_of(worker, bridge) == threads, what="as many threads as before")
+    for pid, size in memory_of(worker, bridge).items():
+        assert size - memory[pid] < GROWTH
+    assert stack.depth("hostile.smuggled") == 0
+    assert len(fake.calls()) < len(sent) / 2  # what cannot be right costs nothing
+    for process in (worker, bridge):
+        assert "Traceback" not in process.output()
+        assert "DROP TABLE" not in process.output()
+        assert "\x1b" not in process.output()
+
+
+def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
+    """F3: in each queue that we consume, and in a wait, from which they come back; no call, no thread lost."""
+    stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
+    worker, bridge = stack.start_worker(), stack.start_bridge()
+    warm_up(stack)
+    threads, calls = threads_of(worker, bridge), len(fake.calls())
+    rng = random.Random(SEED)
+    count = 0
+    with stack.channel() as channel:
+        channel.confirm_delivery()
+        for queue in ("gemini.generate", "gemini.callbacks", "gemini.generate.delay.1s"):
+            for _ in range(200):
+                channel.basic_publish("", queue, forged(rng, queue), pika.BasicProperties(delivery_mode=2))
+                count += 1
+    wait_until(lambda: stack.depth("gemini.generate.dead") == count, timeout_s=60, what=f"{count} dead letters")
+    assert good_request_is_answered(stack)
+    assert len(fake.calls()) == calls + 1
+    wait_until(lambda: threads_of(worker, bridge) == threads, what="as many threads as before")
+
+
+class Ends:
+    """Where the bodies have come to: envelopes, taken as they come, and what lies in the dead queues."""
+
+    def __init__(self, stack: Stack, server: RabbitmqServer) -> None:
+        self._stack = stack
+        self._server = server
+        self.envelopes = 0
+        self.unlike_an_envelope: list[bytes] = []
+
+    def callback_queues(self) -> list[str]:
+        """Whatever name was no reason to refuse it."""
+        queues = self._server.api("GET", f"queues/{vhost_of(self._stack.url)}?disable_stats=true")
+        names = [queue["name"] for queue in queues]
+        return [name for name in names if name == "gemini.responses" or not name.startswith(("gemini.", "hostile.sm"))]
+
+    def count(self) -> int:
+        with self._stack.channel() as channel:
+            for queue in self.callback_queues():
+                for body in all_of(channel, queue):
+                    self.envelopes += 1
+                    if not looks_right(json.loads(body)):
+                        self.unlike_an_envelope.append(body)
+        return self.envelopes + self._stack.depth("gemini.requests.dead") + self._stack.depth("gemini.generate.dead")
+
+
+def all_of(channel: Any, queue: str) -> Iterator[bytes]:
+    while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
+        yield message[2]
+
+
+def looks_right(envelope: dict[str, Any]) -> bool:
+    """The fields that the README promises."""
+    needed = {"success": {"content", "usage", "model_used"}, "error": {"error", "error_code"}}[envelope["status"]]
+    return needed | {"timestamp", "processing_time_ms"} <= set(envelope)
+
+
+def publish(stack: Stack, sent: list[bytes]) -> None:
+    rng = random.Random(SEED)
+    with stack.channel() as channel:
+        channel.queue_declare("hostile.smuggled", durable=True)
+        for body in sent:
+            channel.basic_publish("", "gemini.requests", body, pika.BasicProperties(delivery_mode=2, **properties(rng)))
+
+
+def good_request_is_answered(stack: Stack) -> bool:
+    """At once: nothing is in front of it any more."""
+    stack.publish({"request_id": "good", "prompt": "Hello", "callback_queue": "good.answers"})
+    (answer,) = stack.answers(1, queue="good.answers", timeout_s=5)
+    return bool(answer["status"] == "success")
+
+
+def warm_up(stack: Stack) -> None:
+    """Threads that start with the first call, or with the first missing queue, are there afterwards."""
+    stack.publish(*({"request_id": f"w-{n}", "prompt": "Hello", "callback_queue": "warm.up"} for n in range(16)))
+    stack.answers(16, queue="warm.up")
+
+
+def threads_of(*processes: Process) -> dict[int, int]:
+    return {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids(*processes)}
+
+
+def memory_of(*processes: Process) -> dict[int, int]:
+    """Resident bytes."""
+    return {pid: 4096 * int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids(*processes)}
+
+
+def pids(*processes: Process) -> list[int]:
+    return [pid for process in processes for pid in pids_of_group(process.popen.pid)]
