@@ -3,7 +3,7 @@
 A piece of work is in one of three states:
 
     unknown ── begin ──▶ running ── answer ──▶ answered ── ttl ──▶ unknown
-                  ▲          │ abandon, or its lease ends
+                  ▲          │ abandon, scheduled, or its lease ends
                   └──────────┘
 """
 
@@ -51,6 +51,11 @@ class Running:
 
 
 @dataclass(frozen=True)
+class Superseded:
+    """A later copy of this very delivery is in a queue, confirmed: there is nothing left to do for this one."""
+
+
+@dataclass(frozen=True)
 class Answered:
     """The sealed envelope of the work; `delivery` is the delivery that was answered, `failure` an error envelope."""
 
@@ -61,16 +66,19 @@ class Answered:
     failure: bool
 
 
+Entry = Started | Running | Superseded | Answered
+
+
 class Ledger(Protocol):
     """Each method is one atomic step and raises StoreUnavailable when the store cannot be used."""
 
-    def begin(self, work: Work, *, delivery: str, lease_s: float) -> Started | Running | Answered:
-        """Start the work for `lease_s` seconds, unless it runs elsewhere or is answered.
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        """Start the work for `lease_s` seconds, unless it runs elsewhere, is answered, or a later copy will do it.
 
         A lease that has ended is taken over.
         """
 
-    def restart(self, work: Work, *, delivery: str, lease_s: float) -> Started | Running | Answered:
+    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
         """As `begin`, but an answer that is a failure is given up for a new start."""
 
     def answer(  # noqa: PLR0913 - facts of the answer, all by name
@@ -84,6 +92,12 @@ class Ledger(Protocol):
     def published(self, work: Work) -> None:
         """Note that the envelope was confirmed by RabbitMQ."""
 
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
+        """Give the work back: copy number `hop` of the delivery is confirmed in a queue, and earlier ones are done.
+
+        A token that holds no lease changes nothing.
+        """
+
     def abandon(self, work: Work, token: str) -> None:
         """Give the work back unanswered. Idempotent; a token that holds no lease changes nothing."""
 
@@ -94,11 +108,11 @@ class Ledger(Protocol):
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
 
-    def begin(self, work: Work, *, delivery: str, lease_s: float) -> Started:  # noqa: ARG002 - the protocol's names
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Started:  # noqa: ARG002 - the protocol's names
         return Started(uuid.uuid4().hex)
 
-    def restart(self, work: Work, *, delivery: str, lease_s: float) -> Started:
-        return self.begin(work, delivery=delivery, lease_s=lease_s)
+    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Started:
+        return self.begin(work, delivery=delivery, hop=hop, lease_s=lease_s)
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
@@ -106,6 +120,9 @@ class NullLedger:
         """Nothing is kept."""
 
     def published(self, work: Work) -> None:
+        """Nothing is kept."""
+
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
         """Nothing is kept."""
 
     def abandon(self, work: Work, token: str) -> None:

@@ -5,7 +5,7 @@ import time
 import uuid
 from collections.abc import Callable
 
-from gateway.ledger import Answered, Running, Started, Work
+from gateway.ledger import Answered, Entry, Running, Started, Superseded, Work
 from gateway.redis_server import RedisServer, Reply, microseconds
 
 #: ARGV: 1 clock, 2 entry, 3 ttl, 4 token. A running entry has `lease_ends`, an answered one `envelope`.
@@ -15,7 +15,8 @@ local function fact(name) return redis.call('HGET', entry, name) or '' end
 local function answered() return tonumber(redis.call('HGET', entry, 'expires') or 0) > now end
 """
 
-#: 5 delivery, 6 lease, 7 replace a failure. Returns {'started'}, {'running', wait} or {'answered', …}.
+#: 5 delivery, 6 lease, 7 replace a failure, 8 hop. Returns {'started'}, {'running', wait}, {'superseded'} or
+#: {'answered', …}.
 BEGIN = (
     STEP
     + """
@@ -25,9 +26,12 @@ end
 local lease_ends = tonumber(redis.call('HGET', entry, 'lease_ends') or 0)
 -- Its own token: the client has lost the answer to its first try and asks again.
 if lease_ends > now and fact('token') ~= token then return {'running', str(lease_ends - now)} end
+if not answered() and fact('delivery') == ARGV[5] and (tonumber(fact('hop')) or 0) > tonumber(ARGV[8]) then
+  return {'superseded'}
+end
 local lease = tonumber(ARGV[6])
 redis.call('DEL', entry)
-redis.call('HSET', entry, 'token', token, 'delivery', ARGV[5], 'lease_ends', str(now + lease))
+redis.call('HSET', entry, 'token', token, 'delivery', ARGV[5], 'lease_ends', str(now + lease), 'hop', ARGV[8])
 expire(entry, lease + ttl)
 keep_time()
 return {'started'}
@@ -50,6 +54,17 @@ return {}
 
 PUBLISHED = STEP + "if answered() then redis.call('HSET', entry, 'published', '1') end return {}"
 
+#: 5 delivery, 6 hop.
+SCHEDULED = (
+    STEP
+    + """
+if answered() or fact('token') ~= token then return {} end
+redis.call('HSET', entry, 'token', '', 'delivery', ARGV[5], 'hop', ARGV[6], 'lease_ends', '0')
+expire(entry, ttl)
+return {}
+"""
+)
+
 ABANDON = STEP + "if not answered() and fact('token') == token then redis.call('DEL', entry) end return {}"
 
 
@@ -65,11 +80,11 @@ class RedisLedger:
         self._ttl_s = ttl_s
         self._clock = clock
 
-    def begin(self, work: Work, *, delivery: str, lease_s: float) -> Started | Running | Answered:
-        return self._begin(work, delivery, lease_s, replace_failure=False)
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, replace_failure=False)
 
-    def restart(self, work: Work, *, delivery: str, lease_s: float) -> Started | Running | Answered:
-        return self._begin(work, delivery, lease_s, replace_failure=True)
+    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, replace_failure=True)
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
@@ -79,6 +94,9 @@ class RedisLedger:
     def published(self, work: Work) -> None:
         self._run(PUBLISHED, work, "")
 
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
+        self._run(SCHEDULED, work, token, delivery, hop)
+
     def abandon(self, work: Work, token: str) -> None:
         self._run(ABANDON, work, token)
 
@@ -86,14 +104,14 @@ class RedisLedger:
         """Nothing to do: Redis removes what has expired."""
         return 0
 
-    def _begin(
-        self, work: Work, delivery: str, lease_s: float, *, replace_failure: bool
-    ) -> Started | Running | Answered:
+    def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
         token = uuid.uuid4().hex
-        found = self._run(BEGIN, work, token, delivery, microseconds(lease_s), int(replace_failure))
+        found = self._run(BEGIN, work, token, delivery, microseconds(lease_s), int(replace_failure), hop)
         match found:
             case [b"running", wait]:
                 return Running(int(wait) / 1_000_000)
+            case [b"superseded"]:
+                return Superseded()
             case [b"answered", envelope, message_id, published, answered_delivery, failure]:
                 return Answered(
                     envelope, message_id.decode(), published == b"1", answered_delivery.decode(), failure == b"1"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Answered, Running, Started, Work
+from gateway.ledger import Answered, Entry, Running, Started, Superseded, Work
 from gateway.state_file import StateFile
 
 #: How many answers between two sweeps; a sweep removes more entries than were added since the last.
@@ -28,11 +28,11 @@ class SqliteLedger:
         self._clock = clock
         self._answers = itertools.count(1)
 
-    def begin(self, work: Work, *, delivery: str, lease_s: float) -> Started | Running | Answered:
-        return self._begin(work, delivery, lease_s, replace_failure=False)
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, replace_failure=False)
 
-    def restart(self, work: Work, *, delivery: str, lease_s: float) -> Started | Running | Answered:
-        return self._begin(work, delivery, lease_s, replace_failure=True)
+    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, replace_failure=True)
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
@@ -41,7 +41,7 @@ class SqliteLedger:
             now = self._clock()
             if _answer(db, work, now) is None:
                 db.execute(
-                    "REPLACE INTO ledger VALUES (?, ?, 1, ?, ?, 0.0, ?, ?, 0, ?, ?)",
+                    "REPLACE INTO ledger VALUES (?, ?, 1, ?, ?, 0.0, ?, ?, 0, ?, ?, 0)",
                     (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope),
                 )
         if next(self._answers) % SWEEP_EVERY == 0:
@@ -53,6 +53,14 @@ class SqliteLedger:
             db.execute(
                 "UPDATE ledger SET published = 1 WHERE request_id = ? AND digest = ? AND answered",
                 (work.request_id, work.digest),
+            )
+
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
+        with self._file.transaction() as db:
+            db.execute(
+                "UPDATE ledger SET token = '', delivery = ?, hop = ?, lease_ends_at = 0.0, expires_at = ?"
+                " WHERE request_id = ? AND digest = ? AND token = ? AND NOT answered",
+                (delivery, hop, self._clock() + self._ttl_s, work.request_id, work.digest, token),
             )
 
     def abandon(self, work: Work, token: str) -> None:
@@ -76,9 +84,7 @@ class SqliteLedger:
                 (now, limit),
             ).rowcount
 
-    def _begin(
-        self, work: Work, delivery: str, lease_s: float, *, replace_failure: bool
-    ) -> Started | Running | Answered:
+    def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
         with self._file.transaction() as db:
             now = self._clock()
             answer = _answer(db, work, now)
@@ -90,10 +96,12 @@ class SqliteLedger:
                 _set_lease_end(db, work, now + lease_s)
             if remaining_s > 0:
                 return Running(remaining_s)
+            if _hop(db, work, delivery) > hop:
+                return Superseded()
             token = uuid.uuid4().hex
             db.execute(
-                "REPLACE INTO ledger VALUES (?, ?, 0, ?, ?, ?, NULL, NULL, 0, ?, NULL)",
-                (work.request_id, work.digest, token, delivery, now + lease_s, now + lease_s + self._ttl_s),
+                "REPLACE INTO ledger VALUES (?, ?, 0, ?, ?, ?, NULL, NULL, 0, ?, NULL, ?)",
+                (work.request_id, work.digest, token, delivery, now + lease_s, now + lease_s + self._ttl_s, hop),
             )
             return Started(token)
 
@@ -116,6 +124,15 @@ def _lease_remaining_s(db: sqlite3.Connection, work: Work, now: float) -> float:
         (work.request_id, work.digest),
     ).fetchone()
     return float(row[0]) - now if row is not None else 0.0
+
+
+def _hop(db: sqlite3.Connection, work: Work, delivery: str) -> int:
+    """The number of the latest copy of this delivery that is known of."""
+    row = db.execute(
+        "SELECT hop FROM ledger WHERE request_id = ? AND digest = ? AND delivery = ? AND NOT answered",
+        (work.request_id, work.digest, delivery),
+    ).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def _set_lease_end(db: sqlite3.Connection, work: Work, at: float) -> None:

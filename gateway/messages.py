@@ -74,6 +74,7 @@ class Job(_Message):
 
     `retry_count` counts finished or running waits for a key, `upstream_retries` those for the provider.
     `received_at` is epoch seconds when the bridge read the request: `processing_time_ms` counts from there.
+    `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -82,6 +83,7 @@ class Job(_Message):
     retry_count: int = Field(default=0, ge=0)
     upstream_retries: int = Field(default=0, ge=0)
     redelivered: bool = False
+    hop: int = Field(default=0, ge=0)
 
     @classmethod
     def of(cls, request: Request, *, received_at: float, redelivered: bool = False) -> Self:

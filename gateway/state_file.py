@@ -10,8 +10,8 @@ from pathlib import Path
 
 from gateway.errors import StoreUnavailable
 
-#: The form of the tables, also the `user_version` in SCHEMA; a file of another form is refused, not guessed at.
-VERSION = 1
+#: The form of the tables, also the `user_version` in SCHEMA; a file of a later form is refused, not guessed at.
+VERSION = 2
 
 #: How long a statement waits for another process's transaction, in seconds. Transactions take well under a millisecond.
 BUSY_S = 10.0
@@ -38,13 +38,23 @@ CREATE INDEX cooldowns_by_end ON cooldowns (until);
 
 CREATE TABLE ledger (
     request_id TEXT, digest TEXT, answered INTEGER, token TEXT, delivery TEXT, lease_ends_at REAL,
-    message_id TEXT, failure INTEGER, published INTEGER, expires_at REAL, envelope BLOB,
+    message_id TEXT, failure INTEGER, published INTEGER, expires_at REAL, envelope BLOB, hop INTEGER,
     PRIMARY KEY (request_id, digest)
 );
 CREATE INDEX ledger_by_end ON ledger (expires_at);
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;
 """
+
+#: From each earlier form to the next one.
+MIGRATIONS = {
+    1: """
+BEGIN IMMEDIATE;
+ALTER TABLE ledger ADD COLUMN hop INTEGER DEFAULT 0;
+PRAGMA user_version = 2;
+COMMIT;
+""",
+}
 
 
 class _Opened:
@@ -159,8 +169,11 @@ def _prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
         connection.executescript(SCHEMA)
-    elif version != VERSION:
+    elif version > VERSION:
         raise sqlite3.DatabaseError(f"it has form {version}, this program reads form {VERSION}")
+    else:
+        for older in range(version, VERSION):
+            connection.executescript(MIGRATIONS[older])
 
 
 def _close(opened: _Opened) -> None:

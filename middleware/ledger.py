@@ -6,7 +6,7 @@ from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Answered, Running, Started, Work
+from gateway.ledger import Answered, Running, Started, Superseded, Work
 from gateway.messages import Job, Reply
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of
@@ -41,6 +41,9 @@ class LedgerMiddleware(Middleware):
                 attempt.ledger_token = token
             case Answered() as answered:
                 self._answer_again(attempt, attempt.job, answered)
+            case Superseded():
+                attempt.outcome = Outcome.DUPLICATE
+                raise AlreadyAnswered("a later copy of this delivery waits, or has waited")
 
     def after_process_message(
         self,
@@ -55,18 +58,20 @@ class LedgerMiddleware(Middleware):
             return
         work = Work.of(attempt.job)
         if attempt.reply is None:
-            self._abandon(work, attempt.ledger_token)
+            self._give_back(work, attempt, attempt.job, attempt.ledger_token)
             return
         self._store(work, attempt, attempt.reply)
 
-    def _begin(self, job: Job, attempt: Attempt) -> Started | Answered:
+    def _begin(self, job: Job, attempt: Attempt) -> Started | Superseded | Answered:
         work = Work.of(job)
         lease_s = self.runtime.settings.request_timeout_seconds + LEASE_MARGIN_S
         while True:
             try:
-                entry = self.runtime.ledger.begin(work, delivery=attempt.delivery_id, lease_s=lease_s)
+                entry = self.runtime.ledger.begin(work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
                 if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
-                    entry = self.runtime.ledger.restart(work, delivery=attempt.delivery_id, lease_s=lease_s)
+                    entry = self.runtime.ledger.restart(
+                        work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s
+                    )
             except StoreUnavailable as error:
                 logger.error("Waiting for the ledger: %s", error)  # noqa: TRY400 - expected, the text says it all
                 self._pause(STORE_RETRY_S)
@@ -95,9 +100,13 @@ class LedgerMiddleware(Middleware):
         attempt.stored = True
         raise AlreadyAnswered("the ledger has the answer")
 
-    def _abandon(self, work: Work, token: str) -> None:
+    def _give_back(self, work: Work, attempt: Attempt, job: Job, token: str) -> None:
+        ledger = self.runtime.ledger
         try:
-            self.runtime.ledger.abandon(work, token)
+            if attempt.outcome is Outcome.SCHEDULED:
+                ledger.scheduled(work, token, delivery=attempt.delivery_id, hop=job.hop + 1)
+            else:
+                ledger.abandon(work, token)
         except StoreUnavailable as error:
             logger.warning("The next delivery waits for this one's lease to end: %s", error)
 

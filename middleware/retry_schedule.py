@@ -54,7 +54,8 @@ class RetrySchedule(Middleware):
     def _schedule(self, message: MessageProxy, attempt: Attempt, wait: Wait, why: BaseException) -> None:
         topology = self.runtime.topology
         queue = topology.key_wait(wait.delay_s) if wait.for_key else topology.upstream_wait(wait.delay_s)
-        publish_until_stopped(self.runtime, message.copy(args=(wait.job,), options={}), queue)
+        job = wait.job.model_copy(update={"hop": wait.job.hop + 1})
+        publish_until_stopped(self.runtime, message.copy(args=(job,), options={}), queue)
         attempt.outcome = Outcome.SCHEDULED
         logger.info(
             "Waiting up to %g s (retry_count=%d, upstream_retries=%d): %s",

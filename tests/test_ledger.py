@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger import Answered, Ledger, NullLedger, Running, Started, Work
+from gateway.ledger import Answered, Ledger, NullLedger, Running, Started, Superseded, Work
 from gateway.ledger_redis import RedisLedger
 from gateway.ledger_sqlite import SWEEP_EVERY, SqliteLedger
 from gateway.messages import Job, Parameters, Request
@@ -109,6 +109,52 @@ def test_abandoned_work_can_be_started_at_once(ledger: Ledger):
     ledger.abandon(WORK, token)
     ledger.abandon(WORK, token)
     assert isinstance(begin(ledger), Started)
+
+
+def test_of_two_copies_of_a_delivery_the_later_one_counts(ledger: Ledger):
+    """F21: a crash between the confirmed copy and the ack leaves both; whichever comes first, one is worked on."""
+    token = begin(ledger).token
+    ledger.scheduled(WORK, token, delivery="a", hop=1)
+    assert begin(ledger) == Superseded()
+    copy = ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0)
+    assert isinstance(copy, Started)
+    assert begin(ledger) == Running(60.0)
+    ledger.scheduled(WORK, copy.token, delivery="a", hop=2)
+    assert ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0) == Superseded()
+
+
+def test_a_copy_whose_worker_died_still_counts(ledger: Ledger, clock: Clock):
+    """Its lease has ended; the copy itself comes back from RabbitMQ."""
+    ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
+    ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0)
+    clock.advance(61)
+    assert begin(ledger) == Superseded()
+    assert isinstance(ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0), Started)
+
+
+def test_the_same_request_sent_again_has_copies_of_its_own(ledger: Ledger):
+    """Another delivery is no earlier copy of this one, however far this one has come."""
+    ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=3)
+    assert isinstance(begin(ledger, delivery="b"), Started)
+
+
+def test_only_the_holder_can_schedule(ledger: Ledger, clock: Clock):
+    """A late one changes nothing: neither the lease of who took over, nor an answer."""
+    late = begin(ledger).token
+    clock.advance(61)
+    token = begin(ledger).token
+    ledger.scheduled(WORK, late, delivery="a", hop=1)
+    assert begin(ledger) == Running(60.0)
+    answer(ledger, token)
+    ledger.scheduled(WORK, token, delivery="a", hop=1)
+    assert isinstance(begin(ledger), Answered)
+
+
+def test_what_waits_is_remembered_for_as_long_as_an_answer(ledger: Ledger, clock: Clock):
+    """The longest wait is shorter than that."""
+    ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
+    clock.advance(TTL_S - 1)
+    assert begin(ledger) == Superseded()
 
 
 def test_only_the_holder_can_abandon(ledger: Ledger, clock: Clock):

@@ -14,7 +14,7 @@ import pytest
 from actors import broker as the_broker
 from actors.boot import EXIT_SETTINGS, Boot
 from actors.broker import runtime
-from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable
+from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, UpstreamFailed
 from gateway.keys.pool import KeyPool
 from gateway.ledger import Work
 from middleware import key_selection
@@ -23,6 +23,7 @@ from middleware.watchdog import EXIT_THREAD_LOST, Watchdog
 from tests.world import World, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
+BROKEN = UpstreamFailed("HTTP 503: overloaded", reason="http_503", status=503)
 AWAY = StoreUnavailable("gone")
 
 
@@ -119,9 +120,23 @@ def test_a_cooldown_that_cannot_be_stored_does_not_hide_the_answer(here: World, 
 def test_a_wait_whose_ledger_entry_cannot_be_given_back_is_still_a_wait(here: World, monkeypatch: pytest.MonkeyPatch):
     """Its next delivery waits for the lease to end, no more."""
     here.provider.script = [LIMITED, LIMITED]
-    monkeypatch.setattr(here.stores.ledger, "abandon", Once(lambda: None))
+    monkeypatch.setattr(here.stores.ledger, "scheduled", Once(lambda: None))
     assert here.deliver(here.message(job())) == ("ack",)
     assert len(here.copies("gemini.generate.delay.60s")) == 1
+
+
+def test_a_delivery_that_has_a_copy_in_a_wait_is_done_with(here: World):
+    """F21: it comes again after a crash between the confirmed copy and the ack; its copy does the work, once."""
+    here.provider.script = [BROKEN]
+    message = here.message(job())
+    here.deliver(message)
+    assert here.deliver(message) == ("ack",)
+    assert len(here.provider.calls) == 1
+    (copy,) = here.copies("gemini.generate.backoff.2s")
+    here.deliver(copy)
+    assert here.deliver(copy) == ("ack",)
+    assert len(here.provider.calls) == 2
+    assert len(here.publisher.to("gemini.responses")) == 1
 
 
 def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World):

@@ -2,18 +2,20 @@
 
 import fcntl
 import os
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import StoreUnavailable
-from gateway.state_file import VERSION, StateFile
+from gateway.state_file import SCHEMA, VERSION, StateFile
 
 
 @pytest.fixture
@@ -75,6 +77,21 @@ def test_a_file_that_was_removed_is_made_again(file: StateFile):
     other = StateFile(file.path)
     assert [count(file), count(other)] == [1, 2]
     other.close()
+
+
+def test_a_file_of_an_earlier_form_is_brought_up_to_date(tmp_path: Path):
+    """With what it holds: an update of the worker forgets no answer."""
+    path = tmp_path / "state.sqlite3"
+    earlier = SCHEMA.replace(" hop INTEGER,", "").replace(f"user_version = {VERSION}", "user_version = 1")
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(earlier)
+        db.execute("INSERT INTO ledger VALUES ('r-1', 'd', 1, 't', 'a', 0.0, 'm-1', 0, 0, 9e9, 'An answer')")
+        db.commit()
+    file = StateFile(path)
+    with file.transaction() as db:
+        assert db.execute("SELECT envelope, hop FROM ledger").fetchone() == ("An answer", 0)
+        assert db.execute("PRAGMA user_version").fetchone() == (VERSION,)
+    file.close()
 
 
 @pytest.mark.parametrize("content", [b"this is not a database, and long enough to be one" * 100, b"SQLite format 3\0"])

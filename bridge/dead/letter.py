@@ -93,8 +93,8 @@ class DeadLetter:
     def revived(self, request_queue: str) -> "tuple[str, bytes, pika.BasicProperties] | None":
         """Queue, body and properties of its next life, None for what has none.
 
-        A request goes back as it came. Work starts its schedule anew, under its old id: what is answered already is
-        not called again. A reply is delivered, never generated again.
+        A request goes back as it came. Work starts its schedule anew, under its old id and with its old `hop`: the
+        ledger knows both, and what is answered already is not called again. A reply is delivered, not generated again.
         """
         match self.message.args if self.message is not None else ():
             case (Job() as job,):

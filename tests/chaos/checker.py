@@ -141,7 +141,8 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
             continue
         extra = count - asked[request_id].kind.calls
         verdict.repeated_calls += max(0, extra)
-        if extra > interrupted[request_id]:
+        # An attempt that ended before it was noted is made again, with all that may follow from it.
+        if extra > interrupted[request_id] * asked[request_id].kind.calls:
             verdict.faults.append(
                 f"{request_id} ({asked[request_id].kind.name}) was called for {count} times, with "
                 f"{interrupted[request_id]} crashes in a call"
@@ -149,7 +150,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
 
 
 def _interrupted(journal: Journal) -> Counter[str]:
-    """How many attempts of each request began a call and did not come to store or schedule what came of it."""
+    """How many attempts of each request began a call and did not come to note in the ledger what came of it."""
     open_calls: defaultdict[str, set[int]] = defaultdict(set)
     count: Counter[str] = Counter()
     for line in journal:
@@ -157,7 +158,7 @@ def _interrupted(journal: Journal) -> Counter[str]:
             if line["pid"] in open_calls[line["id"]]:
                 continue  # another key, in the same attempt
             open_calls[line["id"]].add(line["pid"])
-        elif line["step"] in {"stored", "copy confirmed"}:
+        elif line["step"] in {"stored", "noted"}:
             open_calls[line["id"]].discard(line["pid"])
     for request_id, pids in open_calls.items():
         count[request_id] = len(pids)

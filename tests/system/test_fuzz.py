@@ -40,7 +40,7 @@ def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_ser
     assert ends.unlike_an_envelope == []
     assert worker.popen.poll() is None
     assert bridge.popen.poll() is None
-    wait_until(lambda: threads_of(worker, bridge) == threads, what="as many threads as before")
+    assert_no_thread_was_lost(threads, worker, bridge)
     for pid, size in memory_of(worker, bridge).items():
         assert size - memory[pid] < GROWTH
     assert stack.depth("hostile.smuggled") == 0
@@ -68,7 +68,7 @@ def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
     wait_until(lambda: stack.depth("gemini.generate.dead") == count, timeout_s=60, what=f"{count} dead letters")
     assert good_request_is_answered(stack)
     assert len(fake.calls()) == calls + 1
-    wait_until(lambda: threads_of(worker, bridge) == threads, what="as many threads as before")
+    assert_no_thread_was_lost(threads, worker, bridge)
 
 
 class Ends:
@@ -130,6 +130,11 @@ def warm_up(stack: Stack) -> None:
 
 def threads_of(*processes: Process) -> dict[int, int]:
     return {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids(*processes)}
+
+
+def assert_no_thread_was_lost(before: dict[int, int], *processes: Process) -> None:
+    now = threads_of(*processes)
+    assert now == before, f"{now} threads by process, {before} before"
 
 
 def memory_of(*processes: Process) -> dict[int, int]:

@@ -87,7 +87,11 @@ def ledger(module):
         if attempt.stored:
             step("stored", id_of(attempt), message_id=reply.message_id)
 
+    def noted(_result, _self, _work, attempt, *_rest):
+        step("noted", id_of(attempt))
+
     around(module.LedgerMiddleware, "_store", after=after)
+    around(module.LedgerMiddleware, "_give_back", after=noted)
 
 
 def outbox(module):
