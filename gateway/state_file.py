@@ -11,7 +11,7 @@ from pathlib import Path
 from gateway.errors import StoreUnavailable
 
 #: The form of the tables, also the `user_version` in SCHEMA; a file of a later form is refused, not guessed at.
-VERSION = 2
+VERSION = 3
 
 #: How long a statement waits for another process's transaction, in seconds. Transactions take well under a millisecond.
 BUSY_S = 10.0
@@ -21,7 +21,8 @@ BEGIN IMMEDIATE;
 CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), latest REAL, offset REAL, turn INTEGER);
 INSERT INTO clock VALUES (1, 0.0, 0.0, 0);
 
--- ready_at = max(window_until, rests_until): kept ready-made, so that a thousand keys cost what ten do.
+-- ready_at = max(window_until, rests_until, when enough flights have ended): kept ready-made, so that a thousand keys
+-- cost what ten do.
 CREATE TABLE keys (
     id INTEGER PRIMARY KEY, digest TEXT UNIQUE, account TEXT, turn INTEGER, window_until REAL,
     rests_until REAL, refused INTEGER, ready_at REAL, seen_at REAL
@@ -29,8 +30,10 @@ CREATE TABLE keys (
 CREATE INDEX keys_by_turn ON keys (turn, id, ready_at, digest);
 CREATE INDEX keys_by_ready ON keys (ready_at, digest);
 CREATE INDEX keys_by_account ON keys (account);
+CREATE INDEX keys_by_refusal ON keys (refused, rests_until, digest);
 CREATE TABLE rings (ring TEXT PRIMARY KEY, seen_at REAL) WITHOUT ROWID;
 CREATE TABLE uses (digest TEXT, at REAL, lease TEXT, PRIMARY KEY (digest, at, lease)) WITHOUT ROWID;
+CREATE TABLE flights (digest TEXT, ends_at REAL, lease TEXT, PRIMARY KEY (digest, ends_at, lease)) WITHOUT ROWID;
 CREATE TABLE cooldowns (
     subject TEXT PRIMARY KEY, until REAL, kind TEXT, source TEXT, reason TEXT
 ) WITHOUT ROWID;
@@ -42,7 +45,7 @@ CREATE TABLE ledger (
     PRIMARY KEY (request_id, digest)
 );
 CREATE INDEX ledger_by_end ON ledger (expires_at);
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 COMMIT;
 """
 
@@ -52,6 +55,15 @@ MIGRATIONS = {
 BEGIN IMMEDIATE;
 ALTER TABLE ledger ADD COLUMN hop INTEGER DEFAULT 0;
 PRAGMA user_version = 2;
+COMMIT;
+""",
+    2: """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS flights (
+    digest TEXT, ends_at REAL, lease TEXT, PRIMARY KEY (digest, ends_at, lease)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS keys_by_refusal ON keys (refused, rests_until, digest);
+PRAGMA user_version = 3;
 COMMIT;
 """,
 }

@@ -42,17 +42,23 @@ class Unavailable:
 
 @dataclass(frozen=True)
 class KeyStatus:
-    """One key now: uses in its window, seconds until it may be used, and its rest, None when it does not rest."""
+    """One key now: uses in its window, seconds until it may be used, and its rest, None when it does not rest.
+
+    `in_flight` counts the leases that are not released; 0 when that is not limited.
+    """
 
     key: ApiKey
     used: int
     ready_in_s: float
     rest: Rest | None
+    in_flight: int = 0
 
 
 class KeyPool:
     """Hands out each key at most `max_per_window` times in any `window_s` seconds, the least recently used first.
 
+    With `max_in_flight`, so many leases of a key at most are not released; one that nobody releases, because its
+    process was killed, counts for `max_lease_s`, which has to be longer than any call.
     That holds for all threads, processes and machines whose pools share the store. All times are seconds. Every method
     that asks the store raises StoreUnavailable when it cannot be used.
     """
@@ -66,6 +72,8 @@ class KeyPool:
         window_s: float = 60.0,
         cooldown_s: float = 60.0,
         refused_cooldown_s: float = 600.0,
+        max_in_flight: int = 0,
+        max_lease_s: float = 135.0,
         margin_s: float = 0.25,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -80,6 +88,8 @@ class KeyPool:
             members=tuple(Member.of(key) for key in self._keys.values()),
             limit=max_per_window,
             window_s=window_s + margin_s,
+            max_in_flight=max_in_flight,
+            flight_s=max_lease_s if max_in_flight else 0.0,
             clock=None if clock is time.time else clock,
         )
 
@@ -101,8 +111,10 @@ class KeyPool:
     def release(self, lease: Lease) -> None:
         """The call has ended; its use goes on counting for the window. Idempotent.
 
-        Nothing is kept for running calls today: a cap on calls in flight would count them down here.
+        The store is asked only where calls in flight are limited.
         """
+        if self._ring.max_in_flight:
+            self._store.release(self._ring, lease.key.digest, lease.id)
 
     def cool(self, lease: Lease, error: ProviderError) -> None:
         """Rest what the error is about, for as long as the provider stated, else for as long as guessed.
@@ -121,7 +133,7 @@ class KeyPool:
     def status(self) -> list[KeyStatus]:
         """Every key, in the order of the settings. Reads only."""
         return [
-            KeyStatus(self._keys[row.digest], row.used, row.ready_in_s, row.rest)
+            KeyStatus(self._keys[row.digest], row.used, row.ready_in_s, row.rest, row.in_flight)
             for row in self._store.status(self._ring)
         ]
 

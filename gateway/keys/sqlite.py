@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from gateway.keys.store import (
     Blocked,
@@ -48,7 +49,13 @@ class SqliteKeyStore:
 
     def cancel(self, ring: Ring, digest: str, lease: str) -> None:
         with self._step(ring) as step:
-            step.db.execute("DELETE FROM uses WHERE digest = ? AND lease = ?", (digest, lease))
+            step.forget("uses", digest, lease)
+            step.forget("flights", digest, lease)
+            step.refresh(digest)
+
+    def release(self, ring: Ring, digest: str, lease: str) -> None:
+        with self._step(ring) as step:
+            step.forget("flights", digest, lease)
             step.refresh(digest)
 
     def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
@@ -145,17 +152,23 @@ class _Step:
     def use(self, digest: str, lease: str) -> None:
         self.db.execute("DELETE FROM uses WHERE digest = ? AND at <= ?", (digest, self.now - self.ring.window_s))
         self.db.execute("INSERT INTO uses VALUES (?, ?, ?)", (digest, self.now, lease))
+        if self.ring.max_in_flight:
+            self.db.execute("DELETE FROM flights WHERE digest = ? AND ends_at <= ?", (digest, self.now))
+            self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.ring.flight_s, lease))
         # Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
         self.db.execute("UPDATE clock SET turn = turn + 1")
         self.db.execute("UPDATE keys SET turn = (SELECT turn FROM clock) WHERE digest = ?", (digest,))
         self.refresh(digest)
+
+    def forget(self, table: Literal["uses", "flights"], digest: str, lease: str) -> None:
+        self.db.execute(f"DELETE FROM {table} WHERE digest = ? AND lease = ?", (digest, lease))  # noqa: S608 - ours
 
     def refresh(self, digest: str) -> float:
         """Work out anew when the key may be used next, and return it."""
         window_until = self._window_until(digest)
         rest = self._rest_of(digest)
         rests_until, refused = (rest[0], rest[1] == Kind.REFUSED) if rest is not None else (0.0, False)
-        ready_at = max(window_until, rests_until)
+        ready_at = max(window_until, rests_until, self._flights_until(digest))
         self.db.execute(
             "UPDATE keys SET window_until = ?, rests_until = ?, refused = ?, ready_at = ? WHERE digest = ?",
             (window_until, rests_until, refused, ready_at, digest),
@@ -203,8 +216,9 @@ class _Step:
         rest = None
         if row is not None and row[0] > self.now:
             rest = Rest(row[0] - self.now, Kind(row[1]), Source(row[2]), row[3])
-        ready_at = max(self._window_until(digest), row[0] if row is not None else 0.0)
-        return MemberStatus(digest, used, max(0.0, ready_at - self.now), rest)
+        rests_until = row[0] if row is not None else 0.0
+        ready_at = max(self._window_until(digest), rests_until, self._flights_until(digest))
+        return MemberStatus(digest, used, max(0.0, ready_at - self.now), rest, self._in_flight(digest))
 
     def _window_until(self, digest: str) -> float:
         """When the window of the key has a place again; in the past when it has one."""
@@ -213,11 +227,32 @@ class _Step:
         ).fetchone()
         return row[0] + self.ring.window_s if row is not None else 0.0
 
+    def _flights_until(self, digest: str) -> float:
+        """When one more call may be in flight, if no lease is released before; in the past when one may now."""
+        if not self.ring.max_in_flight:
+            return 0.0
+        row = self.db.execute(
+            "SELECT ends_at FROM flights WHERE digest = ? ORDER BY ends_at DESC LIMIT 1 OFFSET ?",
+            (digest, self.ring.max_in_flight - 1),
+        ).fetchone()
+        return row[0] if row is not None else 0.0
+
+    def _in_flight(self, digest: str) -> int:
+        if not self.ring.max_in_flight:
+            return 0
+        query = "SELECT count(*) FROM flights WHERE digest = ? AND ends_at > ?"
+        (found,) = self.db.execute(query, (digest, self.now)).fetchone()
+        return int(found)
+
     def _rest_of(self, digest: str) -> tuple[float, str, str, str] | None:
-        """The rest of the key or of its account, whichever ends later: until, kind, source, reason."""
+        """The rest of the key or of its account, whichever ends later: until, kind, source, reason.
+
+        Of two that end together it is the refusal.
+        """
         subjects = self.subjects(digest)
         row: tuple[float, str, str, str] | None = self.db.execute(
-            "SELECT until, kind, source, reason FROM cooldowns WHERE subject IN (?, ?) ORDER BY until DESC LIMIT 1",
+            "SELECT until, kind, source, reason FROM cooldowns WHERE subject IN (?, ?)"
+            " ORDER BY until DESC, kind DESC LIMIT 1",
             (subjects[0], subjects[-1]),
         ).fetchone()
         return row
@@ -243,7 +278,11 @@ class _Step:
         return self.db.execute("SELECT 1 FROM rings WHERE ring = ?", (self.ring.id,)).fetchone() is None
 
     def _all_refused(self) -> bool:
-        rows = self.db.execute("SELECT digest FROM keys WHERE NOT (refused AND rests_until > ?)", (self.now,))
+        rows = self.db.execute(
+            "SELECT digest FROM keys WHERE refused = 0"
+            " UNION ALL SELECT digest FROM keys WHERE refused = 1 AND rests_until <= ?",
+            (self.now,),
+        )
         return self._first_member(rows) is None
 
     def _first_member(self, rows: sqlite3.Cursor) -> str | None:
@@ -254,6 +293,6 @@ class _Step:
         """Remove some of what nobody has used for a week."""
         before = self.now - FORGET_AFTER_S
         gone = self.db.execute("SELECT digest FROM keys WHERE seen_at < ? LIMIT ?", (before, PRUNE_ROWS)).fetchall()
-        for table in ("uses", "keys"):
-            self.db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)  # noqa: S608 - two names of ours
+        for table in ("uses", "flights", "keys"):
+            self.db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)  # noqa: S608 - names of ours
         self.db.execute("DELETE FROM rings WHERE seen_at < ?", (before,))

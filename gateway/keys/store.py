@@ -50,18 +50,23 @@ class Member:
 class Ring:
     """Keys that take turns, and how often each may be used: `limit` times in any `window_s` seconds.
 
-    `clock` gives epoch seconds; None lets the store take its own, which for Redis is the same for all machines.
+    Of these, at most `max_in_flight` at a time are not released yet; 0 sets no such limit, and nothing is noted for it.
+    A use that is never released counts as running for `flight_s` seconds. `clock` gives epoch seconds; None lets the
+    store take its own, which for Redis is the same for all machines.
     """
 
     members: Sequence[Member]
     limit: int
     window_s: float
+    max_in_flight: int = 0
+    flight_s: float = 0.0
     clock: Callable[[], float] | None = field(default=None, compare=False)
     id: str = field(init=False, repr=False)
     digests: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        text = repr((sorted((m.digest, m.account or "") for m in self.members), self.limit, self.window_s))
+        members = sorted((member.digest, member.account or "") for member in self.members)
+        text = repr((members, self.limit, self.window_s, self.max_in_flight, self.flight_s))
         object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest()[:16])
         object.__setattr__(self, "digests", frozenset(member.digest for member in self.members))
 
@@ -76,7 +81,10 @@ class Granted:
 
 @dataclass(frozen=True)
 class Blocked:
-    """No key may be used for `retry_in_s` seconds; `refused`: every key rests because it was refused."""
+    """No key may be used for `retry_in_s` seconds; `refused`: every key rests because it was refused.
+
+    Where a key waits for a release, `retry_in_s` is the most that it can take.
+    """
 
     retry_in_s: float
     refused: bool
@@ -84,12 +92,16 @@ class Blocked:
 
 @dataclass(frozen=True)
 class MemberStatus:
-    """What a store knows of one key now; `rest` counts its seconds from now, None when the key does not rest."""
+    """What a store knows of one key now; `rest` counts its seconds from now, None when the key does not rest.
+
+    `in_flight` is 0 for a ring without a limit of it.
+    """
 
     digest: str
     used: int
     ready_in_s: float
     rest: Rest | None
+    in_flight: int = 0
 
 
 def key_subject(digest: str) -> str:
@@ -112,6 +124,9 @@ class KeyStore(Protocol):
 
     def cancel(self, ring: Ring, digest: str, lease: str) -> None:
         """Forget the use; one that is not there is no error."""
+
+    def release(self, ring: Ring, digest: str, lease: str) -> None:
+        """The use is no longer in flight, and goes on counting for the window; idempotent."""
 
     def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
         """Rest a key, an account or a model; a longer rest that runs already stays as it is."""
