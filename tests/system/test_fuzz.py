@@ -125,6 +125,7 @@ def good_request_is_answered(stack: Stack) -> bool:
 def warm_up(stack: Stack) -> None:
     """Threads that start with the first call, or with the first missing queue, are there afterwards."""
     stack.publish(*({"request_id": f"w-{n}", "prompt": "Hello", "callback_queue": "warm.up"} for n in range(16)))
+    wait_until(lambda: stack.depth("warm.up") == 16, what="16 answers in a queue that the worker has made")
     stack.answers(16, queue="warm.up")
 
 
