@@ -9,6 +9,9 @@ from tests.chaos.workload import Request
 
 Journal = Iterable[Mapping[str, Any]]
 
+#: How long the ledger keeps an attempt's place in a test build, in seconds: the timeout of a round, and a margin.
+LEASE_S = 9.0
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -150,19 +153,21 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
 
 
 def _interrupted(journal: Journal) -> Counter[str]:
-    """How many attempts of each request began a call and did not come to note in the ledger what came of it."""
-    open_calls: defaultdict[str, set[int]] = defaultdict(set)
+    """How many attempts of each request began a call and did not come to note in the ledger what came of it.
+
+    Neither has one that comes to it after its lease has ended, because RabbitMQ was away for so long that the wait
+    after a failed call could not be confirmed.
+    """
+    open_calls: defaultdict[str, dict[int, float]] = defaultdict(dict)
     count: Counter[str] = Counter()
     for line in journal:
+        calls = open_calls[line["id"]]
         if line["step"] == "before call":
-            if line["pid"] in open_calls[line["id"]]:
-                continue  # another key, in the same attempt
-            open_calls[line["id"]].add(line["pid"])
+            count[line["id"]] += sum(line["at"] - began > LEASE_S for began in calls.values())
+            calls[line["pid"]] = line["at"]  # with another key, it is the same attempt
         elif line["step"] in {"stored", "noted"}:
-            open_calls[line["id"]].discard(line["pid"])
-    for request_id, pids in open_calls.items():
-        count[request_id] = len(pids)
-    return count
+            calls.pop(line["pid"], None)
+    return count + Counter({request_id: len(calls) for request_id, calls in open_calls.items()})
 
 
 def _nothing_left(verdict: Verdict, evidence: Evidence) -> None:
