@@ -18,6 +18,9 @@ from gateway.topology import Topology
 #: How long a queue stays missing before it is declared again, in seconds: its consumers are told in the meantime.
 REDECLARE_PAUSE_S = 1.0
 
+#: How much longer than a call a lease may be in flight, in seconds: the way to the provider's client and back.
+LEASE_MARGIN_S = 15.0
+
 
 class Runtime:
     """The shared resources of one process; an attribute exists from `open()` to the end of the process.
@@ -59,6 +62,8 @@ class Runtime:
             max_per_window=self.settings.keys_max_per_minute,
             window_s=self.settings.keys_window_seconds,
             cooldown_s=self.settings.keys_cooldown_seconds,
+            max_in_flight=self.settings.keys_max_in_flight,
+            max_lease_s=self.settings.request_timeout_seconds + LEASE_MARGIN_S,
         )
         self.ledger = self._stores.ledger
         self.provider = provider_from(self.settings)

@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     keys_window_seconds: Seconds = 60.0
     # For a 429 that states no wait: by then a window of a minute has passed.
     keys_cooldown_seconds: Seconds = 60.0
+    # 0: no limit. Providers limit calls a minute; one that limits calls at a time says so with 429s.
+    keys_max_in_flight: int = Field(default=0, ge=0)
 
     # Waits for a key: a minute, ten minutes, an hour, a day; by then every known limit has been reset once.
     queue_retry_delays: Delays = (60.0, 600.0, 3600.0, 86400.0)

@@ -204,6 +204,6 @@ def default_of(name: str) -> str:
         return ",".join(f"{delay:g}" for delay in default)
     if isinstance(default, bool):
         return str(default).lower()
-    if isinstance(default, float):
+    if isinstance(default, int | float):
         return f"{default:.15g}"
     return str(default) if default else ""

@@ -328,6 +328,7 @@ def test_aliases_are_pairs_or_json(load):
         ("SENTRY_DSN", "https://sentry.io/1"),
         ("SENTRY_DSN", "https://key@sentry.io/"),
         ("KEYS_MAX_PER_MINUTE", "0"),
+        ("KEYS_MAX_IN_FLIGHT", "-1"),
         ("KEYS_WINDOW_SECONDS", "inf"),
         ("KEYS_COOLDOWN_SECONDS", "nan"),
         ("REQUEST_TIMEOUT_SECONDS", "1201"),

@@ -94,7 +94,8 @@ class KeyPool:
         )
 
     def __repr__(self) -> str:
-        return f"KeyPool({len(self._keys)} keys, {self._ring.limit} per {self._ring.window_s:g} s)"
+        in_flight = f", {self._ring.max_in_flight} in flight" if self._ring.max_in_flight else ""
+        return f"KeyPool({len(self._keys)} keys, {self._ring.limit} per {self._ring.window_s:g} s{in_flight})"
 
     def acquire(self, model: str) -> Lease | Unavailable:
         """A lease of the least recently used key that may be used for `model` now; one atomic step."""
