@@ -1,9 +1,13 @@
 """What the pool decides before it asks its store."""
 
+from pathlib import Path
+
 from gateway.errors import RateLimited, Scope, StoreUnavailable
-from gateway.keys.pool import KeyPool, Lease
+from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.store import Granted, Member, Rest, Ring
+from gateway.runtime import Runtime
 from gateway.secrets import ApiKey
+from gateway.settings import Settings
 
 KEY = ApiKey("sk-or-v1-canary-key-1", label="canary-label")
 
@@ -23,6 +27,9 @@ class Store:
 
     def cancel(self, ring: Ring, digest: str, lease: str) -> None:
         raise StoreUnavailable("away")
+
+    def release(self, ring: Ring, digest: str, lease: str) -> None:
+        self.told.append(("release", digest, lease))
 
 
 def test_the_margin_lengthens_the_window():
@@ -47,6 +54,38 @@ def test_every_lease_has_an_id_of_its_own():
     """So that giving one back never gives back another."""
     pool = KeyPool([KEY], Store(), max_per_window=9)
     assert len({pool.acquire("m").id for _ in range(50)}) == 50
+
+
+def test_a_release_asks_the_store_only_where_flights_are_limited():
+    """Without a limit there is nothing to count down, and no trip to the store to do it."""
+    unlimited, limited = Store(), Store()
+    for store, cap in ((unlimited, 0), (limited, 2)):
+        pool = KeyPool([KEY], store, max_per_window=9, max_in_flight=cap)
+        lease = pool.acquire("m")
+        assert isinstance(lease, Lease)
+        pool.release(lease)
+    assert [told[0] for told in unlimited.told] == ["acquire"]
+    assert limited.told[1] == ("release", KEY.digest, lease.id)
+
+
+def test_the_settings_limit_what_is_in_flight(tmp_path: Path):
+    """A lease that nobody releases counts for as long as a call may take, and a little more."""
+    runtime = Runtime()
+    runtime.settings = Settings(
+        OPENROUTER_API_KEYS="sk-or-v1-canary-key-1",
+        STATE_PATH=tmp_path / "state.sqlite3",
+        KEYS_MAX_IN_FLIGHT=1,
+        REQUEST_TIMEOUT_SECONDS=30,
+        _env_file=None,
+    )
+    runtime.open_provider()
+    lease = runtime.pool.acquire("m")
+    found = runtime.pool.acquire("m")
+    runtime.close(1.0)
+    assert isinstance(lease, Lease)
+    assert isinstance(found, Unavailable)
+    assert 30.0 < found.retry_in_s <= 45.0
+    assert repr(runtime.pool) == "KeyPool(1 keys, 10 per 60.25 s, 1 in flight)"
 
 
 def test_no_key_and_no_label_is_told_to_the_store():
@@ -79,4 +118,5 @@ def test_the_order_of_the_settings_does_not_make_another_ring():
     """Two processes with the same keys have one ring."""
     members = [Member("a", None), Member("b", "x")]
     assert Ring(members, 1, 2.0).id == Ring(members[::-1], 1, 2.0).id
-    assert Ring(members, 1, 2.0).id != Ring(members, 2, 2.0).id
+    others = [Ring(members, 2, 2.0), Ring(members, 1, 3.0), Ring(members, 1, 2.0, 1), Ring(members, 1, 2.0, 1, 9.0)]
+    assert len({ring.id for ring in [Ring(members, 1, 2.0), *others]}) == 5

@@ -1,9 +1,11 @@
 """The contract of the key stores, through the pool, over both of them."""
 
+import sqlite3
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -53,9 +55,20 @@ def clock() -> Clock:
     return Clock()
 
 
-def pool_of(store: KeyStore, clock: Clock, *keys: ApiKey, limit: int = 2, window_s: float = 60.0) -> KeyPool:
+#: How long a lease counts as in flight that nobody releases, in seconds.
+FLIGHT_S = 135.0
+
+
+def pool_of(store: KeyStore, clock: Clock, *keys: ApiKey, limit: int = 2, in_flight: int = 0) -> KeyPool:
     return KeyPool(
-        keys or (ONE, TWO, THREE), store, max_per_window=limit, window_s=window_s, margin_s=0.25, clock=clock
+        keys or (ONE, TWO, THREE),
+        store,
+        max_per_window=limit,
+        window_s=60.0,
+        margin_s=0.25,
+        max_in_flight=in_flight,
+        max_lease_s=FLIGHT_S,
+        clock=clock,
     )
 
 
@@ -338,22 +351,211 @@ def everything_in_redis(url: str) -> str:
     return repr(keys) + repr(values)
 
 
-def test_a_thousand_keys_cost_little_more_than_ten(store: KeyStore, clock: Clock):
-    """At most three times as much, whether keys are free or all are used up."""
+def test_at_most_so_many_calls_of_a_key_are_in_flight(store: KeyStore, clock: Clock):
+    """A release makes room for one more, and giving the same lease back twice makes room once."""
+    pool = pool_of(store, clock, ONE, TWO, limit=100, in_flight=2)
+    leases = [lease_from(pool) for _ in range(4)]
+    assert [row.in_flight for row in pool.status()] == [2, 2]
+    wait_from(pool)
+    for _ in range(2):
+        pool.release(leases[1])
+    assert lease_from(pool).key == TWO
+    wait_from(pool)
+    pool.cancel(leases[0])
+    assert lease_from(pool).key == ONE
+    assert [row.used for row in pool.status()] == [2, 3]
 
-    def best_s(pool: KeyPool) -> float:
-        pool.acquire(MODEL)
-        return min(timed(lambda: [pool.acquire(MODEL) for _ in range(20)]) for _ in range(8))
 
-    few = pool_of(store, clock, *(ApiKey(f"sk-few-{n:08}") for n in range(10)), limit=1000)
-    many = pool_of(store, clock, *(ApiKey(f"sk-many-{n:08}") for n in range(1000)), limit=1000)
-    assert best_s(many) < 3 * best_s(few)
+def test_a_lease_that_nobody_releases_ends_by_itself(store: KeyStore, clock: Clock):
+    """Its process was killed: the key is free again after the longest that a call can take."""
+    pool = pool_of(store, clock, ONE, limit=100, in_flight=2)
+    lease_from(pool)
+    clock.advance(5)
+    lease_from(pool)
+    assert wait_from(pool) == Unavailable(FLIGHT_S - 5, refused=False)
+    clock.advance(FLIGHT_S - 5)
+    assert [(row.in_flight, row.ready_in_s) for row in pool.status()] == [(1, 0.0)]
+    lease_from(pool)
+    assert wait_from(pool).retry_in_s == pool.ready_in_s() == 5.0
+
+
+def test_a_released_lease_opens_no_window(store: KeyStore, clock: Clock):
+    """Both limits count, whichever ends later, and a rest as well."""
+    pool = pool_of(store, clock, ONE, limit=1, in_flight=1)
+    lease = lease_from(pool)
+    assert wait_from(pool).retry_in_s == FLIGHT_S
+    pool.release(lease)
+    assert wait_from(pool).retry_in_s == 60.25
+    pool.cool(lease, limited(retry_after_s=200.0))
+    pool.release(lease)
+    assert wait_from(pool).retry_in_s == 200.0
+
+
+def test_without_a_limit_nothing_is_in_flight(store: KeyStore, clock: Clock):
+    """A key may then be used as often as its window has places, at once."""
+    pool = pool_of(store, clock, ONE, limit=100)
+    for _ in range(20):
+        lease_from(pool)
+    assert [row.in_flight for row in pool.status()] == [0]
+
+
+def test_flights_count_for_another_configuration(store: KeyStore, clock: Clock):
+    """During a deploy that lowers the limit the leases of both are counted, and a release reaches both."""
+    old, new = (pool_of(store, clock, ONE, limit=100, in_flight=cap) for cap in (2, 1))
+    first, second = lease_from(old), lease_from(old)
+    wait_from(new)
+    old.release(first)
+    wait_from(new)
+    old.release(second)
+    lease_from(new)
+
+
+def test_what_one_configuration_gives_back_another_may_use(store: KeyStore, clock: Clock):
+    """A cancelled use and a rest that was ended are so for every process, whatever its settings."""
+    old, new = pool_of(store, clock, ONE, limit=1), pool_of(store, clock, ONE, TWO, limit=1)
+    lease = lease_from(old)
+    assert lease_from(new).key == TWO
+    old.cancel(lease)
+    lease = lease_from(new)
+    assert lease.key == ONE
+    new.cancel(lease)
+    new.cool(lease, limited(retry_after_s=900.0))
+    wait_from(old)
+    new.clear(ONE.digest)
+    assert lease_from(old).key == ONE
+
+
+def test_of_many_that_return_together_the_least_recently_used_is_first(store: KeyStore, clock: Clock):
+    """Their order is that of their turns, not that of their return, however many there are."""
+    keys = [ApiKey(f"sk-or-v1-mine-{n}", label="mine") for n in range(250)]
+    pool = pool_of(store, clock, *keys, limit=100)
+    for lease in [lease_from(pool) for _ in keys][:100]:
+        pool.cool(lease, limited(retry_after_s=lease.acquired_at % 60 + 1))
+    used_last = [lease_from(pool).key for _ in range(150)]
+    assert used_last == keys[100:]
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
+    clock.advance(60)
+    pool.clear(keys[100].digest)
+    assert [lease_from(pool).key for _ in keys] == [*keys[:100], *keys[101:], keys[100]]
+
+
+def test_a_ring_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock: Clock):
+    """What rests for a week still does, for those who only ask as well, and turns go on."""
+    pool = pool_of(store, clock)
+    pool.cool(lease_from(pool), limited(retry_after_s=6 * 86_400.0))
+    lease_from(pool)
+    clock.advance(5 * 86_400)
+    assert [row.ready_in_s for row in pool.status()] == [86_400.0, 0.0, 0.0]
+    assert [lease_from(pool).key for _ in range(2)] == [THREE, TWO]
+
+
+def test_a_thousand_keys_cost_little_more_than_ten(place: tuple[str, str], clock: Clock):
+    """At most three times as much, whether all are free, all are used up, or all were refused."""
+    few, many = costs(place, clock, 10), costs(place, clock, 1000)
+    assert [kind for kind in few if many[kind] > 3 * few[kind]] == []
+
+
+def costs(place: tuple[str, str], clock: Clock, keys: int) -> dict[str, float]:
+    """Seconds for twenty steps at their best, on a store that has never been used."""
+    kind, where = place
+    if kind == "redis":
+        empty(where)
+    store = key_store(kind, f"{where}-{keys}" if kind == "sqlite" else where)
+    ring = [ApiKey(f"sk-or-v1-cost-{n:04}", label="mine") for n in range(keys)]
+    used_up, free = pool_of(store, clock, *ring, limit=1), pool_of(store, clock, *ring, limit=1000)
+    found = {}
+    last = [lease_from(used_up) for _ in ring][-1]
+    found["used up"] = best_s(lambda: used_up.acquire(MODEL))
+    free.acquire(MODEL)
+    found["free"] = best_s(lambda: free.acquire(MODEL))
+    found["ready in"] = best_s(free.ready_in_s)
+    free.cool(last, AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT))
+    assert wait_from(free).refused
+    found["refused"] = best_s(lambda: free.acquire(MODEL))
+    store.close()
+    return found
+
+
+def best_s(step: Callable[[], object]) -> float:
+    return min(timed(lambda: [step() for _ in range(20)]) for _ in range(8))
 
 
 def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
+
+
+def test_every_step_in_redis_is_one_round_trip(redis_url: str):
+    """Whatever the number of keys, once the server knows the ring and the scripts."""
+    empty(redis_url)
+    store = key_store("redis", redis_url)
+    pool = pool_of(store, Clock(), *(ApiKey(f"sk-or-v1-trip-{n:04}") for n in range(300)), limit=1, in_flight=1)
+    lease, spare = lease_from(pool), lease_from(pool)
+    error = limited(retry_after_s=5.0)
+    steps: list[Callable[[], object]] = [
+        lambda: pool.acquire(MODEL),
+        pool.ready_in_s,
+        pool.status,
+        lambda: pool.release(lease),
+        lambda: pool.cancel(spare),
+        lambda: pool.cool(lease, error),
+        lambda: pool.clear(lease.key.digest),
+    ]
+    with redis.Redis.from_url(redis_url) as client:
+        for step in steps:
+            step()  # sends the script itself, for once
+            before = reads(client)
+            step()
+            assert reads(client) - before == 2  # its own, and that of the question before
+    store.close()
+
+
+def reads(client: "redis.Redis[bytes]") -> int:
+    """How often the server has read from a connection."""
+    return int(client.info("stats")["total_reads_processed"])
+
+
+def test_a_ring_of_which_the_server_has_lost_a_part_is_enrolled_again(redis_url: str, clock: Clock):
+    """An eviction, or somebody's hand: no key is missing for the rest of the hour, and what rests still rests."""
+    empty(redis_url)
+    store = key_store("redis", redis_url)
+    pool = pool_of(store, clock)
+    pool.cool(lease_from(pool), limited())
+    with redis.Redis.from_url(redis_url) as client:
+        for pattern in ("*:places:*", "*:ring:*", "*:rings"):
+            client.delete(*client.scan_iter(pattern))
+            assert {lease_from(pool).key for _ in range(2)} == {TWO, THREE}
+            clock.advance(50)
+            pool.cool(Lease(ONE, MODEL, "", 0.0), limited())
+            clock.advance(15)
+    store.close()
+
+
+def test_uses_that_an_earlier_version_has_counted_are_kept(redis_url: str, clock: Clock):
+    """During a deploy its workers write uses and know nothing of places."""
+    empty(redis_url)
+    store = key_store("redis", redis_url)
+    pool = pool_of(store, clock, ONE, TWO, limit=2)
+    lease_from(pool)
+    with redis.Redis.from_url(redis_url) as client:
+        client.zadd("{gateway}:uses:" + TWO.digest, {f"old-{n}": clock() * 1e6 for n in range(2)})
+    assert lease_from(pool).key == ONE
+    assert wait_from(pool).retry_in_s == 60.25
+    store.close()
+
+
+def test_a_file_of_an_earlier_form_learns_to_count_flights(tmp_path: Path, clock: Clock):
+    """What it knows of keys stays."""
+    path = tmp_path / "state.sqlite3"
+    store = key_store("sqlite", str(path))
+    lease_from(pool_of(store, clock, ONE, limit=1))
+    store.close()
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE flights; DROP INDEX keys_by_refusal; PRAGMA user_version = 2;")
+    assert wait_from(pool_of(store, clock, ONE, limit=1, in_flight=1)).retry_in_s == 60.25
+    assert lease_from(pool_of(store, clock, ONE, limit=2, in_flight=1)).key == ONE
+    store.close()
 
 
 def test_limits_are_exact_over_threads_and_processes(place: tuple[str, str]):
