@@ -1,102 +1,148 @@
-"""The pool against a model of ten lines, with any sequence of steps that hypothesis can think of."""
+"""The pool against a model of a few lines, over both stores, with any sequence of steps hypothesis can think of."""
 
-import tempfile
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, multiple, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
 
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
-from gateway.keys.pool import KeyPool, Lease
+from gateway.keys.pool import KeyPool, KeyStatus, Lease, Unavailable
+from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
+from gateway.keys.store import KeyStore, Kind
+from gateway.redis_server import RedisServer
 from gateway.secrets import ApiKey
 from gateway.state_file import StateFile
 from tests.clock import Clock
+from tests.redis_server import empty
 
 KEYS = [ApiKey(f"sk-or-v1-property-{n}", label=label) for n, label in enumerate(["shared", "shared", "own", None])]
-LIMIT, WINDOW = 2, 8  # seconds; whole numbers, so that the model and the store calculate alike
+LIMIT, WINDOW, IN_FLIGHT, FLIGHT = (
+    3,
+    8,
+    2,
+    11,
+)  # seconds; whole numbers, so that the model and the stores calculate alike
+GUESSED, GUESSED_REFUSED = 5, 20
 MODELS = st.sampled_from(["model/a", "model/b"])
 
 
 class Reference:
-    """What a pool is: uses, turns and rests, at a time that never goes back."""
+    """What a pool is: uses, flights, turns and rests, at a time that never goes back."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
+        self.now = now
         self.uses: list[tuple[str, ApiKey, float]] = []  # lease, key, when
+        self.flights: dict[str, tuple[ApiKey, float]] = {}  # lease: key, when it ends by itself
         self.turns = list(KEYS)
         self.rests: dict[object, tuple[float, bool]] = {}  # key, label or model: until when, refused
 
     def ready_at(self, key: ApiKey) -> float:
-        times = sorted((at for _, used, at in self.uses if used == key), reverse=True)
-        return max([self.rest_of(key)[0]] + [at + WINDOW for at in times[LIMIT - 1 : LIMIT]])
+        leaves = [at + WINDOW for _, used, at in self.uses if used == key]
+        lands = [ends for flown, ends in self.flights.values() if flown == key]
+        return max(self.rest_of(key)[0], nth_last(leaves, LIMIT), nth_last(lands, IN_FLIGHT))
 
     def rest_of(self, key: ApiKey) -> tuple[float, bool]:
         return max(self.rests.get(subject, (0.0, False)) for subject in (key, key.label or key))
 
-    def free(self, now: float) -> list[ApiKey]:
-        return [key for key in self.turns if self.ready_at(key) <= now]
+    def free(self, model: str) -> list[ApiKey]:
+        if self.rests.get(model, (0.0, False))[0] > self.now:
+            return []
+        return [key for key in self.turns if self.ready_at(key) <= self.now]
 
-    def use(self, lease: Lease, now: float) -> None:
-        self.uses.append((lease.id, lease.key, now))
+    def wait(self, model: str | None) -> float:
+        first = min(self.ready_at(key) for key in KEYS)
+        return max(0.0, max(first, self.rests.get(model, (0.0, False))[0]) - self.now)
+
+    def all_refused(self) -> bool:
+        return all(until > self.now and refused for until, refused in map(self.rest_of, KEYS))
+
+    def used(self, key: ApiKey) -> int:
+        return sum(used == key and at > self.now - WINDOW for _, used, at in self.uses)
+
+    def in_flight(self, key: ApiKey) -> int:
+        return sum(flown == key and ends > self.now for flown, ends in self.flights.values())
+
+    def use(self, lease: Lease) -> None:
+        self.uses.append((lease.id, lease.key, self.now))
+        self.flights[lease.id] = (lease.key, self.now + FLIGHT)
         self.turns.remove(lease.key)
         self.turns.append(lease.key)
 
-    def rest(self, subject: object, until: float, *, refused: bool) -> None:
+    def cancel(self, lease: Lease) -> None:
+        self.uses = [use for use in self.uses if use[0] != lease.id]
+        self.flights.pop(lease.id, None)
+
+    def rest(self, subject: object, seconds: float, *, refused: bool) -> None:
+        until = self.now + seconds
         if until > self.rests.get(subject, (0.0, False))[0]:
             self.rests[subject] = (until, refused)
 
 
+def nth_last(times: list[float], n: int) -> float:
+    return sorted(times, reverse=True)[n - 1] if len(times) >= n else 0.0
+
+
 class PoolMachine(RuleBasedStateMachine):
-    """Acquires, cancels, errors and time in any order, by two pools that share the store."""
+    """Acquires, releases, errors and time in any order, by two pools that share the store."""
 
     leases: Bundle[Lease] = Bundle("leases")
 
-    def __init__(self) -> None:
+    def __init__(self, open_store: Callable[[], KeyStore]) -> None:
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()
-        self.file = StateFile(Path(self.folder.name) / "state.sqlite3")
         self.clock = Clock()
-        self.time = self.clock.now
+        self.reference = Reference(self.clock.now)
+        self.store = open_store()
         self.pools = [
             KeyPool(
                 KEYS,
-                SqliteKeyStore(self.file),
+                self.store,
                 max_per_window=LIMIT,
                 window_s=WINDOW,
-                cooldown_s=5,
-                refused_cooldown_s=20,
+                cooldown_s=GUESSED,
+                refused_cooldown_s=GUESSED_REFUSED,
+                max_in_flight=IN_FLIGHT,
+                max_lease_s=FLIGHT,
                 margin_s=0,
                 clock=self.clock,
             )
             for _ in range(2)
         ]
-        self.reference = Reference()
 
     def teardown(self) -> None:
-        self.file.close()
-        self.folder.cleanup()
+        self.store.close()
 
     @rule(target=leases, model=MODELS, pool=st.integers(0, 1))
     def acquire(self, model: str, pool: int):
-        model_until = self.reference.rests.get(model, (0.0, False))[0]
-        free = self.reference.free(self.time) if model_until <= self.time else []
+        free = self.reference.free(model)
         found = self.pools[pool].acquire(model)
-        if isinstance(found, Lease):
-            assert found.key == free[0]
-            self.reference.use(found, self.time)
-            return found
-        assert free == []
-        first = min(self.reference.ready_at(key) for key in KEYS)
-        assert found.retry_in_s == max(first, model_until) - self.time
-        rests = [self.reference.rest_of(key) for key in KEYS]
-        assert found.refused == all(until > self.time and refused for until, refused in rests)
-        return multiple()
+        if not free:  # and never otherwise: nobody starves while a key may be used
+            assert found == Unavailable(self.reference.wait(model), self.reference.all_refused())
+            return multiple()
+        assert isinstance(found, Lease)
+        assert found.key == free[0]
+        self.reference.use(found)
+        return found
 
-    @rule(lease=consumes(leases))
+    @rule(lease=leases)
     def cancel(self, lease: Lease):
         self.pools[0].cancel(lease)
-        self.reference.uses = [use for use in self.reference.uses if use[0] != lease.id]
+        self.reference.cancel(lease)
+
+    @rule(lease=leases, pool=st.integers(0, 1))
+    def release(self, lease: Lease, pool: int):
+        self.pools[pool].release(lease)
+        self.reference.flights.pop(lease.id, None)
 
     @rule(
         lease=leases,
@@ -105,10 +151,13 @@ class PoolMachine(RuleBasedStateMachine):
         refused=st.booleans(),
     )
     def cool(self, lease: Lease, scope: Scope, stated: int | None, refused: bool):
+        before = self.pools[0].ready_in_s(lease.model)
         kind = AuthenticationFailed if refused else RateLimited
         self.pools[1].cool(lease, kind("HTTP", reason="r", scope=scope, retry_after_s=stated))
+        assert self.pools[0].ready_in_s(lease.model) >= before
         subject = {Scope.KEY: lease.key, Scope.ACCOUNT: lease.key.label or lease.key, Scope.MODEL: lease.model}[scope]
-        self.reference.rest(subject, self.time + (stated or (20 if refused else 5)), refused=refused)
+        guessed = GUESSED_REFUSED if refused else GUESSED
+        self.reference.rest(subject, stated or guessed, refused=refused)
 
     @rule(key=st.sampled_from(KEYS))
     def clear(self, key: ApiKey):
@@ -119,7 +168,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 9))
     def time_passes(self, seconds: int):
         self.clock.advance(seconds)
-        self.time += seconds
+        self.reference.now += seconds
         self.pools[0].ready_in_s()
 
     @rule(seconds=st.integers(1, 10**9))
@@ -127,11 +176,50 @@ class PoolMachine(RuleBasedStateMachine):
         self.pools[0].cancel(Lease(KEYS[0], "", "none", 0.0))  # any step: the store has seen the time before
         self.clock.advance(-seconds)
 
+    @rule(model=MODELS)
+    def the_wait_for_a_model_is_known(self, model: str):
+        assert self.pools[1].ready_in_s(model) == self.reference.wait(model)
+
     @invariant()
-    def the_wait_is_known(self):
-        first = min(self.reference.ready_at(key) for key in KEYS)
-        assert self.pools[0].ready_in_s() == max(0.0, first - self.time)
+    def every_key_is_as_the_model_says(self):
+        assert self.pools[0].ready_in_s() == self.reference.wait(None)
+        assert [shown(row) for row in self.pools[1].status()] == [expected(self.reference, key) for key in KEYS]
+
+    @invariant()
+    def no_limit_is_ever_passed(self):
+        assert all(row.used <= LIMIT and row.in_flight <= IN_FLIGHT for row in self.pools[0].status())
 
 
-TestPool = PoolMachine.TestCase
-TestPool.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+def shown(row: KeyStatus) -> tuple[object, ...]:
+    rest = None if row.rest is None else (row.rest.seconds, row.rest.kind)
+    return row.key, row.used, row.in_flight, row.ready_in_s, rest
+
+
+def expected(reference: Reference, key: ApiKey) -> tuple[object, ...]:
+    until, refused = reference.rest_of(key)
+    rest = (until - reference.now, Kind.REFUSED if refused else Kind.LIMITED) if until > reference.now else None
+    wait = max(0.0, reference.ready_at(key) - reference.now)
+    return key, reference.used(key), reference.in_flight(key), wait, rest
+
+
+EXAMPLES = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
+
+
+def test_any_history_in_a_file_is_that_of_the_model(tmp_path: Path):
+    """SQLite; two pools that share the file."""
+    numbers = count()
+
+    def fresh() -> KeyStore:
+        return SqliteKeyStore(StateFile(tmp_path / f"{next(numbers)}.sqlite3"))
+
+    run_state_machine_as_test(lambda: PoolMachine(fresh), settings=EXAMPLES)
+
+
+def test_any_history_in_redis_is_that_of_the_model(redis_url: str):
+    """A real server; two pools that share it."""
+
+    def fresh() -> KeyStore:
+        empty(redis_url)
+        return RedisKeyStore(RedisServer(redis_url))
+
+    run_state_machine_as_test(lambda: PoolMachine(fresh), settings=EXAMPLES)
