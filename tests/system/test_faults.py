@@ -57,6 +57,20 @@ def test_what_a_stopping_worker_has_not_started_goes_to_another(make_stack: Make
     assert Counter(call["prompt"] for call in fake.calls()).most_common(1)[0][1] == 1
 
 
+def test_a_call_that_outlasts_the_grace_period_leaves_its_request_in_rabbitmq(make_stack: MakeStack):
+    """F51: the worker is gone before the platform kills it, and the request is delivered again."""
+    stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=90)
+    fake.script([{"gate": "held"}])
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(request(1))
+    fake.wait_for_calls(1)
+    worker.signal_group(signal.SIGTERM)
+    worker.wait()  # long before the call is over
+    wait_until(lambda: stack.depth("gemini.generate") == 1, what="the request back in its queue")
+    assert stack.depth("gemini.responses") == 0
+
+
 def test_a_worker_killed_in_mid_call_loses_no_request(make_stack: MakeStack):
     """F6: called again after the restart, answered once."""
     stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=5)
