@@ -1,7 +1,6 @@
 """The ledger of one machine: a table in the SQLite file that its processes share."""
 
 import itertools
-import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -13,6 +12,39 @@ from gateway.state_file import StateFile
 
 #: How many answers between two sweeps; a sweep removes more entries than were added since the last.
 SWEEP_EVERY = 100
+
+# Each is one statement, which SQLite makes one transaction. A thread gives up the interpreter at every statement, and
+# queues for it again, all the while with the file's lock in its hand.
+
+#: Starts work that is unknown, whose lease has ended, or whose answer is over or to be replaced; returns a row then.
+CLAIM = """
+INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
+VALUES (:request_id, :digest, 0, :token, :delivery, :hop, :lease_ends_at, 0, :expires_at)
+ON CONFLICT (request_id, digest) DO UPDATE SET
+    answered = 0, token = excluded.token, delivery = excluded.delivery, hop = excluded.hop,
+    lease_ends_at = excluded.lease_ends_at, published = 0, expires_at = excluded.expires_at,
+    message_id = NULL, failure = NULL, envelope = NULL
+WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failure)
+      ELSE lease_ends_at <= :now AND NOT (delivery = :delivery AND hop > :hop) END
+RETURNING 1
+"""
+
+#: Stores an answer, unless there is one already. The last parameter is the time.
+ANSWER = """
+INSERT INTO ledger (request_id, digest, answered, token, delivery, lease_ends_at, message_id, failure, published,
+    expires_at, envelope, hop)
+VALUES (?1, ?2, 1, ?3, ?4, 0.0, ?5, ?6, 0, ?7, ?8, 0)
+ON CONFLICT (request_id, digest) DO UPDATE SET
+    answered = 1, token = excluded.token, delivery = excluded.delivery, lease_ends_at = 0.0,
+    message_id = excluded.message_id, failure = excluded.failure, published = 0, expires_at = excluded.expires_at,
+    envelope = excluded.envelope, hop = 0
+WHERE NOT answered OR expires_at <= ?9
+"""
+
+ENTRY = """
+SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, expires_at
+FROM ledger WHERE request_id = ? AND digest = ?
+"""
 
 
 class SqliteLedger:
@@ -37,19 +69,16 @@ class SqliteLedger:
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
     ) -> None:
-        with self._file.transaction() as db:
-            now = self._clock()
-            if _answer(db, work, now) is None:
-                db.execute(
-                    "REPLACE INTO ledger VALUES (?, ?, 1, ?, ?, 0.0, ?, ?, 0, ?, ?, 0)",
-                    (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope),
-                )
+        now = self._clock()
+        answer = (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope, now)
+        with self._file.connection() as db:
+            db.execute(ANSWER, answer)
         if next(self._answers) % SWEEP_EVERY == 0:
             with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
                 self.sweep(2 * SWEEP_EVERY)
 
     def published(self, work: Work) -> None:
-        with self._file.transaction() as db:
+        with self._file.connection() as db:
             db.execute(
                 "UPDATE ledger SET published = 1 WHERE request_id = ? AND digest = ? AND answered",
                 (work.request_id, work.digest),
@@ -85,57 +114,38 @@ class SqliteLedger:
             ).rowcount
 
     def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
+        now, token = self._clock(), uuid.uuid4().hex
+        claim = {
+            "request_id": work.request_id,
+            "digest": work.digest,
+            "token": token,
+            "delivery": delivery,
+            "hop": hop,
+            "now": now,
+            "lease_ends_at": now + lease_s,
+            "expires_at": now + lease_s + self._ttl_s,
+            "replace_failure": replace_failure,
+        }
+        with self._file.connection() as db:
+            if db.execute(CLAIM, claim).fetchall():
+                return Started(token)
+        return self._entry(work, lease_s) or self._begin(work, delivery, hop, lease_s, replace_failure=replace_failure)
+
+    def _entry(self, work: Work, lease_s: float) -> Entry | None:
+        """Why work cannot be started; None when it can be by now."""
         with self._file.transaction() as db:
             now = self._clock()
-            answer = _answer(db, work, now)
-            if answer is not None and not (replace_failure and answer.failure):
-                return answer
-            remaining_s = _lease_remaining_s(db, work, now)
-            if remaining_s > lease_s:  # longer than any lease: the clock was set back since it began
-                remaining_s = lease_s
-                _set_lease_end(db, work, now + lease_s)
-            if remaining_s > 0:
-                return Running(remaining_s)
-            if _hop(db, work, delivery) > hop:
-                return Superseded()
-            token = uuid.uuid4().hex
-            db.execute(
-                "REPLACE INTO ledger VALUES (?, ?, 0, ?, ?, ?, NULL, NULL, 0, ?, NULL, ?)",
-                (work.request_id, work.digest, token, delivery, now + lease_s, now + lease_s + self._ttl_s, hop),
-            )
-            return Started(token)
-
-
-def _answer(db: sqlite3.Connection, work: Work, now: float) -> Answered | None:
-    row = db.execute(
-        "SELECT envelope, message_id, published, delivery, failure FROM ledger"
-        " WHERE request_id = ? AND digest = ? AND answered AND expires_at > ?",
-        (work.request_id, work.digest, now),
-    ).fetchone()
-    if row is None:
-        return None
-    envelope, message_id, published, delivery, failure = row
-    return Answered(envelope, message_id, bool(published), delivery, bool(failure))
-
-
-def _lease_remaining_s(db: sqlite3.Connection, work: Work, now: float) -> float:
-    row = db.execute(
-        "SELECT lease_ends_at FROM ledger WHERE request_id = ? AND digest = ? AND NOT answered",
-        (work.request_id, work.digest),
-    ).fetchone()
-    return float(row[0]) - now if row is not None else 0.0
-
-
-def _hop(db: sqlite3.Connection, work: Work, delivery: str) -> int:
-    """The number of the latest copy of this delivery that is known of."""
-    row = db.execute(
-        "SELECT hop FROM ledger WHERE request_id = ? AND digest = ? AND delivery = ? AND NOT answered",
-        (work.request_id, work.digest, delivery),
-    ).fetchone()
-    return int(row[0]) if row is not None else 0
-
-
-def _set_lease_end(db: sqlite3.Connection, work: Work, at: float) -> None:
-    db.execute(
-        "UPDATE ledger SET lease_ends_at = ? WHERE request_id = ? AND digest = ?", (at, work.request_id, work.digest)
-    )
+            row = db.execute(ENTRY, (work.request_id, work.digest)).fetchone()
+            if row is None:
+                return None
+            answered, envelope, message_id, published, delivery, failure, lease_ends_at, expires_at = row
+            if answered:
+                found = Answered(envelope, message_id, bool(published), delivery, bool(failure))
+                return found if expires_at > now else None
+            if lease_ends_at - now > lease_s:  # longer than any lease: the clock was set back since it began
+                lease_ends_at = now + lease_s
+                db.execute(
+                    "UPDATE ledger SET lease_ends_at = ? WHERE request_id = ? AND digest = ?",
+                    (lease_ends_at, work.request_id, work.digest),
+                )
+            return Running(lease_ends_at - now) if lease_ends_at > now else Superseded()

@@ -137,6 +137,20 @@ class JsonFormatter(_Lines):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
+    """Makes a line before it takes the lock: many threads log at once, and most of the work is in the line."""
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        passed = bool(self.filter(record))
+        if passed:
+            try:
+                line = self.format(record) + self.terminator
+                with self.lock or contextlib.nullcontext():
+                    self.stream.write(line)
+                    self.flush()
+            except Exception:  # noqa: BLE001 - as logging does
+                self.handleError(record)
+        return passed
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say where a line was lost; logging itself would print its arguments, and with them whatever they hold."""
         where = f"{record.name} at {record.filename}:{record.lineno}"

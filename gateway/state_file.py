@@ -92,6 +92,12 @@ class StateFile:
         self._opened: dict[int, _Opened] = {}
 
     @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """The connection for one statement, which is a transaction by itself."""
+        with self._connection() as connection:
+            yield connection
+
+    @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction that has the write lock from its beginning; committed on leaving, undone on an error."""
         with self._connection() as connection:

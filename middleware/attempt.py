@@ -9,6 +9,7 @@ from typing import Any
 from dramatiq.broker import MessageProxy
 
 from gateway.keys.pool import Lease
+from gateway.ledger import Work
 from gateway.messages import Completion, Job, Reply
 
 
@@ -36,6 +37,7 @@ class Attempt:
     deadline: float | None = None  # of all its calls together, monotonic seconds; set by the first one
     called: bool = False  # a provider has been called with `lease`
     completion: Completion | None = None
+    work: Work | None = None  # the job's identity in the ledger
     ledger_token: str | None = None
     stored: bool = False  # `reply` is in the ledger
     outcome: Outcome | None = None

@@ -7,7 +7,6 @@ from dramatiq.broker import MessageProxy
 
 from gateway import sentry
 from gateway.errors import Nacked, StoreUnavailable, Unroutable
-from gateway.ledger import Work
 from gateway.messages import Reply
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of
@@ -77,9 +76,9 @@ class Callbacks(Middleware):
         return Outcome.ANSWERED
 
     def _mark_published(self, attempt: Attempt) -> None:
-        if attempt.job is None or not attempt.stored:
+        if attempt.work is None or not attempt.stored:
             return
         try:
-            self.runtime.ledger.published(Work.of(attempt.job))
+            self.runtime.ledger.published(attempt.work)
         except StoreUnavailable as error:
             logger.warning("A redelivery would publish this answer again, with the same message_id: %s", error)

@@ -36,7 +36,8 @@ class LedgerMiddleware(Middleware):
         attempt = attempt_of(message)
         if attempt.job is None:
             return
-        match self._begin(attempt.job, attempt):
+        attempt.work = Work.of(attempt.job)
+        match self._begin(attempt.job, attempt.work, attempt):
             case Started(token):
                 attempt.ledger_token = token
             case Answered() as answered:
@@ -54,16 +55,14 @@ class LedgerMiddleware(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         attempt = attempt_of(message)
-        if attempt.job is None or attempt.ledger_token is None:
+        if attempt.job is None or attempt.work is None or attempt.ledger_token is None:
             return
-        work = Work.of(attempt.job)
         if attempt.reply is None:
-            self._give_back(work, attempt, attempt.job, attempt.ledger_token)
+            self._give_back(attempt.work, attempt, attempt.job, attempt.ledger_token)
             return
-        self._store(work, attempt, attempt.reply)
+        self._store(attempt.work, attempt, attempt.reply)
 
-    def _begin(self, job: Job, attempt: Attempt) -> Started | Superseded | Answered:
-        work = Work.of(job)
+    def _begin(self, job: Job, work: Work, attempt: Attempt) -> Started | Superseded | Answered:
         lease_s = self.runtime.settings.request_timeout_seconds + LEASE_MARGIN_S
         while True:
             try:
