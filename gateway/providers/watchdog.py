@@ -75,16 +75,16 @@ class Watchdog:
     def __init__(self) -> None:
         self._calls: set[Call] = set()
         self._changed = threading.Condition()
+        self._wakes_at = float("inf")
         self._stopping = False
         self._thread: threading.Thread | None = None
 
     def watch(self, call: Call) -> None:
         """`call` expires at its deadline unless `forget` comes first."""
         with self._changed:
-            first = min((other.deadline for other in self._calls), default=float("inf"))
             self._calls.add(call)
             self._ensure_running()
-            if call.deadline < first:
+            if call.deadline < self._wakes_at:
                 self._changed.notify()
 
     def forget(self, call: Call) -> None:
@@ -107,6 +107,7 @@ class Watchdog:
         # Not alive also after a fork, which takes over the object and not its thread.
         if self._thread is None or not self._thread.is_alive():
             self._stopping = False
+            self._wakes_at = float("inf")
             self._thread = threading.Thread(target=self._run, name="http-deadlines", daemon=True)
             self._thread.start()
 
@@ -114,8 +115,8 @@ class Watchdog:
         with self._changed:
             while not self._stopping:
                 self._expire(before=time.monotonic())
-                first = min((call.deadline for call in self._calls), default=None)
-                self._changed.wait(None if first is None else max(first - time.monotonic(), 0.0))
+                self._wakes_at = min((call.deadline for call in self._calls), default=float("inf"))
+                self._changed.wait(max(self._wakes_at - time.monotonic(), 0.0) if self._calls else None)
             self._expire(before=float("inf"))
 
     def _expire(self, *, before: float) -> None:
