@@ -227,6 +227,17 @@ def test_an_error_holds_neither_key_nor_prompt(make, http, status, error):
     assert_clean(caught.value)
 
 
+def test_an_error_holds_no_part_of_another_key_of_ours(make, http):
+    """Masked before the text is cut: half a key would not be found any more. It has no form that gives it away."""
+    other = ApiKey("pelican-8d9128ab207bc51d-heron-and-stork")
+    for filler in range(150, 750, 15):
+        body = {"error": {"code": 500, "message": "x" * filler + other.reveal()}}
+        http.post(URL, status=500, json=body)
+        with pytest.raises(UpstreamFailed) as caught:
+            make(keys=(KEY, other)).complete(request(), KEY, deadline_s=5)
+        assert "pelican" not in str(caught.value)
+
+
 def test_a_transport_fault_holds_neither_key_nor_prompt(make, http):
     """The request object of the HTTP library stays behind."""
     http.post(URL, body=requests.ConnectionError(f"{KEY.reveal()} {PROMPT}"))

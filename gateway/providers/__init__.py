@@ -41,7 +41,10 @@ def provider_from(settings: "Settings") -> Provider:
     transport = Transport(proxy=settings.http_proxy)
     if settings.uses_gemini:
         return Gemini(
-            transport=transport, base_url=str(settings.gemini_base_url), default_model=settings.gemini_model_text
+            transport=transport,
+            base_url=str(settings.gemini_base_url),
+            default_model=settings.gemini_model_text,
+            keys=settings.keys,
         )
     return OpenRouter(
         transport=transport,
@@ -51,4 +54,5 @@ def provider_from(settings: "Settings") -> Provider:
         site_url=str(settings.openrouter_site_url or ""),
         site_name=settings.openrouter_site_name or "",
         max_tokens=settings.openrouter_max_tokens,
+        keys=settings.keys,
     )

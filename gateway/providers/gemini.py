@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Parameters, Request
+from gateway.providers.discretion import hidden
 from gateway.providers.gemini_responses import classify_gemini
 from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
-from gateway.redaction import escape_controls, redact
+from gateway.redaction import escape_controls
 from gateway.secrets import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ class Gemini:
     transport: Transport
     base_url: str
     default_model: str
+    keys: tuple[ApiKey, ...] = ()  # all of ours: an error may repeat any of them
     name: str = "gemini"
 
     def resolve_model(self, name: str | None) -> str:
@@ -40,7 +42,7 @@ class Gemini:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
         model = self.resolve_model(request.model)
         answer = self.transport.send(self._outgoing(request, model, key), deadline_s=deadline_s)
-        hide = partial(_hidden, request, key)
+        hide = partial(hidden, request, {*self.keys, key})
         outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide)
         if isinstance(outcome, ProviderError):
             raise outcome
@@ -78,7 +80,3 @@ def _generation(parameters: Parameters) -> dict[str, float | int]:
         "maxOutputTokens": parameters.max_output_tokens,
     }
     return {name: value for name, value in stated.items() if value is not None}
-
-
-def _hidden(request: Request, key: ApiKey, text: str) -> str:
-    return redact(text, [key.reveal()], [request.prompt, request.system_instruction or ""])

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
+from gateway.providers.discretion import hidden
 from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_openrouter
 from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
 from gateway.redaction import escape_controls, redact
@@ -35,6 +36,7 @@ class OpenRouter:
     site_url: str
     site_name: str
     max_tokens: int
+    keys: tuple[ApiKey, ...] = ()  # all of ours: an error may repeat any of them
     name: str = "openrouter"
 
     def resolve_model(self, name: str | None) -> str:
@@ -48,7 +50,7 @@ class OpenRouter:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
         model = self.resolve_model(request.model)
         answer = self.transport.send(self._outgoing(request, model, key), deadline_s=deadline_s)
-        hide = partial(_hidden, request, key)
+        hide = partial(hidden, request, {*self.keys, key})
         outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide)
         if isinstance(outcome, ProviderError):
             raise outcome
@@ -105,7 +107,3 @@ def _body(request: Request, model: str, max_tokens: int) -> dict[str, Any]:
         "max_tokens": parameters.max_output_tokens or max_tokens,
         "stream": False,
     }
-
-
-def _hidden(request: Request, key: ApiKey, text: str) -> str:
-    return redact(text, [key.reveal()], [request.prompt, request.system_instruction or ""])
