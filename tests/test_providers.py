@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from pydantic import SecretStr
 
 from gateway.providers import provider_from
+from gateway.secrets import ApiKey
 
 
 def settings(*, uses_gemini: bool) -> SimpleNamespace:
@@ -19,6 +20,7 @@ def settings(*, uses_gemini: bool) -> SimpleNamespace:
         model_aliases={"fast": "google/gemini-2.5-flash-lite"},
         gemini_base_url="https://gemini.test",
         gemini_model_text="gemini-2.5-pro",
+        keys=(ApiKey("sk-or-v1-canary-1111"),),
     )
 
 
