@@ -203,6 +203,15 @@ def test_a_key_rests_with_its_account_or_longer(store: KeyStore, clock: Clock, k
     assert wait_from(pool) == Unavailable(600.0, refused=key_s > account_s)
 
 
+def test_of_two_rests_that_end_together_the_refusal_counts(store: KeyStore, clock: Clock):
+    """Waiting helps neither, and the operator is told why."""
+    pool = pool_of(store, clock, ApiKey("sk-or-v1-mine-1", label="mine"))
+    lease = lease_from(pool)
+    pool.cool(lease, limited(retry_after_s=300.0))
+    pool.cool(lease, AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT, retry_after_s=300.0))
+    assert wait_from(pool) == Unavailable(300.0, refused=True)
+
+
 def test_a_key_that_joins_a_resting_account_rests(store: KeyStore, clock: Clock):
     """A key added to the settings does not go round its account's limit."""
     old, new = ApiKey("sk-or-v1-mine-1", label="mine"), ApiKey("sk-or-v1-mine-2", label="mine")
@@ -237,6 +246,24 @@ def test_refused_means_that_every_key_was_refused(store: KeyStore, clock: Clock)
     assert wait_from(pool) == Unavailable(60.25, refused=False)
     pool.cool(second, refused())
     assert wait_from(pool) == Unavailable(600.0, refused=True)
+
+
+def test_a_refusal_that_has_ended_counts_no_more(store: KeyStore, clock: Clock):
+    """The key is busy then, and waiting helps."""
+    pool = pool_of(store, clock, ONE, TWO, limit=1)
+    pool.cool(lease_from(pool), refused(retry_after_s=30.0))
+    pool.cool(lease_from(pool), refused(retry_after_s=300.0))
+    assert wait_from(pool) == Unavailable(60.25, refused=True)
+    clock.advance(30)
+    assert wait_from(pool) == Unavailable(30.25, refused=False)
+
+
+def test_the_status_is_in_the_order_of_the_settings(store: KeyStore, clock: Clock):
+    """However many keys there are, and whoever was used."""
+    keys = [ApiKey(f"sk-or-v1-order-{n:04}") for n in range(600)]
+    pool = pool_of(store, clock, *keys)
+    lease_from(pool)
+    assert [row.key for row in pool.status()] == keys
 
 
 def test_the_wait_is_that_of_the_first_key_to_return(store: KeyStore, clock: Clock):
@@ -327,6 +354,18 @@ def test_time_goes_on_for_somebody_who_only_asks(store: KeyStore, clock: Clock):
     assert pool.ready_in_s() == 60.25
     clock.advance(60)
     assert pool.ready_in_s() == 0.25
+
+
+def test_what_is_still_used_is_not_forgotten(store: KeyStore, clock: Clock):
+    """A key of a week ago is, unless its configuration has been at work since."""
+    day_s, pool, other = 86_400, pool_of(store, clock, ONE, TWO), pool_of(store, clock, THREE)
+    lease_from(pool)
+    for _ in range(9):
+        clock.advance(day_s)
+        lease_from(pool)
+    lease_from(other)
+    assert sorted(row.used for row in pool.status()) == [0, 1]
+    assert [lease_from(pool).key for _ in range(2)] == [ONE, TWO]
 
 
 def test_only_digests_are_stored(place: tuple[str, str], store: KeyStore, clock: Clock):
@@ -529,6 +568,31 @@ def test_a_ring_of_which_the_server_has_lost_a_part_is_enrolled_again(redis_url:
             clock.advance(50)
             pool.cool(Lease(ONE, MODEL, "", 0.0), limited())
             clock.advance(15)
+    store.close()
+
+
+def test_a_shorter_window_forgets_nothing_of_a_longer_one(redis_url: str, clock: Clock):
+    """Two configurations at once: each counts all that its own window holds."""
+    empty(redis_url)
+    store = key_store("redis", redis_url)
+    short, long = (KeyPool([ONE], store, max_per_window=2, window_s=s, margin_s=0, clock=clock) for s in (10.0, 60.0))
+    lease_from(long)
+    clock.advance(20)
+    lease_from(short)
+    assert wait_from(long).retry_in_s == 40.0
+    store.close()
+
+
+def test_a_configuration_that_nobody_uses_any_more_costs_nothing(redis_url: str, clock: Clock):
+    """An hour after its last use the next one to be enrolled removes it."""
+    empty(redis_url)
+    store = key_store("redis", redis_url)
+    for limit in (1, 2, 3):
+        lease_from(pool_of(store, clock, ONE, limit=limit))
+        clock.advance(3601)
+    with redis.Redis.from_url(redis_url) as client:
+        assert len(list(client.scan_iter("*:places:*"))) == len(list(client.scan_iter("*:ring:*"))) == 1
+        assert all(client.ttl(key) > 0 for key in client.scan_iter())
     store.close()
 
 
