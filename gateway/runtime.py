@@ -8,6 +8,7 @@ import pika
 from gateway import amqp
 from gateway.errors import GatewayError
 from gateway.keys.pool import KeyPool
+from gateway.keys.store import KeyStore
 from gateway.ledger import Ledger
 from gateway.providers import Provider, provider_from
 from gateway.publisher import Publisher
@@ -56,15 +57,7 @@ class Runtime:
     def open_provider(self) -> None:
         """Open the stores and the provider's client. Raises StoreUnavailable."""
         self._stores = open_stores(self.settings)
-        self.pool = KeyPool(
-            self.settings.keys,
-            self._stores.keys,
-            max_per_window=self.settings.keys_max_per_minute,
-            window_s=self.settings.keys_window_seconds,
-            cooldown_s=self.settings.keys_cooldown_seconds,
-            max_in_flight=self.settings.keys_max_in_flight,
-            max_lease_s=self.settings.request_timeout_seconds + LEASE_MARGIN_S,
-        )
+        self.pool = key_pool(self.settings, self._stores.keys)
         self.ledger = self._stores.ledger
         self.provider = provider_from(self.settings)
 
@@ -77,6 +70,19 @@ class Runtime:
         if self._stores is not None:
             self._stores.close()
             self._stores = None
+
+
+def key_pool(settings: Settings, store: KeyStore) -> KeyPool:
+    """The pool of the configured keys. No I/O."""
+    return KeyPool(
+        settings.keys,
+        store,
+        max_per_window=settings.keys_max_per_minute,
+        window_s=settings.keys_window_seconds,
+        cooldown_s=settings.keys_cooldown_seconds,
+        max_in_flight=settings.keys_max_in_flight,
+        max_lease_s=settings.request_timeout_seconds + LEASE_MARGIN_S,
+    )
 
 
 def declare(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
 from gateway.providers.discretion import hidden
-from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_openrouter
+from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_models, classify_openrouter
 from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
 from gateway.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
@@ -63,6 +63,14 @@ class OpenRouter:
         outgoing = Outgoing(f"{self.base_url.rstrip('/')}/key", _bearer(key))
         answer = self.transport.send(outgoing, deadline_s=deadline_s)
         outcome = classify_key(answer, now=time.time(), hide=lambda text: redact(text, [key.reveal()]))
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        return outcome
+
+    def models(self, *, deadline_s: float) -> Mapping[str, str | None]:
+        """Every model that OpenRouter has, with the day on which it retires or None. Raises ProviderError."""
+        answer = self.transport.send(Outgoing(f"{self.base_url.rstrip('/')}/models"), deadline_s=deadline_s)
+        outcome = classify_models(answer, now=time.time(), hide=redact)
         if isinstance(outcome, ProviderError):
             raise outcome
         return outcome

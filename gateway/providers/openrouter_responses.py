@@ -260,3 +260,14 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
         creator_user_id=name(data.get("creator_user_id")) or None,
         expires_at=name(data.get("expires_at")) or None,
     )
+
+
+def classify_models(answer: Answer, *, now: float, hide: Hide) -> Mapping[str, str | None] | ProviderError:
+    """Model and the day of its retirement in an answer to `GET /models`, or the error that it means. Pure."""
+    content = read_object(answer.body)
+    if not answer.is_success:
+        return _failure(answer.status, answer.headers, (content or {}).get("error"), now=now, hide=hide)
+    if content is None or not isinstance(content.get("data"), list):
+        return unusable(WHO, "something else than a list of models", reason="invalid_answer")
+    rows = [mapping(row) for row in content["data"]]
+    return {name(row["id"]): name(row.get("expiration_date")) or None for row in rows if name(row.get("id"))}

@@ -67,7 +67,7 @@ class Outgoing:
     """A call to make: a POST of `payload`, a GET without one."""
 
     url: str
-    auth: AuthBase
+    auth: AuthBase | None = None
     headers: Mapping[str, str | bytes] = field(default_factory=dict)
     payload: Payload | None = None
 
