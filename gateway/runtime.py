@@ -8,9 +8,11 @@ import pika
 from gateway import amqp
 from gateway.errors import GatewayError
 from gateway.keys.pool import KeyPool
+from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.store import KeyStore
 from gateway.ledger import Ledger
 from gateway.providers import Provider, provider_from
+from gateway.providers.openrouter import OpenRouter
 from gateway.publisher import Publisher
 from gateway.settings import Settings
 from gateway.stores import Stores, open_stores
@@ -38,6 +40,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
+        self.prober: Prober | None = None  # for a provider that can be asked about a key
         self._stores: Stores | None = None
 
     def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
@@ -60,11 +63,15 @@ class Runtime:
         self.pool = key_pool(self.settings, self._stores.keys)
         self.ledger = self._stores.ledger
         self.provider = provider_from(self.settings)
+        if isinstance(self.provider, OpenRouter):
+            self.prober = Prober(self.pool, partial(self.provider.key_info, deadline_s=DEADLINE_S))
 
     def close(self, timeout_s: float) -> None:
         """Close what was opened, the publisher after its last confirm or `timeout_s` seconds. Idempotent."""
         if hasattr(self, "publisher"):
             self.publisher.stop(timeout_s)
+        if self.prober is not None:
+            self.prober.stop(timeout_s=1.0)
         if hasattr(self, "provider"):
             self.provider.close()
         if self._stores is not None:

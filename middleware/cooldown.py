@@ -10,8 +10,8 @@ from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, Sto
 from gateway.keys.pool import Lease
 from gateway.runtime import Runtime
 from middleware.attempt import current_attempt
-from middleware.errors import NoKey
-from middleware.key_selection import acquire, release
+from middleware.errors import NoKey, Outage
+from middleware.key_selection import UNKNOWN_KEY, acquire, release
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Cooldown(Middleware):
         result: object = None,
         exception: BaseException | None = None,
     ) -> None:
-        if isinstance(exception, NoKey) and exception.refused:
+        if isinstance(exception, Outage) or (isinstance(exception, NoKey) and exception.refused):
             sentry.tell_operator("every_key_refused", str(exception))
 
     def rotate(self, error: RateLimited | AuthenticationFailed) -> Lease:
@@ -52,6 +52,9 @@ class Cooldown(Middleware):
             if no_key.refused:
                 raise NoKey(f"Authentication error: {error}", retry_in_s=no_key.retry_in_s, refused=True) from None
             raise
+        except Outage as outage:
+            text = f"Authentication error: {error}"
+            raise Outage(text, reason=outage.reason, code=outage.code) from None
         return attempt.lease
 
     def _cool(self, lease: Lease, error: ProviderError) -> None:
@@ -62,5 +65,7 @@ class Cooldown(Middleware):
             logger.warning("Key %s does not cool down: %s", lease.key, unavailable)
             return
         logger.warning("Key %s: %s (%s) cools down: %s", lease.key, error.scope, error.reason, error)
+        if error.reason == UNKNOWN_KEY and self.runtime.prober is not None:
+            self.runtime.prober.suspect(lease.key)
         if isinstance(error, AuthenticationFailed):
             sentry.tell_operator(error.reason, f"{error.scope} refused: {error}", about=str(lease.key))

@@ -6,7 +6,7 @@ Each is a `Retry` as well, which is how Dramatiq knows that an exception is no a
 from dramatiq.errors import Retry
 from dramatiq.middleware import MiddlewareError
 
-from gateway.errors import KeysUnavailable, RequestRejected
+from gateway.errors import KeysUnavailable, RequestRejected, UpstreamFailed
 
 
 class NotRun(MiddlewareError, Retry):
@@ -27,3 +27,7 @@ class Rejected(RequestRejected, MiddlewareError, Retry):
 
 class NoKey(KeysUnavailable, MiddlewareError, Retry):
     """No key may be used now; the retry schedule takes over."""
+
+
+class Outage(UpstreamFailed, MiddlewareError, Retry):
+    """Every key is refused at the same time: more likely the provider's fault than that of all keys."""

@@ -5,12 +5,15 @@ import logging
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
-from gateway.errors import RequestRejected, StoreUnavailable
+from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
 from gateway.keys.pool import Lease, Unavailable
 from gateway.messages import Job
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, attempt_of
-from middleware.errors import NoKey, Rejected, Stopping
+from middleware.errors import NoKey, Outage, Rejected, Stopping
+
+#: Why a key rests that the provider does not know: a 401 that is about nothing else.
+UNKNOWN_KEY = "http_401"
 
 #: How long to wait before the store is asked again after it could not be reached.
 STORE_RETRY_S = 2.0
@@ -44,9 +47,15 @@ class KeySelection(Middleware):
 
 
 def acquire(runtime: Runtime, job: Job) -> Lease:
-    """A key that may be used now for the job's model. Raises NoKey, or Rejected for an impossible model name."""
+    """A key that may be used now for the job's model.
+
+    Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name.
+    """
     grant = _ask_until_answered(runtime, _model(runtime, job))
     if isinstance(grant, Unavailable):
+        if grant.refused and _looks_like_an_outage(runtime):
+            text = "Authentication error: the provider refuses every key"
+            raise Outage(text, reason="every_key_refused", code=ErrorCode.AUTHENTICATION)
         text = "Authentication error: the provider refused every key" if grant.refused else "No key available"
         raise NoKey(text, retry_in_s=grant.retry_in_s, refused=grant.refused)
     logger.info("Using key %s", grant.key)
@@ -63,6 +72,18 @@ def release(runtime: Runtime, attempt: Attempt) -> None:
         runtime.pool.release(lease) if called else runtime.pool.cancel(lease)
     except StoreUnavailable as error:
         logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
+
+
+def _looks_like_an_outage(runtime: Runtime) -> bool:
+    """Whether two or more keys are refused for what they are: that they all went bad at once is unlikely.
+
+    OpenRouter has answered 401 to healthy keys for half an hour. Accounts without credit are no outage.
+    """
+    try:
+        rests = [status.rest for status in runtime.pool.status()]
+    except StoreUnavailable:
+        return False
+    return len(rests) > 1 and all(rest is not None and rest.reason == UNKNOWN_KEY for rest in rests)
 
 
 def _model(runtime: Runtime, job: Job) -> str:

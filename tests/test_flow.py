@@ -22,7 +22,7 @@ from gateway.messages import Failure, Reply
 from tests.world import World, completion, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
-REFUSED = AuthenticationFailed("HTTP 401: no such key", reason="http_401", status=401)
+REFUSED = AuthenticationFailed("HTTP 402: no credit", reason="http_402", status=402)
 BROKEN = UpstreamFailed("HTTP 503: overloaded", reason="http_503", status=503)
 
 

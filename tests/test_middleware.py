@@ -174,11 +174,53 @@ def test_a_delivery_whose_first_run_died_is_run_after_its_lease(here: World):
 def test_all_keys_refused_in_turn_say_what_the_provider_said(here: World):
     """The last refusal is the text, the code is authentication."""
     here.provider.script = [
-        AuthenticationFailed(f"HTTP 401: refused {n}", reason="http_401", status=401) for n in range(2)
+        AuthenticationFailed(f"HTTP 402: refused {n}", reason="http_402", status=402) for n in range(2)
     ]
     here.deliver(here.message(job()))
     (envelope,) = here.publisher.to("gemini.responses")
-    assert envelope["error"] == "Authentication error: HTTP 401: refused 1"
+    assert envelope["error"] == "Authentication error: HTTP 402: refused 1"
+
+
+def test_a_401_of_every_key_looks_like_an_outage(here: World):
+    """It waits like any fault of the provider; a request that comes meanwhile does too, and makes no call."""
+    here.provider.script = [
+        AuthenticationFailed(f"HTTP 401: refused {n}", reason="http_401", status=401) for n in range(2)
+    ]
+    assert here.deliver(here.message(job(1))) == ("ack",)
+    assert here.deliver(here.message(job(2))) == ("ack",)
+    assert len(here.copies("gemini.generate.backoff.2s")) == 2
+    assert len(here.provider.calls) == 2
+
+
+def test_an_outage_that_does_not_end_is_an_authentication_error(here: World):
+    """After the short schedule; the text is the last refusal."""
+    here.provider.script = [
+        AuthenticationFailed(f"HTTP 401: refused {n}", reason="http_401", status=401) for n in range(2)
+    ]
+    here.deliver(here.message(job(upstream_retries=3)))
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["error"], envelope["error_code"]) == (
+        "Authentication error: HTTP 401: refused 1",
+        "authentication",
+    )
+
+
+def test_a_401_of_the_only_key_is_no_outage(tmp_path: Path):
+    """One key says nothing about the others: the producer reads why at once."""
+    with world(tmp_path, OPENROUTER_API_KEYS="sk-or-v1-key-one-1111") as here:
+        here.provider.script = [AuthenticationFailed("HTTP 401", reason="http_401", status=401)]
+        here.deliver(here.message(job()))
+        (envelope,) = here.publisher.to("gemini.responses")
+    assert envelope["error"] == "Authentication error: HTTP 401"
+
+
+def test_a_key_that_is_not_known_is_asked_about(here: World, monkeypatch: pytest.MonkeyPatch):
+    """A 401 is probed; a key without credit, or at its limit, comes back when its rest is over."""
+    suspects: list[str] = []
+    monkeypatch.setattr(runtime, "prober", SimpleNamespace(suspect=lambda key: suspects.append(str(key))))
+    here.provider.script = [AuthenticationFailed("HTTP 401", reason="http_401", status=401), LIMITED]
+    here.deliver(here.message(job()))
+    assert suspects == ["****1111"]
 
 
 def test_calls_of_one_attempt_share_one_deadline(here: World, monkeypatch: pytest.MonkeyPatch):

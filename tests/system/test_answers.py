@@ -143,8 +143,8 @@ def test_every_failure_of_the_provider_ends_in_one_error_envelope(running_stack:
 
 @pytest.mark.parametrize("status", [401, 402])
 def test_refused_keys_are_answered_with_an_authentication_error(make_stack: MakeStack, status: int):
-    """Each key is tried once, then the producer reads why."""
-    stack, fake = make_stack(keys=2)
+    """Each key is tried once, then the producer reads why; a 401 of every key may be an outage, and is waited for."""
+    stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="0.1,0.2")
     fake.script([{"status": status}])
     stack.start_worker()
     stack.start_bridge()
@@ -153,6 +153,18 @@ def test_refused_keys_are_answered_with_an_authentication_error(make_stack: Make
     assert answer["error_code"] == "authentication"
     assert answer["error"].startswith("Authentication error: ")
     assert len(fake.calls()) == 2
+
+
+def test_an_outage_of_401s_passes_by_itself(make_stack: MakeStack):
+    """The keys are asked about until they are accepted again; nobody has to bring them back."""
+    stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="8,8")
+    fake.script([{"status": 401, "times": 2}])
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(request(1))
+    assert stack.answers(1)[0]["status"] == "success"
+    assert worker.output().count("is accepted again") == 2
+    assert [call["status"] for call in fake.calls()] == [401, 401, 200]
 
 
 def test_what_is_no_request_is_answered_or_kept(running_stack: Running):
