@@ -1,0 +1,197 @@
+"""What an `acquire` costs: `python benchmarks/acquire.py [--rounds N]`.
+
+A table of microseconds for each store, number of keys, state of the keys and number of processes, and of ratios to the
+row with ten keys. Every round measures every row once, in an order of its own, and the medians of the rounds are
+shown: what else the machine does then meets all rows alike. The ratios say more than the microseconds.
+"""
+
+import argparse
+import itertools
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import redis
+
+from gateway.errors import AuthenticationFailed, Scope
+from gateway.keys.pool import KeyPool, Lease
+from gateway.keys.redis import RedisKeyStore
+from gateway.keys.sqlite import SqliteKeyStore
+from gateway.keys.store import KeyStore
+from gateway.redis_server import RedisServer
+from gateway.secrets import ApiKey
+from gateway.state_file import StateFile
+
+STORES = ("sqlite", "redis")
+KEYS = (10, 100, 1000)
+STATES = ("free", "used up", "refused")
+PROCESSES = (1, 4)
+MODEL = "google/gemini-2.5-flash"
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One ring in a store of its own; `where` is a file or a URL."""
+
+    store: str
+    keys: int
+    state: str
+    where: str
+
+    def pool(self) -> tuple[KeyPool, KeyStore]:
+        store = self._open()
+        keys = [ApiKey(f"sk-or-v1-benchmark-{n:06}", label="one account") for n in range(self.keys)]
+        # Free: a window so short that a ring of ten does not gather more uses a key than the limits of real life allow.
+        limit, window_s = (1_000_000, 0.1) if self.state == "free" else (1, 86_400.0)
+        return KeyPool(keys, store, max_per_window=limit, window_s=window_s, margin_s=0.0), store
+
+    def _open(self) -> KeyStore:
+        if self.store == "sqlite":
+            return SqliteKeyStore(StateFile(Path(self.where)))
+        return RedisKeyStore(RedisServer(self.where))
+
+    def prepare(self) -> None:
+        """Bring the keys into their state."""
+        pool, store = self.pool()
+        leases = [pool.acquire(MODEL) for _ in range(self.keys)]
+        last = leases[-1]
+        if self.state == "refused" and isinstance(last, Lease):
+            pool.cool(last, AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT, retry_after_s=86_400.0))
+        store.close()
+
+
+def measure(case: Case, steps: int, barrier: "Barrier | None" = None) -> float:
+    """Microseconds of one step, the mean of many; processes that share a barrier measure together."""
+    pool, store = case.pool()
+    granted = isinstance(pool.acquire(MODEL), Lease)  # opens the store, and sends the script
+    if granted != (case.state == "free"):
+        raise RuntimeError(f"{case} is not in its state")
+    if barrier is not None:
+        barrier.wait(PATIENCE_S)
+    start = time.perf_counter()
+    for _ in range(steps):
+        pool.acquire(MODEL)
+    seconds = time.perf_counter() - start
+    if barrier is not None:
+        barrier.wait(PATIENCE_S)  # nobody measures an emptier machine than the others
+    store.close()
+    return seconds / steps * 1e6
+
+
+_barrier: "Barrier | None" = None
+
+
+def keep(barrier: "Barrier") -> None:
+    """In a process of the pool, once: a barrier cannot be sent later."""
+    global _barrier  # noqa: PLW0603 - what a process is born with
+    _barrier = barrier
+
+
+def measure_together(case: Case, steps: int) -> float:
+    return measure(case, steps, _barrier)
+
+
+def run(cases: Sequence[Case], *, rounds: int, steps: int) -> dict[tuple[Case, int], float]:
+    """The median of each case, by its number of processes."""
+    found: dict[tuple[Case, int], list[float]] = {}
+    together = max(PROCESSES)
+    context = get_context("spawn")
+    with context.Pool(together, keep, (context.Barrier(together),)) as children:
+        for number in range(rounds):
+            rows = [(case, processes) for case in cases for processes in PROCESSES]
+            random.Random(number).shuffle(rows)
+            for case, processes in rows:
+                if processes == 1:
+                    us = measure(case, steps)
+                else:
+                    us = statistics.mean(children.starmap(measure_together, [(case, steps)] * together, chunksize=1))
+                found.setdefault((case, processes), []).append(us)
+            print(f"round {number + 1} of {rounds}", file=sys.stderr)
+    return {row: statistics.median(times) for row, times in found.items()}
+
+
+def table(medians: dict[tuple[Case, int], float]) -> Iterator[str]:
+    """Lines of Markdown, the rows in groups of equal store, state and processes."""
+    yield "| store | processes | keys are | keys | µs | against ten keys |"
+    yield "|---|---:|---|---:|---:|---:|"
+    few = {(case.store, case.state, n): us for (case, n), us in medians.items() if case.keys == min(KEYS)}
+    order = {text: n for n, text in enumerate((*STORES, *STATES))}
+    rows = sorted(medians, key=lambda row: (order[row[0].store], row[1], order[row[0].state], row[0].keys))
+    for case, processes in rows:
+        us = medians[case, processes]
+        ratio = us / few[case.store, case.state, processes]
+        yield f"| {case.store} | {processes} | {case.state} | {case.keys} | {us:.0f} | {ratio:.2f} |"
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[str | None]:
+    """The URL of a Redis of our own, without a database; None where there is no redis-server."""
+    program = shutil.which("redis-server")
+    if program is None:
+        print("redis-server is not installed: SQLite alone is measured", file=sys.stderr)
+        yield None
+        return
+    socket = folder / "redis"
+    command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
+    command += ["--databases", str(len(KEYS) * len(STATES))]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        _wait_ready(f"unix://{socket}")
+        yield f"unix://{socket}"
+    finally:
+        server.terminate()
+        server.wait(PATIENCE_S)
+
+
+def _wait_ready(url: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    with redis.Redis.from_url(url) as client:
+        while True:
+            try:
+                client.ping()
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            else:
+                return
+
+
+def cases(folder: Path, redis_url: str | None) -> list[Case]:
+    """Each with an own file, or an own database of the server."""
+    states = list(itertools.product(KEYS, STATES))
+    found = [Case("sqlite", n, state, str(folder / f"{number}.sqlite3")) for number, (n, state) in enumerate(states)]
+    if redis_url is not None:
+        found += [Case("redis", n, state, f"{redis_url}?db={number}") for number, (n, state) in enumerate(states)]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What an acquire costs, by store and number of keys.")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each row is measured (7)")
+    parser.add_argument("--steps", type=int, default=300, help="acquires of one measurement (300)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="acquire-") as name, redis_server(Path(name)) as url:
+        to_measure = cases(Path(name), url)
+        for case in to_measure:
+            case.prepare()
+        medians = run(to_measure, rounds=options.rounds, steps=options.steps)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{os.cpu_count()} cores, load {load}; medians of {options.rounds} rounds of {options.steps} acquires\n")
+    print("\n".join(table(medians)))
+
+
+if __name__ == "__main__":
+    main()
