@@ -41,6 +41,8 @@ class Consumer(dramatiq.Consumer):
         self.unsettled: dict[int, Delivery] = {}
         self.waiting_room: WaitingRoom | None = None
         self._arrived: deque[tuple[int, bytes]] = deque()
+        self._calls: deque[Callable[[], object]] = deque()
+        self._woken = False
         self._cancelled = False
         try:
             self.channel = connection.channel()
@@ -54,6 +56,7 @@ class Consumer(dramatiq.Consumer):
         try:
             if not self._arrived:
                 self.connection.process_data_events(time_limit=self._patience_s())
+            self._run_calls()
             if self._cancelled:
                 raise ConnectionClosed(RuntimeError(f"RabbitMQ cancelled the consumer of {self.queue}"))
             if not self.channel.is_open:
@@ -95,11 +98,23 @@ class Consumer(dramatiq.Consumer):
             raise ConnectionClosed(error) from None
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Run `callback` on the connection's thread; when the connection is gone there is nothing left to settle."""
+        """Run `callback` on the connection's thread; when the connection is gone there is nothing left to settle.
+
+        A burst wakes the thread once: pika makes a timer of every callback that it is given.
+        """
+        self._calls.append(callback)
+        if self._woken:
+            return  # it is cleared before the calls are run, so none is left behind
+        self._woken = True
         try:
-            self.connection.add_callback_threadsafe(callback)
+            self.connection.add_callback_threadsafe(self._run_calls)
         except AMQPError:
             logger.info("The connection ended before a message of %s was settled: it will come again", self.queue)
+
+    def _run_calls(self) -> None:
+        self._woken = False
+        while self._calls:
+            self._calls.popleft()()
 
     def settled(self, delivery: Delivery) -> None:
         self.unsettled.pop(id(delivery), None)
