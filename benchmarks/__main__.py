@@ -1,0 +1,280 @@
+"""`script/bench`: this project against its peers, on one machine, in turns.
+
+throughput   requests a second with a provider that answers at once; CPU of the contender and of RabbitMQ
+overhead     what is added to a call: from the publish of a request to its envelope, at a steady rate
+inflight     1,000 calls at a time with a provider that takes 2 s: wall time, memory, connections
+start        from the start of the processes to ready
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pika
+
+from benchmarks.contenders import PROCESSES, ROOT, THREADS, Contender, Running, contenders, cpu_seconds, group, running
+from tests.rabbitmq_server import RabbitmqServer, vhost_of
+
+Figures = dict[str, float]
+
+
+class Ground:
+    """The server and the provider that all contenders share."""
+
+    def __init__(self, server: RabbitmqServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self._count = 0
+
+    @contextmanager
+    def stage(self, contender: Contender, *, delay_s: float = 0.0, **settings: object) -> Iterator["Stage"]:
+        """A contender that is ready, on a virtual host of its own, warmed up by fifty requests."""
+        self._count += 1
+        with self.server.fresh_vhost() as url, self.provider(delay_s) as provider:
+            folder = self.folder / f"{self._count}"
+            with running(contender, url, provider, folder, **settings) as processes, Backend(url) as backend:
+                backend.publish(50, "warm")
+                backend.receive(50, timeout_s=60)
+                yield Stage(processes, backend, self.server, url)
+
+    @contextmanager
+    def provider(self, delay_s: float) -> Iterator[str]:
+        port = _free_port()
+        command = [sys.executable, str(ROOT / "benchmarks" / "provider.py"), str(port), str(delay_s)]
+        process = subprocess.Popen(command)
+        try:
+            yield f"http://127.0.0.1:{port}/api/v1"
+        finally:
+            process.kill()
+            process.wait()
+
+    def rabbitmq_cpu_seconds(self) -> float:
+        leader, _birth = self.server.facts["processes"][1]
+        return sum(cpu_seconds(pid) for pid in group(leader))
+
+
+class Backend:
+    """Publishes requests and reads answers, as a program that uses the contender does."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> "Backend":
+        self._connection = pika.BlockingConnection(pika.URLParameters(self._url))
+        self._channel = self._connection.channel()
+        for queue in ("gemini.requests", "gemini.responses"):
+            self._channel.queue_declare(queue, durable=True)
+        self._channel.basic_qos(prefetch_count=1000)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def publish(self, count: int, name: str) -> None:
+        for number in range(count):
+            publish_one(self._channel, f"{name}-{number}")
+
+    def receive(self, count: int, timeout_s: float) -> None:
+        """Read so many answers."""
+        deadline, found = time.monotonic() + timeout_s, 0
+        for method, _properties, _body in self._channel.consume(
+            "gemini.responses", auto_ack=True, inactivity_timeout=1
+        ):
+            found += method is not None
+            if found >= count:
+                break
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{found} of {count} answers in {timeout_s:g} s")
+        self._channel.cancel()
+
+    def overheads(self, rate: float, seconds: float) -> list[float]:
+        """Milliseconds from publish to envelope, of requests that come at a steady rate whatever becomes of them."""
+        count = round(rate * seconds)
+        sent: dict[str, float] = {}
+        publisher = threading.Thread(target=_publish_steadily, args=(self._url, count, rate, sent), daemon=True)
+        publisher.start()
+        times: list[float] = []
+        for method, properties, _body in self._channel.consume(
+            "gemini.responses", auto_ack=True, inactivity_timeout=20
+        ):
+            if method is None:
+                raise SystemExit(f"{len(times)} of {count} answers came")
+            times.append((time.monotonic() - sent[properties.correlation_id]) * 1000)
+            if len(times) == count:
+                break
+        self._channel.cancel()
+        publisher.join()
+        return times
+
+
+def publish_one(channel: Any, request_id: str) -> None:
+    body = json.dumps({"request_id": request_id, "prompt": "What is a queue for?", "metadata": {"user_id": 42}})
+    channel.basic_publish("", "gemini.requests", body.encode(), pika.BasicProperties(delivery_mode=2))
+
+
+def _publish_steadily(url: str, count: int, rate: float, sent: dict[str, float]) -> None:
+    connection = pika.BlockingConnection(pika.URLParameters(url))
+    channel, started, pause = connection.channel(), time.monotonic(), threading.Event()
+    for number in range(count):
+        pause.wait(max(0.0, started + number / rate - time.monotonic()))
+        sent[f"steady-{number}"] = time.monotonic()
+        publish_one(channel, f"steady-{number}")
+    connection.close()
+
+
+class Stage:
+    """A contender at work."""
+
+    def __init__(self, processes: Running, backend: Backend, server: RabbitmqServer, url: str) -> None:
+        self.processes = processes
+        self.backend = backend
+        self._server = server
+        self._url = url
+
+    def connections(self) -> int:
+        """Of the contender, on its virtual host; that of the backend does not count."""
+        rows = self._server.api("GET", f"vhosts/{vhost_of(self._url)}/connections")
+        return len(rows) - 1
+
+
+def throughput(ground: Ground, contender: Contender, size: float) -> Figures:
+    count = round(4000 * size)
+    with ground.stage(contender) as stage:
+        cpu, rabbitmq, started = stage.processes.cpu_seconds(), ground.rabbitmq_cpu_seconds(), time.monotonic()
+        stage.backend.publish(count, "r")
+        stage.backend.receive(count, timeout_s=300)
+        seconds = time.monotonic() - started
+        return {
+            "requests/s": count / seconds,
+            "CPU ms/request": (stage.processes.cpu_seconds() - cpu) / count * 1000,
+            "RabbitMQ CPU ms/request": (ground.rabbitmq_cpu_seconds() - rabbitmq) / count * 1000,
+        }
+
+
+def overhead(ground: Ground, contender: Contender, size: float) -> Figures:
+    figures: Figures = {}
+    with ground.stage(contender) as stage:
+        for rate in (20, 100):
+            times = sorted(stage.backend.overheads(rate, max(3.0, 10 * size)))
+            for percent in (50, 95, 99):
+                figures[f"p{percent} ms at {rate}/s"] = times[math.ceil(len(times) * percent / 100) - 1]
+    return figures
+
+
+def inflight(ground: Ground, contender: Contender, size: float) -> Figures:
+    calls = round(1000 * size)
+    threads = math.ceil(calls / PROCESSES)
+    [fitted] = [one for one in contenders(threads) if one.name == contender.name]
+    settings = {"WORKER_THREADS": threads, "WORKER_PREFETCH_COUNT": calls, "PEER_PREFETCH": calls}
+    with ground.stage(fitted, delay_s=2.0, **settings) as stage:
+        memory, started = stage.processes.memory(), time.monotonic()
+        stage.backend.publish(calls, "f")
+        published = time.monotonic() - started
+        threading.Event().wait(max(0.0, 1.5 - published))
+        grown, connections = stage.processes.memory() - memory, stage.connections()
+        stage.backend.receive(calls, timeout_s=120)
+        wall = time.monotonic() - started
+    return {"wall / ideal": wall / 2.0, "kB/call": grown / calls / 1000, "RabbitMQ connections": connections}
+
+
+def start(ground: Ground, contender: Contender, size: float) -> Figures:  # noqa: ARG001 - all have this form
+    with ground.stage(contender) as stage:
+        return {"seconds to ready": stage.processes.seconds_to_ready}
+
+
+SCENARIOS: dict[str, Callable[[Ground, Contender, float], Figures]] = {
+    "throughput": throughput,
+    "overhead": overhead,
+    "inflight": inflight,
+    "start": start,
+}
+
+
+def main() -> int:
+    options = _options()
+    chosen = [one for one in contenders() if not options.only or one.name in options.only]
+    with ExitStack() as cleanup:
+        folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        server = RabbitmqServer(folder / "rabbitmq")
+        cleanup.callback(server.stop, keep=False)
+        server.start_server()
+        ground = Ground(server, folder)
+        for name in options.scenario or SCENARIOS:
+            found = _in_turns(SCENARIOS[name], ground, chosen, options)
+            print(f"\n{name}\n{table(found)}", flush=True)
+            _keep(name, found)
+    return 0
+
+
+def _in_turns(
+    scenario: Callable[[Ground, Contender, float], Figures],
+    ground: Ground,
+    chosen: Sequence[Contender],
+    options: argparse.Namespace,
+) -> dict[str, Figures]:
+    """Medians over the rounds; in each round every contender has its turn."""
+    rounds: dict[str, list[Figures]] = {one.name: [] for one in chosen}
+    for number in range(options.rounds):
+        for one in chosen:
+            rounds[one.name].append(scenario(ground, one, options.size))
+            print(f"  round {number + 1} of {options.rounds}: {one.name}", file=sys.stderr, flush=True)
+    return {
+        name: {figure: statistics.median(one[figure] for one in found) for figure in found[0]}
+        for name, found in rounds.items()
+    }
+
+
+def table(found: dict[str, Figures]) -> str:
+    """Figures of each contender, and in brackets their ratio to ours."""
+    ours = next(iter(found.values()))
+    head = ["", *ours]
+    rows = [[name, *(_cell(figures[one], ours[one]) for one in ours)] for name, figures in found.items()]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: float, ours: float) -> str:
+    shown = f"{value:.0f}" if value >= 100 else f"{value:.2f}"  # noqa: PLR2004
+    return f"{shown} (x {value / ours:.2f})" if ours else shown
+
+
+def _keep(name: str, found: dict[str, Figures]) -> None:
+    file = ROOT / "benchmarks" / "results" / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    facts |= {"processes": PROCESSES, "threads": THREADS}
+    file.write_text(json.dumps({**facts, "medians": found}, indent=2) + "\n")
+
+
+def _free_port() -> int:
+    from _rabbitmq_node import _free_ports  # noqa: PLC0415 - on the path since tests.rabbitmq_server was imported
+
+    return int(_free_ports(1)[0])
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="script/bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="all of them if none is named")
+    parser.add_argument("--rounds", type=int, default=3, help="the medians of so many are shown (3)")
+    parser.add_argument("--size", type=float, default=1.0, help="0.1 for a quick look (1)")
+    parser.add_argument("--only", action="append", help="a contender by its name; may be repeated")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
