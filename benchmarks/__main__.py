@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pika
 
@@ -71,7 +71,7 @@ class Backend:
     def __init__(self, url: str) -> None:
         self._url = url
 
-    def __enter__(self) -> "Backend":
+    def __enter__(self) -> Self:
         self._connection = pika.BlockingConnection(pika.URLParameters(self._url))
         self._channel = self._connection.channel()
         for queue in ("gemini.requests", "gemini.responses"):

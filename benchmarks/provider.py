@@ -6,6 +6,7 @@ python benchmarks/provider.py PORT [DELAY]
 import asyncio
 import json
 import sys
+from typing import cast
 
 BODY = json.dumps(
     {
@@ -35,8 +36,7 @@ class Provider(asyncio.Protocol):
         self._read = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._read += data
@@ -65,4 +65,4 @@ async def serve(port: int, delay_s: float) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.0))
+    asyncio.run(serve(int(sys.argv[1]), float(next(iter(sys.argv[2:]), 0))))

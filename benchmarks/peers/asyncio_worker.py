@@ -1,4 +1,4 @@
-"""The plain asyncio worker: aio-pika and aiohttp in one process, confirmed publish, then ack. No ledger, no schedule."""
+"""The plain asyncio worker: aio-pika and aiohttp in one process, confirmed publish, then ack; no ledger."""
 
 import asyncio
 import logging

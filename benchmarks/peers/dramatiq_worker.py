@@ -1,4 +1,4 @@
-"""Stock Dramatiq in our shape: a bridge, an actor, an `on_success` actor; its default middleware, confirmed enqueues."""
+"""Stock Dramatiq in our shape: a bridge, an actor, an `on_success` actor; default middleware, confirmed enqueues."""
 
 import os
 import time

@@ -134,6 +134,10 @@ def delete_work_queue(where: Where) -> None:
         with where.arena.direct.channel() as channel:
             channel.queue_delete("gemini.generate")
     where.arena.resume("bridge")
+    # A quorum queue that RabbitMQ has just made does not survive its SIGKILL on a single node: it is listed for ever,
+    # and takes nothing. So this fault is over when the queue is there, and on the disk.
+    wait_until(lambda: "gemini.generate" in where.node.queues(url), timeout_s=30, what="the work queue to be back")
+    where.wait(2, 3)
 
 
 def black_hole(where: Where) -> None:
