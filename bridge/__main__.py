@@ -5,7 +5,7 @@ import signal
 import sys
 
 from bridge.relay import Relay
-from gateway import logs, sentry
+from gateway import logs, policies, sentry
 from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 from gateway.settings import SettingsError, load_settings
@@ -27,6 +27,9 @@ def main() -> int:
         logs.configure(settings, stream=sys.stderr)
         sentry.configure(settings)
         runtime.open_messaging(settings, name="bridge")
+        if settings.rabbitmq_management_url is not None:
+            url = settings.rabbitmq_url.get_secret_value()
+            policies.look_in_background(url, settings.rabbitmq_management_url, runtime.topology.ours)
         Relay(runtime).run()
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up yet

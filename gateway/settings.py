@@ -61,6 +61,8 @@ class Settings(BaseSettings):
         default=SecretStr("amqp://guest:guest@localhost:5672/"),
         validation_alias=AliasChoices("RABBITMQ_URL", "CLOUDAMQP_URL"),
     )
+    # None: the policies of the virtual host are not checked. It is asked with the user and password of RABBITMQ_URL.
+    rabbitmq_management_url: HttpUrl | None = None
     # Both names are what the backends that exist use.
     request_queue: QueueName = "gemini.requests"
     response_queue: QueueName = "gemini.responses"
