@@ -109,10 +109,12 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
     """How often each envelope was sent; never by a delivery that came after its confirm had been noted.
 
     A request that the bridge relayed twice, over a lost ack, is like one that was sent twice: it may be answered twice.
+    So may one whose envelope was held by one delivery, confirmed, while another still published it.
     """
     sent: Counter[str] = Counter()
     relayed: Counter[str] = Counter()
     done: set[str] = set()
+    held: set[str] = set()
     too_late: set[tuple[str, int]] = set()  # request and process of a delivery that has nothing left to do
     for line in journal:
         request_id, delivery = line["id"], (line["id"], line["pid"])
@@ -121,14 +123,14 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
         match line["step"]:
             case "bridge: relayed":
                 relayed[request_id] += 1
-            case "received" if request_id in done and relayed[request_id] == 1:
+            case "received" if request_id in done - held and relayed[request_id] == 1:
                 too_late.add(delivery)
             case "envelope sent":
                 sent[line["message_id"]] += 1
                 if delivery in too_late:
                     verdict.faults.append(f"sent again although it was confirmed: the envelope of {request_id}")
-            case "published" if line["outcome"] == "answered":
-                done.add(request_id)
+            case "published":
+                (done if line["outcome"] == "answered" else held).add(request_id)
     return sent
 
 
