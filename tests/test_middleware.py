@@ -160,7 +160,8 @@ def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World):
     second.join(10)
     assert settled == [("ack",), ("ack",)]
     assert len(here.provider.calls) == 1
-    assert len(here.publisher.sent) == 1
+    # The second may come between the storing and the note of the confirm: then it publishes the same envelope again.
+    assert len({properties.message_id for _queue, _body, properties in here.publisher.sent}) == 1
 
 
 def test_a_delivery_whose_first_run_died_is_run_after_its_lease(here: World):

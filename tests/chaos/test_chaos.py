@@ -6,7 +6,7 @@ import pytest
 
 from fake_openrouter.client import FakeClient
 from tests.chaos.__main__ import HEADER, attempt, line
-from tests.chaos.faults import freeze_rabbitmq, kill_rabbitmq, kill_worker
+from tests.chaos.faults import freeze_rabbitmq, no_permission
 from tests.chaos.node import ChaosNode
 from tests.chaos.round import Plan, play
 
@@ -30,7 +30,7 @@ def test_nothing_is_lost_and_nothing_is_paid_twice(
 def test_a_worker_that_acks_whatever_happens_is_found_out(
     chaos_node: ChaosNode, chaos_fake: FakeClient, tmp_path: Path
 ):
-    """The settlement of stock job systems loses requests in the same round that ours survives."""
-    plan = Plan(1, (kill_rabbitmq, freeze_rabbitmq, kill_worker))
+    """With the settlement of stock job systems an answer that RabbitMQ refuses, for a moment, is lost."""
+    plan = Plan(1, (no_permission, freeze_rabbitmq, no_permission, no_permission))
     verdict = play(plan, chaos_node, chaos_fake, tmp_path, CHAOS_STOCK_SETTLEMENT=1).verdict
     assert any(fault.startswith("lost") for fault in verdict.faults)
