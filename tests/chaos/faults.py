@@ -110,7 +110,10 @@ def delete_request_queue(where: Where) -> None:
 
 
 def delete_callback_queue(where: Where) -> None:
-    """With the envelopes out of it."""
+    """With the envelopes out of it, and the worker held still.
+
+    RabbitMQ confirms a message that reaches a queue while it is being deleted: gone, too, by somebody's hand.
+    """
 
     def deleted() -> bool:
         try:
@@ -121,7 +124,10 @@ def delete_callback_queue(where: Where) -> None:
             return False
         return True
 
+    where.arena.pause("worker")
+    where.wait(0.3, 0.5)
     wait_until(deleted, timeout_s=30, what="gemini.responses to be empty and deleted")
+    where.arena.resume("worker")
 
 
 def delete_work_queue(where: Where) -> None:
