@@ -1,13 +1,14 @@
 """Runs a piece of work once: a redelivery waits for the running call, or gets the stored answer."""
 
 import logging
+from datetime import datetime
 
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger import Answered, Running, Started, Superseded, Work
-from gateway.messages import Job, Reply
+from gateway.messages import Failure, Job, Reply
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import AlreadyAnswered, Stopping
@@ -126,5 +127,12 @@ class LedgerMiddleware(Middleware):
 
 
 def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: Attempt) -> bool:
-    """A producer that sends a failed request again wants another try; a redelivery does not."""
-    return entry.failure and entry.delivery != attempt.delivery_id and not job.redelivered
+    """A producer that sends a failed request again wants another try.
+
+    The second of two copies that the bridge has relayed, because its ack was lost, does not. One of the two says that
+    it was redelivered; the other one was read before there was a failure.
+    """
+    if not entry.failure or entry.delivery == attempt.delivery_id or job.redelivered:
+        return False
+    failed_at = datetime.fromisoformat(Failure.model_validate_json(entry.envelope).timestamp)
+    return job.received_at > failed_at.timestamp()

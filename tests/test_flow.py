@@ -1,5 +1,6 @@
 """One delivery of `generate` through all hooks: what is called, published, stored and settled."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,8 +116,18 @@ def test_a_failed_request_sent_again_gets_another_try(here: World):
     """An error is an answer for a redelivery, not for ever."""
     here.provider.script = [RequestRejected("HTTP 400", reason="http_400", status=400)]
     here.deliver(here.message(job()))
-    here.deliver(here.message(job()))
+    here.deliver(here.message(job(received_at=time.time() + 1)))
     assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["error", "success"]
+
+
+@pytest.mark.parametrize("redelivered_first", [True, False])
+def test_a_failed_request_that_was_relayed_twice_gets_one_envelope(here: World, redelivered_first: bool):
+    """P2, P3: the bridge's ack was lost; whichever copy comes first, the other one gets the same failure."""
+    here.provider.script = [RequestRejected("HTTP 400", reason="http_400", status=400)]
+    here.deliver(here.message(job(redelivered=redelivered_first)))
+    here.deliver(here.message(job(redelivered=not redelivered_first)))
+    assert len(here.provider.calls) == 1
+    assert len({properties.message_id for _queue, _body, properties in here.publisher.sent}) == 1
 
 
 def test_a_redelivery_of_failed_work_is_not_tried_again(here: World):

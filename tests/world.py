@@ -191,4 +191,4 @@ def job(number: int = 1, **fields: Any) -> Job:
         callback_queue="gemini.responses",
         metadata={"n": number},
     )
-    return Job(request=request, received_at=1_700_000_000.0, **fields)
+    return Job(**{"request": request, "received_at": 1_700_000_000.0} | fields)
