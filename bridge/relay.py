@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -63,14 +64,10 @@ class Relay:
         connection = amqp.connect(parameters, deadline_s=connect_deadline_s, stop=self.runtime.stopping)
         try:
             self._connection, self._on_its_way, self._cancelled = connection, set(), False
-            self.runtime.topology.declare_one(connection, settings.request_queue)
-            self._channel = connection.channel()
-            self._channel.basic_qos(prefetch_count=settings.worker_prefetch_count)
-            self._channel.add_on_cancel_callback(self._on_cancel)
-            tag = self._channel.basic_consume(settings.request_queue, self._on_message)
-            logger.info("Relaying %s", settings.request_queue)
-            while not self.runtime.stopping.is_set() and not self._cancelled and self._channel.is_open:
-                connection.process_data_events(time_limit=TICK_S)
+            tag = self._subscribe(connection)
+            with suppress(ChannelClosedByBroker):  # told below, however it was noticed
+                while not self.runtime.stopping.is_set() and not self._cancelled and self._channel.is_open:
+                    connection.process_data_events(time_limit=TICK_S)
             if not self._channel.is_open:
                 # pika tells only those who use a closed channel, and this loop would wait on it for ever.
                 logger.warning(
@@ -80,13 +77,25 @@ class Relay:
                 logger.warning("The queue %s was deleted: declaring it again", settings.request_queue)
             else:
                 self._drain(connection, tag)
+        finally:
+            if connection.is_open:
+                connection.close()
+
+    def _subscribe(self, connection: pika.BlockingConnection) -> str:
+        """Consume on a channel of its own; returns the consumer tag. Raises TopologyError when that is refused."""
+        settings = self.runtime.settings
+        try:
+            self.runtime.topology.declare_one(connection, settings.request_queue)
+            self._channel = connection.channel()
+            self._channel.basic_qos(prefetch_count=settings.worker_prefetch_count)
+            self._channel.add_on_cancel_callback(self._on_cancel)
+            tag: str = self._channel.basic_consume(settings.request_queue, self._on_message)
         except ChannelClosedByBroker as error:
             raise TopologyError(
                 f"RabbitMQ refused to let us consume {settings.request_queue}: {error.reply_text}"
             ) from None
-        finally:
-            if connection.is_open:
-                connection.close()
+        logger.info("Relaying %s", settings.request_queue)
+        return tag
 
     def _on_cancel(self, _frame: Any) -> None:
         self._cancelled = True

@@ -57,15 +57,22 @@ def test_a_worker_notices_that_its_queue_was_deleted(consumer: Consumer, vhost_u
         _look_often(consumer)
 
 
-def test_the_bridge_consumes_again_after_its_channel_was_closed(here: World, vhost_url: str):
-    """A request that comes afterwards is relayed."""
+@pytest.mark.parametrize("in_use", [False, True])
+def test_the_bridge_consumes_again_after_its_channel_was_closed(here: World, vhost_url: str, in_use: bool):
+    """A request that comes afterwards is relayed. pika tells of the end where the channel is just being used."""
     relay = Relay(_runtime(here))
     thread = threading.Thread(target=relay.run, daemon=True)
     thread.start()
     try:
         wait_until(lambda: _consumers(vhost_url) == 1, what="the bridge to consume")
         first = relay._channel
-        first.connection.add_callback_threadsafe(lambda: first.basic_ack(UNKNOWN_TAG))
+
+        def close() -> None:
+            first.basic_ack(UNKNOWN_TAG)
+            if in_use:
+                first.basic_qos(prefetch_count=1)
+
+        first.connection.add_callback_threadsafe(close)
         wait_until(
             lambda: relay._channel is not first and _consumers(vhost_url) == 1, what="the bridge to consume again"
         )

@@ -109,12 +109,14 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
     """How often each envelope was sent; never by a delivery that came after its confirm had been noted.
 
     A request that the bridge relayed twice, over a lost ack, is like one that was sent twice: it may be answered twice.
-    So may one whose envelope was held by one delivery, confirmed, while another still published it.
+    So may one whose envelope was held by one delivery, confirmed, while another still published it. Which of several
+    deliveries in one process has sent an envelope the journal cannot tell: a late one counts when it is alone.
     """
     sent: Counter[str] = Counter()
     relayed: Counter[str] = Counter()
     done: set[str] = set()
     held: set[str] = set()
+    under_way: Counter[tuple[str, int]] = Counter()  # deliveries by request and process
     too_late: set[tuple[str, int]] = set()  # request and process of a delivery that has nothing left to do
     for line in journal:
         request_id, delivery = line["id"], (line["id"], line["pid"])
@@ -123,8 +125,12 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
         match line["step"]:
             case "bridge: relayed":
                 relayed[request_id] += 1
-            case "received" if request_id in done - held and relayed[request_id] == 1:
-                too_late.add(delivery)
+            case "received":
+                if request_id in done - held and relayed[request_id] == 1 and not under_way[delivery]:
+                    too_late.add(delivery)
+                under_way[delivery] += 1
+            case "ack asked":
+                under_way[delivery] -= 1
             case "envelope sent":
                 sent[line["message_id"]] += 1
                 if delivery in too_late:

@@ -103,7 +103,8 @@ def play(case: Case, arena: Arena, node: ChaosNode, *, timeout_s: float = 60.0) 
         wait_until(over, timeout_s=timeout_s, pause_s=0.05, what="an answer and empty queues")
         trouble = []
     except AssertionError as error:
-        trouble = [str(error)]
+        last = [line for process in arena.running.values() for line in process.output().splitlines()[-8:]]
+        trouble = [str(error), *last]
     arena.disarm()
     return _judge(case, crashes, _evidence(case, arena, node, producer, before), trouble)
 
