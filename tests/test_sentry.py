@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -37,6 +38,7 @@ class Server:
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
         self.auth: list[str] = []
+        self.mistakes: list[str] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -59,6 +61,13 @@ class Server:
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
 
+    def note_mistake(self, exc_info: Any) -> None:
+        """The SDK keeps its own exceptions to itself, and loses the event over them."""
+        self.mistakes.append("".join(traceback.format_exception(*exc_info)))
+
+    def note_drop(self, reason: str) -> None:
+        self.mistakes.append(f"dropped: {reason}")
+
     @property
     def dsn(self) -> str:
         return f"http://canarydsn@127.0.0.1:{self._http.server_address[1]}/1"
@@ -67,6 +76,7 @@ class Server:
     def text(self) -> str:
         """Everything that has arrived, after what was waiting has been sent."""
         sentry.close(timeout_s=10.0)
+        assert not self.mistakes, "\n".join(self.mistakes)
         return b"\n".join(self.bodies).decode()
 
     @property
@@ -91,6 +101,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     server = Server()
+    monkeypatch.setattr("sentry_sdk.utils.capture_internal_exception", server.note_mistake)
+    monkeypatch.setattr("sentry_sdk.transport.HttpTransport.on_dropped_event", server.note_drop)
     yield server
     sentry_sdk.get_client().close(timeout=0)
     sentry_sdk.get_global_scope().set_client(None)
