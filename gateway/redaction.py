@@ -39,6 +39,9 @@ _SECRETS = (
     re.compile(r"((?<=://))[^\s\"'<>]{1,512}@"),  # user and password of a URL
 )
 
+#: What any of them begins with or contains; most texts hold nothing of the kind, and one look tells.
+_MAY_HOLD_SECRETS = re.compile(r"(?i)sk-|aiza|aq\.|bearer|authorization|key|token|password|secret|://")
+
 
 def redact(text: str, secrets: Iterable[str] = (), prompts: Iterable[str] = ()) -> str:
     """`text` on one line, without secrets and without pieces of the prompts.
@@ -51,8 +54,9 @@ def redact(text: str, secrets: Iterable[str] = (), prompts: Iterable[str] = ()) 
         text = text.replace(secret, MASK)
     for prompt in prompts:
         text = _without_prompt(text, prompt)
-    for pattern in _SECRETS:
-        text = pattern.sub(_masked, text)
+    if _MAY_HOLD_SECRETS.search(text):
+        for pattern in _SECRETS:
+            text = pattern.sub(_masked, text)
     return escape_controls(text, limit=None)
 
 
