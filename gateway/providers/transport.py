@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPException
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
 import requests
@@ -32,7 +31,12 @@ MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 #: At least the number of threads that share the transport; a spare place costs nothing.
 POOL_SIZE: Final = 64
 
-_USER_AGENT = "gemini-openrouter-worker"
+#: Of every call. Compression saves nothing that counts and would let a small body grow.
+_HEADERS: Final[Mapping[str, str | bytes]] = {
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": "gemini-openrouter-worker",
+}
 _CHUNK_BYTES = 64 * 1024
 #: What requests, urllib3 and http.client raise. ValueError: a header that is not one, its value in the text.
 _FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError)
@@ -81,7 +85,8 @@ class Outgoing:
 
     @property
     def all_headers(self) -> dict[str, str | bytes]:
-        return {**self.headers} if self.payload is None else {"Content-Type": "application/json", **self.headers}
+        content = {} if self.payload is None else {"Content-Type": "application/json"}
+        return {**_HEADERS, **content, **self.headers}
 
 
 class Transport:
@@ -97,7 +102,9 @@ class Transport:
         self._proxy = proxy
         self._max_body_bytes = max_body_bytes
         self._watchdog = Watchdog()
-        self._session = _session(pool_size)
+        # The adapter alone: a session would merge settings that are not ours to use into every call, keep cookies,
+        # which would tell the provider what keys belong together, and follow redirects.
+        self._adapter = DeadlineAdapter(pool_size=pool_size)
 
     def send(self, outgoing: Outgoing, *, deadline_s: float) -> Answer:
         """The whole answer within `deadline_s` seconds, else `UpstreamFailed`. Sent at most once.
@@ -118,7 +125,7 @@ class Transport:
     def close(self) -> None:
         """Close idle connections and end calls that are still running. Idempotent."""
         self._watchdog.stop(timeout_s=1.0)
-        self._session.close()
+        self._adapter.close()
 
     @contextlib.contextmanager
     def _watched(self, deadline_s: float) -> Iterator[Call]:
@@ -133,17 +140,11 @@ class Transport:
             current_call.reset(token)
 
     def _exchange(self, outgoing: Outgoing, call: Call) -> Answer | UpstreamFailed:
-        with self._session.request(
-            outgoing.method,
-            outgoing.url,
-            data=outgoing.body,
-            headers=outgoing.all_headers,
-            auth=outgoing.auth,
-            proxies=self._proxies(),
-            timeout=call.remaining_s,
-            allow_redirects=False,
-            verify=True,
-            stream=True,
+        prepared = requests.Request(
+            outgoing.method, outgoing.url, data=outgoing.body, headers=outgoing.all_headers, auth=outgoing.auth
+        ).prepare()
+        with self._adapter.send(
+            prepared, stream=True, timeout=call.remaining_s, verify=True, proxies=self._proxies()
         ) as response:
             return _refusal(response.status_code) or self._read(response)
 
@@ -159,18 +160,6 @@ class Transport:
         if self._proxy is None:
             return {}
         return dict.fromkeys(("http", "https"), self._proxy.get_secret_value())
-
-
-def _session(pool_size: int) -> requests.Session:
-    session = requests.Session()
-    session.trust_env = False
-    # Cookies would tell the provider which keys belong together, and threads would share them.
-    session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    # Compression saves nothing that counts and would let a small body grow.
-    session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": _USER_AGENT})
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, DeadlineAdapter(pool_size=pool_size))
-    return session
 
 
 def _refusal(status: int) -> UpstreamFailed | None:
