@@ -130,6 +130,7 @@ class Fake:
             return provider.error(400, str(error)), ORDINARY
         call.model, call.prompt = question.model, question.prompt
         if (refusal := self.windows.admit(key)) is not None:
+            call.limited = True
             self.record.limited += 1
             return provider.limited(refusal), ORDINARY
         behaviour = self.script.behaviour(key, question.model, question.prompt)

@@ -17,7 +17,8 @@ _SECRET_HEADERS = frozenset({"authorization", "x-goog-api-key"})
 class Call:
     """One call: its key only as a tail and a digest. `time` and `ended` are epoch seconds.
 
-    `status` is None until an answer has begun; `aborted` when the caller left before the end of it.
+    `status` is None until an answer has begun; `aborted` when the caller left before the end of it, `limited` when the
+    key had no place in its window: nobody pays for that one.
     """
 
     time: float
@@ -31,6 +32,7 @@ class Call:
     status: int | None = None
     ended: float | None = None
     aborted: bool = False
+    limited: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """The fields, and `in_flight`."""

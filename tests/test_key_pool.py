@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.store import Granted, Member, Rest, Ring
@@ -38,6 +40,14 @@ def test_the_margin_lengthens_the_window():
     KeyPool([KEY], store, max_per_window=3, window_s=60.0, margin_s=0.5).acquire("m")
     ring = store.told[0][1]
     assert (ring.limit, ring.window_s) == (3, 60.5)
+
+
+@pytest.mark.parametrize(("window_s", "lengthened_s"), [(2.0, 2.25), (60.0, 61.0), (3600.0, 3660.0)])
+def test_the_margin_grows_with_the_window(window_s: float, lengthened_s: float):
+    """A second of a minute: a first call, which connects, takes that much longer than one on an open connection."""
+    store = Store()
+    KeyPool([KEY], store, max_per_window=3, window_s=window_s).acquire("m")
+    assert store.told[0][1].window_s == lengthened_s
 
 
 def test_the_store_takes_its_own_time_unless_a_clock_is_given():
@@ -85,7 +95,7 @@ def test_the_settings_limit_what_is_in_flight(tmp_path: Path):
     assert isinstance(lease, Lease)
     assert isinstance(found, Unavailable)
     assert 30.0 < found.retry_in_s <= 45.0
-    assert repr(runtime.pool) == "KeyPool(1 keys, 10 per 60.25 s, 1 in flight)"
+    assert repr(runtime.pool) == "KeyPool(1 keys, 10 per 61 s, 1 in flight)"
 
 
 def test_no_key_and_no_label_is_told_to_the_store():
@@ -103,7 +113,7 @@ def test_no_key_and_no_label_is_told_to_the_store():
 def test_no_key_is_in_any_text_of_the_pool():
     """`repr` shows counts."""
     pool = KeyPool([KEY], Store(), max_per_window=3)
-    assert repr(pool) == "KeyPool(1 keys, 3 per 60.25 s)"
+    assert repr(pool) == "KeyPool(1 keys, 3 per 61 s)"
     assert "canary" not in repr(pool.acquire("m"))
 
 

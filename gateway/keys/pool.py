@@ -21,6 +21,9 @@ from gateway.keys.store import (
 )
 from gateway.secrets import ApiKey
 
+#: The least that a window is lengthened by, in seconds; a long one by a sixtieth of it.
+SHORTEST_MARGIN_S = 0.25
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -74,7 +77,7 @@ class KeyPool:
         refused_cooldown_s: float = 600.0,
         max_in_flight: int = 0,
         max_lease_s: float = 135.0,
-        margin_s: float = 0.25,
+        margin_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._keys = {key.digest: key for key in keys}
@@ -82,8 +85,9 @@ class KeyPool:
         self._cooldown_s = cooldown_s
         self._refused_cooldown_s = refused_cooldown_s
         # A use is recorded before its call reaches the provider, one call sooner after than the next: counted by the
-        # provider, two calls can be closer together than by us. The margin is what the way there may vary by, so that
-        # the provider's record, too, never shows more than the limit in a window.
+        # provider, two calls can be closer together than by us. The margin is what the way there may vary by, a new
+        # connection above all, so that the provider's record, too, never shows more than the limit in a window.
+        margin_s = max(SHORTEST_MARGIN_S, window_s / 60) if margin_s is None else margin_s
         self._ring = Ring(
             members=tuple(Member.of(key) for key in self._keys.values()),
             limit=max_per_window,
