@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from tests.chaos.workload import Request
@@ -141,24 +142,35 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
 
 
 def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]) -> None:
-    """P3: no call beyond the attempts, save where a process ended between the call and the ledger."""
+    """P3: nothing is paid for twice, and no call is made beyond the attempts, save where a process ended in between.
+
+    Between the call and the ledger, that is. A request that the bridge relayed twice, over a lost ack, is attempted
+    twice as long as its attempts fail.
+    """
     interrupted = _interrupted(evidence.journal)
+    relayed = Counter(line["id"] for line in evidence.journal if line["step"] == "bridge: relayed")
     calls: Counter[str] = Counter()
+    paid: Counter[str] = Counter()
     for call in evidence.calls:
         if call["limited"]:
             continue  # on a crowded machine a call can be late, and the next window begin too early for the provider
-        calls[call["prompt"].partition("]")[0].removeprefix("[")] += 1
+        request_id = call["prompt"].partition("]")[0].removeprefix("[")
+        calls[request_id] += 1
+        paid[request_id] += call["status"] == HTTPStatus.OK
     for request_id, count in calls.items():
         if request_id not in asked:
             verdict.faults.append(f"a call for {request_id}, which nobody has asked for")
             continue
-        extra = count - asked[request_id].kind.calls
-        verdict.repeated_calls += max(0, extra)
+        kind, crashes = asked[request_id].kind, interrupted[request_id]
+        verdict.repeated_calls += max(0, count - kind.calls)
         # An attempt that ended before it was noted is made again, with all that may follow from it.
-        if extra > interrupted[request_id] * asked[request_id].kind.calls:
+        if count > kind.calls * (max(1, relayed[request_id]) + crashes):
             verdict.faults.append(
-                f"{request_id} ({asked[request_id].kind.name}) was called for {count} times, with "
-                f"{interrupted[request_id]} crashes in a call"
+                f"{request_id} ({kind.name}) was called for {count} times, with {crashes} crashes in a call"
+            )
+        if paid[request_id] > 1 + crashes:
+            verdict.faults.append(
+                f"{request_id} ({kind.name}) was paid for {paid[request_id]} times, {crashes} crashes"
             )
 
 
