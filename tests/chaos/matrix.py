@@ -78,7 +78,7 @@ def cases() -> list[Case]:
     return [Case(number, *pair) for number, pair in enumerate(pairs)]
 
 
-def play(case: Case, arena: Arena, node: ChaosNode, *, timeout_s: float = 60.0) -> Cell:
+def play(case: Case, arena: Arena, node: ChaosNode, *, timeout_s: float = 120.0) -> Cell:
     """Play a case to its end and judge it. In one arena cases come one after the other."""
     before = len(arena.journal()), len(arena.envelopes)
     crashes = 0

@@ -171,6 +171,17 @@ def test_queues_that_are_deleted_while_in_use_come_back(make_stack: MakeStack):
     assert stack.answers(1)[0]["status"] == "success"
 
 
+def test_a_worker_process_that_is_killed_while_it_starts_ends_the_worker(make_stack: MakeStack):
+    """Dramatiq's master waits for it to come up before it looks at it: half a minute, if it is not told otherwise."""
+    stack, _fake = make_stack(WORKER_PROCESSES=1)
+    worker = stack.start("worker", RABBITMQ_URL="amqp://127.0.0.1:1/")
+    worker.wait_for_output("trying again")
+    master = worker.popen.pid
+    (child,) = set(pids_of_group(master)) - {master}
+    os.kill(child, signal.SIGKILL)
+    assert worker.wait(20) != 0
+
+
 def test_one_dead_worker_process_ends_the_whole_worker(make_stack: MakeStack):
     """F52: the platform sees the exit code and starts it again."""
     stack, _fake = make_stack(WORKER_PROCESSES=2)
