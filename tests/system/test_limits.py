@@ -1,0 +1,273 @@
+"""Each row of the decision table, seen from outside: what rests, for how long, and which keys are used next."""
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fake_openrouter.client import FakeClient, running
+from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
+from gateway.keys.pool import KeyPool
+from gateway.keys.store import Rest, Source
+from gateway.messages import Completion
+from gateway.settings import Settings
+from gateway.stores import open_stores
+from tests.rabbitmq_server import RabbitmqServer
+from tests.system.conftest import MakeStack
+from tests.system.stack import Process, Stack, wait_until
+from tests.test_responses import SAMPLES, classify, load, samples
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+#: Two accounts with two keys each.
+KEYS = {"1111": "acme", "2222": "acme", "3333": "zenith", "4444": "zenith"}
+
+#: What a limit, and a refusal, without a stated length rest for, in seconds.
+LIMITED_S, REFUSED_S = 900.0, 600.0
+
+#: The wait of requests without a key, in seconds; nothing ends it but an early release.
+LONG_WAIT_S = 7200
+
+
+@dataclass
+class Ground:
+    """A worker that runs for all rows; each has a model of its own, and leaves all keys free."""
+
+    provider: str
+    stack: Stack
+    fake: FakeClient
+    pool: KeyPool
+    waiting: int = 0  # requests of earlier rows, whose models rest
+    answers: dict[str, Any] = field(default_factory=dict)
+
+    def ask(self, *names: str, model: str) -> None:
+        self.stack.publish(*({"request_id": name, "prompt": f"[{name}]", "model": model} for name in names))
+
+    def answer(self, name: str) -> Any:
+        while name not in self.answers:
+            (one,) = self.stack.answers(1)
+            self.answers[one["request_id"]] = one
+        return self.answers[name]
+
+    def is_waiting_for_key(self) -> None:
+        self.waiting += 1
+        queue = f"gemini.generate.delay.{LONG_WAIT_S}s"
+        wait_until(lambda: self.stack.depth(queue) == self.waiting, what=f"{self.waiting} requests in {queue}")
+
+    def keys_of(self, *names: str) -> list[str]:
+        """The keys of the calls for these requests, in order."""
+        prompts = {f"[{name}]" for name in names}
+        return [call["key_last4"] for call in self.fake.calls() if call["prompt"] in prompts]
+
+    def rests(self) -> dict[str, Rest]:
+        return {one.key.reveal()[-4:]: one.rest for one in self.pool.status() if one.rest is not None}
+
+    def keys_in_use(self, name: str, *, model: str) -> set[str]:
+        """The keys that the next requests are sent with, as many as there are free keys."""
+        free = len(KEYS) - len(self.rests())
+        probes = [f"{name}-probe-{number}" for number in range(free)]
+        self.ask(*probes, model=model)
+        assert [self.answer(probe)["status"] for probe in probes] == ["success"] * free
+        return set(self.keys_of(*probes))
+
+    def clear(self) -> None:
+        for one in self.pool.status():
+            self.pool.clear(one.key.digest)
+        self.fake.reset()
+
+
+@pytest.fixture(scope="module")
+def openrouter(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with ExitStack() as cleanup:
+        yield ground(cleanup, "openrouter", rabbitmq_server, tmp_path_factory.mktemp("openrouter"))
+
+
+@pytest.fixture(scope="module")
+def gemini(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    with ExitStack() as cleanup:
+        yield ground(cleanup, "gemini", rabbitmq_server, tmp_path_factory.mktemp("gemini"))
+
+
+def ground(cleanup: ExitStack, provider: str, server: RabbitmqServer, folder: Path) -> Ground:
+    url = cleanup.enter_context(server.fresh_vhost())
+    keys = {f"sk-or-v1-limits-{last4}": account for last4, account in KEYS.items()}
+    fake = cleanup.enter_context(running(keys=tuple(keys)))
+    labelled = ",".join(f"{account}={key}" for key, account in keys.items())
+    settings: dict[str, object] = {
+        "OPENROUTER_API_KEYS" if provider == "openrouter" else "GEMINI_API_KEYS": labelled,
+        "GEMINI_BASE_URL": fake.base_url,
+        "KEYS_MAX_PER_MINUTE": 1000,
+        "KEYS_COOLDOWN_SECONDS": LIMITED_S,
+        "QUEUE_RETRY_DELAYS": LONG_WAIT_S,
+        "UPSTREAM_RETRY_DELAYS": "0.1,0.2",
+        "STATE_PATH": folder / "state.sqlite3",
+        "RABBITMQ_URL": url,
+    }
+    stack = Stack(url, fake.base_url, folder, **settings)
+    cleanup.callback(stack.close)
+    ours = Settings(_env_file=None, **{name.lower(): str(value) for name, value in settings.items()})
+    stores = open_stores(ours)
+    cleanup.callback(stores.close)
+    pool = KeyPool(ours.keys, stores.keys, max_per_window=ours.keys_max_per_minute)
+    stack.start_worker()
+    stack.start_bridge()
+    return Ground(provider, stack, fake, pool)
+
+
+@pytest.mark.parametrize("path", samples("openrouter"))
+def test_an_answer_of_openrouter_has_its_effect(openrouter: Ground, path: Path):
+    """Each recorded answer, given once: to the request, to the keys, to its model."""
+    effect(openrouter, path, model=f"vendor/{path.stem}", other="vendor/other")
+
+
+@pytest.mark.parametrize("path", samples("gemini"))
+def test_an_answer_of_gemini_has_its_effect(gemini: Ground, path: Path):
+    """The same effects, from another dialect."""
+    effect(gemini, path, model=f"gemini-{path.stem.replace('_', '-')}", other="gemini-other")
+
+
+SHORT_S = 2.0
+
+
+@pytest.mark.parametrize(
+    "sample",
+    ["429_key", "429_admission_control", "429_openrouter_shared_capacity", "503"],
+    ids=["key", "account", "model", "upstream"],
+)
+def test_what_rests_is_back_at_its_time(make_stack: MakeStack, sample: str):
+    """Not a moment earlier, by the provider's record, and without anybody's help."""
+    stack, fake = make_stack(QUEUE_RETRY_DELAYS=LONG_WAIT_S, UPSTREAM_RETRY_DELAYS=SHORT_S)
+    answer, _expected = load(SAMPLES / "openrouter" / f"{sample}.json")
+    given = {"status": answer.status, "body": answer.body.decode(), "headers": {"Retry-After": f"{SHORT_S:g}"}}
+    fake.script([{"times": 1, **given}])
+    stack.start_worker()
+    stack.start_bridge()
+    stack.publish({"request_id": "r-1", "prompt": "Hello"})
+    assert stack.answers(1)[0]["status"] == "success"
+    first, second = fake.calls()
+    assert second["time"] - first["time"] >= SHORT_S
+
+
+#: The usual window and the usual schedule, twenty times as fast.
+WINDOW_S, DELAYS = 3.0, "3,30,180,4320"
+
+
+def test_a_burst_goes_out_as_fast_as_its_keys_allow(make_stack: MakeStack, capsys: pytest.CaptureFixture[str]):
+    """100 requests, two keys, ten a window: five windows, no error, and one counted wait for each at most."""
+    stack, fake = make_stack(keys=2, per_minute=10, window=WINDOW_S, QUEUE_RETRY_DELAYS=DELAYS)
+    worker = burst(stack)
+    answers = stack.answers(100, timeout_s=60)
+    times = [call["time"] for call in fake.calls()]
+    windows = (max(times) - min(times)) / WINDOW_S
+    retries = counted_waits(worker.output())
+    with capsys.disabled():
+        print(f"\n100 requests, 2 keys, 10 a window: all answered in {windows:.1f} windows")  # noqa: T201 - a figure
+    assert {answer["status"] for answer in answers} == {"success"}
+    assert fake.stats()["limited"] == 0
+    assert len(retries) == 80
+    assert max(retries.values()) == 1
+    assert 4 <= windows < 7  # the last of five begins after four; a crowded machine adds to it
+
+
+def test_without_early_release_a_burst_climbs_the_schedule(make_stack: MakeStack, capsys: pytest.CaptureFixture[str]):
+    """After one window all come back at once; those who find no key then wait for ten windows, and longer."""
+    stack, _fake = make_stack(keys=2, per_minute=10, window=WINDOW_S, QUEUE_RETRY_DELAYS=DELAYS, QUEUE_EARLY_RELEASE=0)
+    burst(stack)
+    wait_until(lambda: stack.depth("gemini.generate.delay.30s") == 60, what="60 requests in their second wait")
+    with capsys.disabled():
+        print("\nwithout early release: 60 of them wait for ten windows after the first")  # noqa: T201 - a figure
+    assert len(stack.answers(40)) == 40
+
+
+def burst(stack: Stack) -> Process:
+    worker = stack.start_worker()
+    stack.start_bridge()
+    stack.publish(*({"request_id": f"r-{number}", "prompt": f"Question {number}"} for number in range(100)))
+    return worker
+
+
+def counted_waits(output: str) -> dict[str, int]:
+    """How many waits count for each request that has waited; one that was ended early does not."""
+    counts: dict[str, int] = {}
+    for found in re.finditer(r"\[(r-\d+)\] (?:Waiting up to .* \(retry_count=(\d+)|Released early)", output):
+        name, count = found.groups()
+        counts[name] = int(count) if count else counts[name] - 1
+    return counts
+
+
+def effect(here: Ground, path: Path, *, model: str, other: str) -> None:
+    answer, _expected = load(path)
+    name = path.stem
+    outcome = classify(here.provider, answer, asked=model, now=time.time())
+    headers = {"Content-Type": "application/json", **dict(answer.headers)}
+    rule = {
+        "prompt": f"[{name}]",
+        "times": 1,
+        "status": answer.status,
+        "body": answer.body.decode(),
+        "headers": headers,
+    }
+    here.fake.script([rule])
+    here.ask(name, model=model)
+    if isinstance(outcome, ProviderError) and outcome.scope is Scope.MODEL:
+        the_model_rests(here, name, outcome, model=model)
+    else:
+        the_request_is_answered(here, name, outcome)
+    first = here.keys_of(name)[0]
+    resting = resting_with(first, outcome)
+    assert set(here.rests()) == resting
+    for rest in here.rests().values():
+        assert_length(rest.seconds, outcome)
+        assert (rest.source, rest.reason) == (source_of(outcome), outcome.reason)
+    assert here.keys_in_use(name, model=other) == set(KEYS) - resting
+    here.clear()
+
+
+def the_request_is_answered(here: Ground, name: str, outcome: Completion | ProviderError) -> None:
+    """At once, with an error, with another key, or when the provider works again."""
+    envelope = here.answer(name)
+    keys = here.keys_of(name)
+    if isinstance(outcome, Completion):
+        assert (envelope["status"], envelope["content"], len(keys)) == ("success", outcome.content, 1)
+    elif isinstance(outcome, RequestRejected):
+        assert (envelope["status"], envelope["error_code"], len(keys)) == ("error", outcome.code.value, 1)
+    else:
+        assert (envelope["status"], len(keys)) == ("success", 2)
+        assert isinstance(outcome, UpstreamFailed) or keys[1] not in resting_with(keys[0], outcome)
+
+
+def the_model_rests(here: Ground, name: str, outcome: ProviderError, *, model: str) -> None:
+    """The request waits, and so does the next one for this model, whatever the key; neither is called for again."""
+    here.is_waiting_for_key()
+    here.ask(f"{name}-again", model=model)
+    here.is_waiting_for_key()
+    assert len(here.keys_of(name, f"{name}-again")) == 1
+    assert_length(here.pool.ready_in_s(model), outcome)
+
+
+def resting_with(key: str, outcome: Completion | ProviderError) -> set[str]:
+    """The keys that rest after this outcome of a call with `key`."""
+    match getattr(outcome, "scope", None):
+        case Scope.KEY:
+            return {key}
+        case Scope.ACCOUNT:
+            return {one for one, account in KEYS.items() if account == KEYS[key]}
+        case _:
+            return set()
+
+
+def assert_length(seconds: float, outcome: ProviderError) -> None:
+    assert isinstance(outcome, RateLimited | AuthenticationFailed)
+    guessed = LIMITED_S if isinstance(outcome, RateLimited) else REFUSED_S
+    expected = outcome.retry_after_s if source_of(outcome) is Source.STATED else guessed
+    assert expected is not None
+    assert expected - 30 < seconds <= expected + 5
+
+
+def source_of(outcome: ProviderError) -> Source:
+    return Source.STATED if outcome.retry_after_s else Source.GUESSED
