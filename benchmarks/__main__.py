@@ -4,6 +4,7 @@ throughput   requests a second with a provider that answers at once; CPU of the 
 overhead     what is added to a call: from the publish of a request to its envelope, at a steady rate
 inflight     1,000 calls at a time with a provider that takes 2 s: wall time, memory, connections
 start        from the start of the processes to ready
+parked       100,000 requests that wait for a day: memory of the worker, and how late a wait of 2 s behind them ends
 """
 
 import argparse
@@ -24,10 +25,31 @@ from typing import Any, Self
 
 import pika
 
-from benchmarks.contenders import PROCESSES, ROOT, THREADS, Contender, Running, contenders, cpu_seconds, group, running
+from actors.generate import generate
+from benchmarks.contenders import (
+    BENCH_BIN,
+    PEERS,
+    PROCESSES,
+    ROOT,
+    THREADS,
+    Contender,
+    Running,
+    contenders,
+    cpu_seconds,
+    group,
+    running,
+)
+from gateway.messages import Job, Request
+from gateway.topology import Topology
+from middleware.outbox import message_properties
 from tests.rabbitmq_server import RabbitmqServer, vhost_of
 
 Figures = dict[str, float]
+
+QUESTION = "What is a queue for?"
+
+#: The waits of requests that are parked, in seconds, and how long a short one may be late before it counts as lost.
+SHORT_S, LONG_S, GIVE_UP_S = 2, 86_400, 60
 
 
 class Ground:
@@ -99,6 +121,12 @@ class Backend:
                 raise SystemExit(f"{found} of {count} answers in {timeout_s:g} s")
         self._channel.cancel()
 
+    def answers_within(self, seconds: float) -> bool:
+        """Whether an answer comes in time."""
+        found = next(self._channel.consume("gemini.responses", auto_ack=True, inactivity_timeout=seconds))
+        self._channel.cancel()
+        return found[0] is not None
+
     def overheads(self, rate: float, seconds: float) -> list[float]:
         """Milliseconds from publish to envelope, of requests that come at a steady rate whatever becomes of them."""
         count = round(rate * seconds)
@@ -120,7 +148,7 @@ class Backend:
 
 
 def publish_one(channel: Any, request_id: str) -> None:
-    body = json.dumps({"request_id": request_id, "prompt": "What is a queue for?", "metadata": {"user_id": 42}})
+    body = json.dumps({"request_id": request_id, "prompt": QUESTION, "metadata": {"user_id": 42}})
     channel.basic_publish("", "gemini.requests", body.encode(), pika.BasicProperties(delivery_mode=2))
 
 
@@ -143,10 +171,40 @@ class Stage:
         self._server = server
         self._url = url
 
+    def park(self, contender: Contender, count: int, seconds: int, name: str) -> None:
+        """Have so many requests wait, as the contender does with one that it tries again later."""
+        if contender.parks is not None:
+            command = [str(BENCH_BIN / "python"), "park.py", contender.parks, str(count), str(seconds), name]
+            environment = os.environ | {"RABBITMQ_URL": self._url, "OPENROUTER_BASE_URL": "", "PEER_UNCONFIRMED": "1"}
+            subprocess.run(command, cwd=PEERS, env=environment, check=True)
+        else:
+            connection = pika.BlockingConnection(pika.URLParameters(self._url))
+            channel = connection.channel()
+            for number in range(count):
+                request = Request(
+                    request_id=f"{name}-{number}", prompt=QUESTION * 10, callback_queue="gemini.responses"
+                )
+                message = generate.message(Job.of(request, received_at=time.time()))
+                channel.basic_publish("", Topology.key_wait(seconds), message.encode(), message_properties(name))
+            connection.close()
+
+    def settled_memory(self) -> int:
+        """Of the processes, when it has not grown for five seconds."""
+        most, since = self.processes.memory(), time.monotonic()
+        while time.monotonic() - since < 5:  # noqa: PLR2004
+            threading.Event().wait(0.5)
+            if (now := self.processes.memory()) > 1.01 * most:
+                most, since = now, time.monotonic()
+        return most
+
     def connections(self) -> int:
-        """Of the contender, on its virtual host; that of the backend does not count."""
-        rows = self._server.api("GET", f"vhosts/{vhost_of(self._url)}/connections")
-        return len(rows) - 1
+        """Of the contender, on its virtual host; that of the backend does not count. The API is some seconds behind."""
+        deadline = time.monotonic() + 15
+        seen: list[int] = []
+        while time.monotonic() < deadline and not (len(seen) > 3 and 1 < seen[-1] == seen[-4]):  # noqa: PLR2004
+            seen.append(len(self._server.api("GET", f"vhosts/{vhost_of(self._url)}/connections")))
+            threading.Event().wait(1.0)
+        return seen[-1] - 1
 
 
 def throughput(ground: Ground, contender: Contender, size: float) -> Figures:
@@ -183,9 +241,10 @@ def inflight(ground: Ground, contender: Contender, size: float) -> Figures:
         stage.backend.publish(calls, "f")
         published = time.monotonic() - started
         threading.Event().wait(max(0.0, 1.5 - published))
-        grown, connections = stage.processes.memory() - memory, stage.connections()
+        grown = stage.processes.memory() - memory
         stage.backend.receive(calls, timeout_s=120)
         wall = time.monotonic() - started
+        connections = stage.connections()
     return {"wall / ideal": wall / 2.0, "kB/call": grown / calls / 1000, "RabbitMQ connections": connections}
 
 
@@ -194,11 +253,26 @@ def start(ground: Ground, contender: Contender, size: float) -> Figures:  # noqa
         return {"seconds to ready": stage.processes.seconds_to_ready}
 
 
+def parked(ground: Ground, contender: Contender, size: float) -> Figures:
+    """In this project early release is off, or the requests would not stay where they are."""
+    count, settings = round(100_000 * size), {"QUEUE_RETRY_DELAYS": f"{SHORT_S},{LONG_S}", "QUEUE_EARLY_RELEASE": "0"}
+    with ground.stage(contender, **settings) as stage:
+        memory = stage.processes.memory()
+        stage.park(contender, count, LONG_S, "long")
+        grown = stage.settled_memory() - memory
+        stage.park(contender, 1, SHORT_S, "short")
+        started = time.monotonic()
+        came = stage.backend.answers_within(SHORT_S + GIVE_UP_S)
+        lateness = time.monotonic() - started - SHORT_S if came else math.inf
+    return {"MB more": grown / 1e6, "s late": max(0.01, lateness)}
+
+
 SCENARIOS: dict[str, Callable[[Ground, Contender, float], Figures]] = {
     "throughput": throughput,
     "overhead": overhead,
     "inflight": inflight,
     "start": start,
+    "parked": parked,
 }
 
 
@@ -212,7 +286,10 @@ def main() -> int:
         server.start_server()
         ground = Ground(server, folder)
         for name in options.scenario or SCENARIOS:
-            found = _in_turns(SCENARIOS[name], ground, chosen, options)
+            able = [
+                one for one in chosen if name != "parked" or one.ours or one.parks
+            ]  # the asyncio worker cannot wait
+            found = _in_turns(SCENARIOS[name], ground, able, options)
             print(f"\n{name}\n{table(found)}", flush=True)
             _keep(name, found)
     return 0
@@ -247,6 +324,8 @@ def table(found: dict[str, Figures]) -> str:
 
 
 def _cell(value: float, ours: float) -> str:
+    if math.isinf(value):
+        return "never"
     shown = f"{value:.0f}" if value >= 100 else f"{value:.2f}"  # noqa: PLR2004
     return f"{shown} (x {value / ours:.2f})" if ours else shown
 
@@ -256,7 +335,15 @@ def _keep(name: str, found: dict[str, Figures]) -> None:
     file.parent.mkdir(exist_ok=True)
     facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     facts |= {"processes": PROCESSES, "threads": THREADS}
-    file.write_text(json.dumps({**facts, "medians": found}, indent=2) + "\n")
+    file.write_text(json.dumps({**facts, "medians": _finite(found)}, indent=2) + "\n")
+
+
+def _finite(found: dict[str, Figures]) -> dict[str, dict[str, float | None]]:
+    """JSON has no infinity."""
+    return {
+        name: {figure: None if math.isinf(value) else value for figure, value in figures.items()}
+        for name, figures in found.items()
+    }
 
 
 def _free_port() -> int:

@@ -22,11 +22,15 @@ PROCESSES, THREADS = 2, 16
 
 @dataclass(frozen=True)
 class Contender:
-    """A name and its commands, each with the text that says that it is ready, and how often it says so."""
+    """A name and its commands, each with the text that says that it is ready, and how often it says so.
+
+    `parks` is the first argument of peers/park.py, for peers that can make a request wait.
+    """
 
     name: str
     commands: tuple[tuple[str, str, int], ...]
     ours: bool = False
+    parks: str | None = None
 
 
 def contenders(threads: int = THREADS) -> tuple[Contender, ...]:
@@ -36,9 +40,11 @@ def contenders(threads: int = THREADS) -> tuple[Contender, ...]:
         Contender("this project", (("worker", "is ready for action", PROCESSES), ("bridge", "Relaying", 1)), ours=True),
         Contender("plain asyncio", (("python asyncio_worker.py", "ready", 1),)),
         Contender(
-            "stock Dramatiq", ((worker, "is ready for action", PROCESSES), ("python bridge.py dramatiq", "ready", 1))
+            "stock Dramatiq",
+            ((worker, "is ready for action", PROCESSES), ("python bridge.py dramatiq", "ready", 1)),
+            parks="dramatiq",
         ),
-        Contender("Celery", ((celery, "ready.", 1), ("python bridge.py celery", "ready", 1))),
+        Contender("Celery", ((celery, "ready.", 1), ("python bridge.py celery", "ready", 1)), parks="celery"),
     )
 
 

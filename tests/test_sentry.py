@@ -39,6 +39,7 @@ class Server:
         self.bodies: list[bytes] = []
         self.auth: list[str] = []
         self.mistakes: list[str] = []
+        self.story: list[str] = []  # the stand-in's side of it
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -54,8 +55,15 @@ class Server:
                 self.end_headers()
                 self.wfile.write(b"{}")
 
-            def log_message(self, *args: object) -> None:
-                pass
+            def handle(self) -> None:
+                super().handle()
+                line = self.raw_requestline[:40]
+                outer.story.append(
+                    f"{self.client_address} ended after {line!r}, timeout {self.connection.gettimeout()}"
+                )
+
+            def log_message(self, form: str, *args: object) -> None:
+                outer.story.append(form % args)
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01})
@@ -76,7 +84,7 @@ class Server:
     def text(self) -> str:
         """Everything that has arrived, after what was waiting has been sent."""
         sentry.close(timeout_s=10.0)
-        assert not self.mistakes, "\n".join(self.mistakes)
+        assert not self.mistakes, "\n".join([*self.mistakes, *self.story])
         return b"\n".join(self.bodies).decode()
 
     @property

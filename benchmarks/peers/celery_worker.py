@@ -8,12 +8,13 @@ from celery import Celery
 from envelope import HEADERS, URL, envelope, question
 from publishing import publish
 
+CONFIRM = "PEER_UNCONFIRMED" not in os.environ
 app = Celery("celery_worker", broker=os.environ["RABBITMQ_URL"])
 app.conf.update(
     task_acks_late=True,
     task_ignore_result=True,
     worker_prefetch_multiplier=1,
-    broker_transport_options={"confirm_publish": True},
+    broker_transport_options={"confirm_publish": CONFIRM},
     worker_hijack_root_logger=False,
     task_default_queue="generate",
 )
@@ -32,3 +33,7 @@ def generate(body):
 
 def enqueue(body):
     generate.delay(body)
+
+
+def park(body, seconds):
+    generate.apply_async((body,), countdown=seconds)

@@ -9,7 +9,8 @@ from dramatiq.brokers.rabbitmq import RabbitmqBroker
 from envelope import HEADERS, URL, envelope, question
 from publishing import publish
 
-dramatiq.set_broker(RabbitmqBroker(url=os.environ["RABBITMQ_URL"], confirm_delivery=True))
+CONFIRM = "PEER_UNCONFIRMED" not in os.environ
+dramatiq.set_broker(RabbitmqBroker(url=os.environ["RABBITMQ_URL"], confirm_delivery=CONFIRM))
 
 session = requests.Session()
 session.mount("http://", requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=64))
@@ -31,3 +32,7 @@ def publish_success(_message, result):
 
 def enqueue(body):
     generate.send_with_options(args=(body,), on_success=publish_success)
+
+
+def park(body, seconds):
+    generate.send_with_options(args=(body,), on_success=publish_success, delay=1000 * seconds)
