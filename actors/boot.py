@@ -44,6 +44,10 @@ class Boot(Middleware):
         self.runtime.close(timeout_s=1.0)
         raise SystemExit(code)
 
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        if self.runtime.survey is not None:
+            self.runtime.survey.start()
+
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self.runtime.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)

@@ -1,6 +1,7 @@
 """OpenRouter's form: https://openrouter.ai/docs/api-reference."""
 
 import math
+import re
 import time
 import uuid
 from typing import Any
@@ -91,7 +92,8 @@ _UPSTREAM = {"provider_name": "Fake", "raw": "overloaded"}
 
 
 def key_info(key: str) -> dict[str, Any]:
-    """GET /key: each key is of an account of its own."""
+    """GET /key: each key is of an account of its own, save that `…-of-<user>-…` names one."""
+    named = re.search(r"-of-([a-z]+)-", key)
     return {
         "data": {
             "label": f"sk-or-v1-...{key[-4:]}",
@@ -101,7 +103,7 @@ def key_info(key: str) -> dict[str, Any]:
             "usage": 0.0,
             "usage_daily": 0.0,
             "is_free_tier": False,
-            "creator_user_id": f"user_{key[-4:]}",
+            "creator_user_id": f"user_{named[1] if named else key[-4:]}",
             "expires_at": None,
         }
     }

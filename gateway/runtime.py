@@ -10,6 +10,7 @@ from gateway.errors import GatewayError
 from gateway.keys.pool import KeyPool
 from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.store import KeyStore
+from gateway.keys.survey import Survey
 from gateway.ledger import Ledger
 from gateway.providers import Provider, provider_from
 from gateway.providers.openrouter import OpenRouter
@@ -41,6 +42,7 @@ class Runtime:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         self.prober: Prober | None = None  # for a provider that can be asked about a key
+        self.survey: Survey | None = None
         self._stores: Stores | None = None
 
     def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
@@ -64,7 +66,15 @@ class Runtime:
         self.ledger = self._stores.ledger
         self.provider = provider_from(self.settings)
         if isinstance(self.provider, OpenRouter):
-            self.prober = Prober(self.pool, partial(self.provider.key_info, deadline_s=DEADLINE_S))
+            ask = partial(self.provider.key_info, deadline_s=DEADLINE_S)
+            self.prober = Prober(self.pool, ask)
+            self.survey = Survey(
+                self.pool,
+                keys=self.settings.keys,
+                models=sorted({self.settings.openrouter_model, *self.settings.model_aliases.values()}),
+                ask=ask,
+                ask_models=partial(self.provider.models, deadline_s=DEADLINE_S),
+            )
 
     def close(self, timeout_s: float) -> None:
         """Close what was opened, the publisher after its last confirm or `timeout_s` seconds. Idempotent."""
@@ -72,6 +82,8 @@ class Runtime:
             self.publisher.stop(timeout_s)
         if self.prober is not None:
             self.prober.stop(timeout_s=1.0)
+        if self.survey is not None:
+            self.survey.stop(timeout_s=1.0)
         if hasattr(self, "provider"):
             self.provider.close()
         if self._stores is not None:

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
 from gateway.keys.__main__ import main
-from gateway.keys.doctor import retirement
+from gateway.keys.doctor import learn_accounts
 from gateway.keys.pool import KeyPool, Lease
+from gateway.keys.survey import retirement
+from gateway.providers import provider_from
+from gateway.providers.openrouter import OpenRouter
 from gateway.runtime import key_pool
 from gateway.settings import load_settings
 from gateway.stores import open_stores
@@ -165,3 +170,24 @@ def test_a_model_that_is_about_to_go_is_reported(model: str, says: str | None):
     }
     found = retirement(model, models, today=date(2026, 11, 23))
     assert found is None if says is None else says in (found or "")
+
+
+def test_a_learned_account_is_shown_and_cleared_as_a_whole(run: Run, monkeypatch: pytest.MonkeyPatch, redis_url: str):
+    """The provider is asked whose the keys are, as the worker has asked it."""
+    keys = ("sk-or-v1-of-ann-1111", "sk-or-v1-of-ann-2222", "sk-or-v1-of-bob-3333")
+    with running(keys=keys) as provider:
+        monkeypatch.setenv("OPENROUTER_BASE_URL", f"{provider.base_url}/api/v1")
+        monkeypatch.setenv("OPENROUTER_API_KEYS", ",".join(keys))
+        monkeypatch.setenv("REDIS_URL", redis_url)
+        settings = load_settings()
+        stores = open_stores(settings)
+        worker = key_pool(settings, stores.keys)
+        with closing(provider_from(settings)) as openrouter:
+            assert isinstance(openrouter, OpenRouter)
+            learn_accounts(worker, settings.keys, partial(openrouter.key_info, deadline_s=10.0))
+        limit = RateLimited("HTTP 429", reason="free_tier", status=429, retry_after_s=90.0, scope=Scope.ACCOUNT)
+        worker.cool(lease(worker), limit)
+        stores.close()
+        assert [row[:3][-1] for row in rows(run()[1])[1:4]] == ["limited", "limited", "ready"]
+        assert run("--clear", "2222")[0] == 0
+        assert [row[:3][-1] for row in rows(run()[1])[1:4]] == ["ready"] * 3

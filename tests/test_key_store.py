@@ -659,3 +659,62 @@ def take_all(place: tuple[str, str]) -> list[tuple[str, float]]:
         results = [future.result() for future in [threads.submit(take) for _ in range(8)]]
     opened.close()
     return [use for part in results for use in part]
+
+
+# Accounts that nobody has labelled
+
+
+def learned(store: KeyStore, clock: Clock) -> KeyPool:
+    """A pool that has learned that two of its three keys are of one user."""
+    pool = pool_of(store, clock)
+    pool.learn({ONE.digest: "user-a", TWO.digest: "user-a", THREE.digest: "user-b"})
+    return pool
+
+
+def test_a_learned_account_rests_with_all_its_keys(store: KeyStore, clock: Clock):
+    pool = learned(store, clock)
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT, 30.0))
+    assert [lease_from(pool).key for _ in range(2)] == [THREE, THREE]
+    clock.advance(30.0)
+    assert {lease_from(pool).key for _ in range(2)} == {ONE, TWO}
+
+
+def test_a_label_goes_before_what_was_learned(store: KeyStore, clock: Clock):
+    """Two keys of one user whose limits the operator knows to be apart."""
+    one, two = ApiKey("sk-or-v1-a", label="a"), ApiKey("sk-or-v1-b", label="b")
+    pool = pool_of(store, clock, one, two)
+    pool.learn({one.digest: "user-a", two.digest: "user-a"})
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT, 30.0))
+    assert lease_from(pool).key == two
+
+
+def test_learning_forgets_no_use_and_no_turn(store: KeyStore, clock: Clock):
+    """The windows and the order go on."""
+    pool = pool_of(store, clock)
+    assert [lease_from(pool).key for _ in range(4)] == [ONE, TWO, THREE, ONE]
+    pool.learn({ONE.digest: "user-a", TWO.digest: "user-a", THREE.digest: "user-b"})
+    assert [lease_from(pool).key for _ in range(2)] == [TWO, THREE]
+    assert wait_from(pool).retry_in_s == 60.25
+
+
+def test_a_process_that_knows_nothing_yet_makes_no_other_forget(store: KeyStore, clock: Clock):
+    """It has just started, or the provider does not answer it."""
+    unknowing = pool_of(store, clock, limit=100)
+    lease_from(unknowing)
+    clock.advance(1800.0)
+    knowing = pool_of(store, clock, limit=100)
+    knowing.learn({ONE.digest: "user-a", TWO.digest: "user-a", THREE.digest: "user-b"})
+    lease_from(knowing)
+    clock.advance(1801.0)
+    lease_from(unknowing)
+    lease = lease_from(knowing)
+    assert lease.key == ONE
+    knowing.cool(lease, limited(Scope.ACCOUNT, 30.0))
+    assert [lease_from(knowing).key for _ in range(2)] == [THREE, THREE]
+
+
+def test_a_learned_account_can_be_cleared(store: KeyStore, clock: Clock):
+    pool = learned(store, clock)
+    pool.cool(lease_from(pool), limited(Scope.ACCOUNT, 3600.0))
+    pool.clear(TWO.digest)
+    assert {lease_from(pool).key for _ in range(3)} == {ONE, TWO, THREE}

@@ -7,12 +7,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 
 from gateway.errors import ProviderError, StoreUnavailable
-from gateway.keys.doctor import Ask, Finding, examine, retirement
+from gateway.keys.doctor import Finding, examine, learn_accounts
 from gateway.keys.pool import KeyPool
+from gateway.keys.survey import Ask, retirement
 from gateway.providers import provider_from
 from gateway.providers.openrouter import OpenRouter
 from gateway.runtime import key_pool
@@ -41,25 +43,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(str(error), EXIT_UNAVAILABLE)
     try:
         pool = key_pool(settings, stores.keys)
-        if options.clear is not None:
-            return _clear(pool, settings.keys, options.clear)
-        return _show(pool, settings, options)
+        with closing(provider_from(settings)) as provider:
+            asked = provider if isinstance(provider, OpenRouter) and not options.offline else None
+            if options.clear is not None:
+                return _clear(pool, settings.keys, options.clear, _ask(asked))
+            return _show(pool, settings, asked, json_wanted=options.json)
     except StoreUnavailable as error:
         return _complain(str(error), EXIT_UNAVAILABLE)
     finally:
         stores.close()
 
 
-def _show(pool: KeyPool, settings: Settings, options: argparse.Namespace) -> int:
-    provider = provider_from(settings)
-    try:
-        asked = provider if isinstance(provider, OpenRouter) and not options.offline else None
-        ask: Ask | None = partial(asked.key_info, deadline_s=DEADLINE_S) if asked is not None else None
-        findings = examine(pool.status(), limit=settings.keys_max_per_minute, ask=ask)
-        model = _about_the_model(asked) if asked is not None else None
-    finally:
-        provider.close()
-    if options.json:
+def _ask(provider: OpenRouter | None) -> Ask | None:
+    return partial(provider.key_info, deadline_s=DEADLINE_S) if provider is not None else None
+
+
+def _show(pool: KeyPool, settings: Settings, provider: OpenRouter | None, *, json_wanted: bool) -> int:
+    findings = examine(pool, settings.keys, limit=settings.keys_max_per_minute, ask=_ask(provider))
+    model = _about_the_model(provider) if provider is not None else None
+    if json_wanted:
         print(json.dumps({"keys": [finding.as_json() for finding in findings], "model": model}, ensure_ascii=False))
     else:
         print("\n".join(_table(findings)))
@@ -81,12 +83,13 @@ def _about_the_model(provider: OpenRouter) -> str | None:
     return retirement(provider.resolve_model(None), models, today=datetime.now(UTC).date())
 
 
-def _clear(pool: KeyPool, keys: Sequence[ApiKey], wanted: str) -> int:
+def _clear(pool: KeyPool, keys: Sequence[ApiKey], wanted: str, ask: Ask | None) -> int:
     named = [key for key in keys if wanted == key.label or wanted.removeprefix("****") == str(key).removeprefix("****")]
     if not named:
         return _complain(f"No key is called {wanted}: give a label, or the last four characters.", EXIT_UNUSABLE)
     if len({key.label for key in named}) > 1 or (len(named) > 1 and wanted != named[0].label):
         return _complain(f"{wanted} could be any of {len(named)} keys: give a label.", EXIT_UNUSABLE)
+    learn_accounts(pool, named, ask)
     for key in named:
         pool.clear(key.digest)
         print(f"{key}: its rest is over")

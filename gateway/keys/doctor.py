@@ -1,24 +1,20 @@
 """What is known of each key: its state in the store, and what the provider says of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from datetime import date, timedelta
+from functools import partial
 from typing import Any
 
 from gateway.errors import AuthenticationFailed, ProviderError
-from gateway.keys.pool import KeyStatus
+from gateway.keys.pool import KeyPool, KeyStatus
+from gateway.keys.survey import Ask, account_name
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.redaction import escape_controls
 from gateway.secrets import ApiKey
 
 #: How many keys are asked about at a time.
 ASKED_AT_ONCE = 8
-
-#: How long before its end a model is reported.
-RETIRES_SOON = timedelta(days=90)
-
-Ask = Callable[[ApiKey], KeyInfo]
 
 
 @dataclass(frozen=True)
@@ -48,25 +44,24 @@ class Finding:
         return {**asdict(self), "usable": self.usable}
 
 
-def examine(statuses: Sequence[KeyStatus], *, limit: int, ask: Ask | None) -> list[Finding]:
+def examine(pool: KeyPool, keys: Sequence[ApiKey], *, limit: int, ask: Ask | None) -> list[Finding]:
     """A finding for each key, in the same order. `ask` fetches the provider's facts and may raise ProviderError."""
+    answers = learn_accounts(pool, keys, ask)
+    return [_finding(status, limit, answers[status.key.digest]) for status in pool.status()]
+
+
+def learn_accounts(pool: KeyPool, keys: Sequence[ApiKey], ask: Ask | None) -> dict[str, KeyInfo | ProviderError | None]:
+    """Ask about the keys, and have the pool know their accounts: a rest of an account is one of all its keys.
+
+    The answers by the digest of the key.
+    """
     with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-        answers = list(threads.map(lambda status: _asked(ask, status.key), statuses))
-    return [_finding(status, limit, answer) for status, answer in zip(statuses, answers, strict=True)]
-
-
-def retirement(model: str, models: Mapping[str, str | None], *, today: date) -> str | None:
-    """What an operator should know of a model: that it is unknown, gone, or about to retire; None when all is well."""
-    bare = model.partition(":")[0]  # a variant, such as `:free`, is listed by its own name or not at all
-    if model not in models and bare not in models:
-        return f"{model} is not among the provider's models"
-    try:
-        end = date.fromisoformat((models.get(model) or models.get(bare) or "")[:10])
-    except ValueError:
-        return None
-    if end <= today:
-        return f"{model} has retired on {end}: set OPENROUTER_MODEL or MODEL_ALIASES"
-    return f"{model} retires on {end}: set OPENROUTER_MODEL or MODEL_ALIASES" if end - today <= RETIRES_SOON else None
+        answers = list(threads.map(partial(_asked, ask), keys))
+    names = {
+        key.digest: account_name(info) for key, info in zip(keys, answers, strict=True) if isinstance(info, KeyInfo)
+    }
+    pool.learn({digest: name for digest, name in names.items() if name is not None})
+    return {key.digest: answer for key, answer in zip(keys, answers, strict=True)}
 
 
 def _asked(ask: Ask | None, key: ApiKey) -> KeyInfo | ProviderError | None:

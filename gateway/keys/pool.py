@@ -3,8 +3,8 @@
 import math
 import time
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from gateway.errors import AuthenticationFailed, ProviderError, Scope
 from gateway.keys.store import (
@@ -124,8 +124,8 @@ class KeyPool:
     def cool(self, lease: Lease, error: ProviderError) -> None:
         """Rest what the error is about, for as long as the provider stated, else for as long as guessed.
 
-        The scope KEY rests the key, ACCOUNT the keys of the same label (without one the key alone), MODEL the lease's
-        model on every key; REQUEST and UPSTREAM rest nothing. A running rest is never shortened.
+        The scope KEY rests the key, ACCOUNT the keys of the same account (the key alone, where nothing is known of it),
+        MODEL the lease's model on every key; REQUEST and UPSTREAM rest nothing. A running rest is never shortened.
         """
         subject = self._subject(lease, error.scope)
         if subject is not None:
@@ -146,8 +146,15 @@ class KeyPool:
         """End the rest of the key with this digest, and that of its account; a key that does not rest is no error."""
         self._store.clear(self._ring, digest)
 
+    def learn(self, accounts: Mapping[str, str]) -> None:
+        """Take keys, by digest, for one account where `accounts` has the same name for them; a label goes before it."""
+        members = tuple(
+            Member(digest, Member.of(key).account or accounts.get(digest)) for digest, key in self._keys.items()
+        )
+        self._ring = replace(self._ring, members=members)
+
     def _subject(self, lease: Lease, scope: Scope) -> str | None:
-        member = Member.of(lease.key)
+        member = next(one for one in self._ring.members if one.digest == lease.key.digest)
         match scope:
             case Scope.ACCOUNT if member.account is not None:
                 return account_subject(member.account)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gateway.keys.store import (
+    LEARNED,
     Blocked,
     Granted,
     Kind,
@@ -27,6 +28,14 @@ FORGET_AFTER_S = 7 * 86400.0
 
 #: The most rows that one transaction removes of what has ended.
 PRUNE_ROWS = 100
+
+
+#: A process that has just started does not know what another one has learned, and leaves it.
+ENROL = """
+INSERT INTO keys (digest, account, turn, seen_at) VALUES (?1, ?2, 0, ?3)
+ON CONFLICT (digest) DO UPDATE SET seen_at = excluded.seen_at,
+    account = CASE WHEN ?2 IS NULL AND keys.account LIKE ?4 THEN keys.account ELSE ?2 END
+"""
 
 
 class SqliteKeyStore:
@@ -134,11 +143,7 @@ class _Step:
             return
         self.db.execute("REPLACE INTO rings VALUES (?, ?)", (self.ring.id, self.now))
         for member in self.ring.members:
-            self.db.execute(
-                "INSERT INTO keys (digest, account, turn, seen_at) VALUES (?, ?, 0, ?)"
-                " ON CONFLICT (digest) DO UPDATE SET account = excluded.account, seen_at = excluded.seen_at",
-                (member.digest, member.account, self.now),
-            )
+            self.db.execute(ENROL, (member.digest, member.account, self.now, f"{LEARNED}%"))
             self.refresh(member.digest)
         self._forget()
 

@@ -33,9 +33,13 @@ class Rest:
     reason: str
 
 
+#: How the name of an account begins that the provider has told, and no label.
+LEARNED = "user-"
+
+
 @dataclass(frozen=True)
 class Member:
-    """A key as a store knows it: `account` is a digest too, None for a key without a label."""
+    """A key as a store knows it: `account` is a digest too, None where nobody has told it."""
 
     digest: str
     account: str | None

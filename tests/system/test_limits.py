@@ -153,6 +153,29 @@ def test_what_rests_is_back_at_its_time(make_stack: MakeStack, sample: str):
     assert second["time"] - first["time"] >= SHORT_S
 
 
+def test_keys_of_one_user_rest_together_without_a_label(vhost_url: str, tmp_path: Path):
+    """The worker asks the provider whose they are; it says, too, that its model is unknown."""
+    keys = ("sk-or-v1-of-ann-1111", "sk-or-v1-of-ann-2222", "sk-or-v1-of-bob-3333")
+    with ExitStack() as cleanup:
+        fake = cleanup.enter_context(running(keys=keys))
+        settings = {"OPENROUTER_API_KEYS": ",".join(keys), "OPENROUTER_MODEL": "vendor/unheard-of"}
+        stack = Stack(vhost_url, fake.base_url, tmp_path, **settings)
+        cleanup.callback(stack.close)
+        worker = stack.start_worker()
+        stack.start_bridge()
+        worker.wait_for_output("vendor/unheard-of is not among the provider's models")
+        worker.wait_for_output("Keys without a label: 3, of 2 accounts")
+        answer, _expected = load(SAMPLES / "openrouter" / "429_admission_control.json")
+        given = {"status": answer.status, "body": answer.body.decode(), "headers": {"Retry-After": "900"}}
+        fake.script([{"key": "1111", "times": 1, **given}])
+        stack.publish(*({"request_id": f"r-{number}", "prompt": f"Question {number}"} for number in range(3)))
+        assert {answer["status"] for answer in stack.answers(3)} == {"success"}
+        before = len(fake.calls())
+        stack.publish(*({"request_id": f"s-{number}", "prompt": f"Question {number}"} for number in range(4)))
+        assert len(stack.answers(4)) == 4
+        assert {call["key_last4"] for call in fake.calls(since=before)} == {"3333"}
+
+
 #: The usual window and the usual schedule, twenty times as fast.
 WINDOW_S, DELAYS = 3.0, "3,30,180,4320"
 
