@@ -7,13 +7,16 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import sentry_sdk
 from pydantic import SecretStr
+from sentry_sdk.transport import HttpTransport
+from urllib3.exceptions import ProtocolError
 
 from gateway import sentry
 from gateway.errors import (
@@ -30,6 +33,9 @@ from gateway.settings import Settings
 KEY = "sk-or-v1-canary-key-1111"
 PASSWORD = "canary/password"
 PROMPT = "canary-prompt: tell me about queues"
+
+#: Of an event, on its way to the stand-in.
+TRIES = 4
 
 
 class Server:
@@ -103,6 +109,18 @@ class Server:
         self._thread.join()
 
 
+def patient(request: Callable[..., Any]) -> Callable[..., Any]:
+    """Sends again what the stand-in has hung up on: in a process as busy as this one it does so once in a while."""
+
+    def sent(*args: Any) -> Any:
+        for _ in range(TRIES - 1):
+            with suppress(ProtocolError):
+                return request(*args)
+        return request(*args)
+
+    return sent
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server; whatever a test configures ends with it."""
@@ -111,6 +129,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server = Server()
     monkeypatch.setattr("sentry_sdk.utils.capture_internal_exception", server.note_mistake)
     monkeypatch.setattr("sentry_sdk.transport.HttpTransport.on_dropped_event", server.note_drop)
+    monkeypatch.setattr(HttpTransport, "_request", patient(HttpTransport._request))
     yield server
     sentry_sdk.get_client().close(timeout=0)
     sentry_sdk.get_global_scope().set_client(None)
@@ -279,8 +298,11 @@ def test_what_ends_the_process_is_sent(server: Server):
         sentry.configure(Settings(_env_file=None, sentry_dsn=sys.argv[1]))
         int("not a number")
     """
-    ended = subprocess.run([sys.executable, "-c", program, server.dsn], capture_output=True, check=False)
-    assert ended.returncode == 1
+    for _ in range(TRIES):
+        ended = subprocess.run([sys.executable, "-c", program, server.dsn], capture_output=True, check=False)
+        assert ended.returncode == 1
+        if server.events:
+            break
     assert server.event["exception"]["values"][0]["type"] == "ValueError"
 
 
