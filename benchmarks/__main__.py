@@ -46,6 +46,9 @@ from tests.rabbitmq_server import RabbitmqServer, vhost_of
 
 Figures = dict[str, float]
 
+#: The figures of the last run of each scenario.
+RESULTS = ROOT / "benchmarks" / "results"
+
 QUESTION = "What is a queue for?"
 
 #: The waits of requests that are parked, in seconds, and how long a short one may be late before it counts as lost.
@@ -292,6 +295,8 @@ def main() -> int:
             found = _in_turns(SCENARIOS[name], ground, able, options)
             print(f"\n{name}\n{table(found)}", flush=True)
             _keep(name, found)
+    if options.plot is not None:
+        subprocess.run([BENCH_BIN / "python", ROOT / "benchmarks" / "plot.py", RESULTS, options.plot], check=True)
     return 0
 
 
@@ -331,8 +336,8 @@ def _cell(value: float, ours: float) -> str:
 
 
 def _keep(name: str, found: dict[str, Figures]) -> None:
-    file = ROOT / "benchmarks" / "results" / f"{name}.json"
-    file.parent.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / f"{name}.json"
     facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
     facts |= {"processes": PROCESSES, "threads": THREADS}
     file.write_text(json.dumps({**facts, "medians": _finite(found)}, indent=2) + "\n")
@@ -359,6 +364,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="all of them if none is named")
     parser.add_argument("--rounds", type=int, default=3, help="the medians of so many are shown (3)")
     parser.add_argument("--size", type=float, default=1.0, help="0.1 for a quick look (1)")
+    parser.add_argument("--plot", metavar="FILE.svg", help="draw the last throughput and overhead")
     parser.add_argument("--only", action="append", help="a contender by its name; may be repeated")
     return parser.parse_args()
 
