@@ -1,6 +1,7 @@
 """Early release: while a key is free, requests that wait for one are taken straight from their delay queues."""
 
 import logging
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,9 @@ from middleware.attempt import attempt_of
 if TYPE_CHECKING:
     from gateway.runtime import Runtime
 
-#: How often an idle worker looks for waiting requests, in seconds. Another process may have sent them to wait.
-LOOK_EVERY_S = 1.0
+#: How often an idle worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for
+#: another process may have sent them to wait. A look is a round trip to RabbitMQ for each queue; deliveries wait for it.
+LOOK_EVERY_S, LOOK_IDLE_S = 1.0, 5.0
 
 #: The shortest pause between two looks, in seconds.
 SHORTEST_PAUSE_S = 0.01
@@ -43,14 +45,15 @@ class WaitingRoom:
         # A channel of its own: getting from a queue that is gone closes the channel, and with it every unsettled tag.
         self._channel: Any = None
         self._not_before = 0.0
+        self._found_nobody_at = -math.inf
 
     def patience_s(self, longest_s: float) -> float:
         """How long the consumer may sleep before the next look, in seconds."""
-        return min(longest_s, max(SHORTEST_PAUSE_S, self._not_before - time.monotonic()))
+        return min(longest_s, max(SHORTEST_PAUSE_S, self._next_look_at() - time.monotonic()))
 
     def next(self) -> Delivery | None:
         """The next waiting request with its lease, or None when no key is free or nobody waits."""
-        if time.monotonic() < self._not_before or not self.runtime.publisher.ready:
+        if time.monotonic() < self._next_look_at() or not self.runtime.publisher.ready:
             return None
         try:
             pause_s = self.runtime.pool.ready_in_s()
@@ -63,15 +66,21 @@ class WaitingRoom:
             self._pause(LOOK_EVERY_S)
             return None
 
+    def _next_look_at(self) -> float:
+        every_s = LOOK_EVERY_S if self.runtime.requests_wait.is_set() else LOOK_IDLE_S
+        return max(self._not_before, self._found_nobody_at + every_s)
+
     def _pause(self, seconds: float) -> None:
         self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
 
     def _first_waiting(self) -> Delivery | None:
+        self.runtime.requests_wait.clear()  # before the look: who comes during it sets it again
         for queue in self.runtime.topology.key_waits:
             method, _properties, body = self._get(queue)
             if method is not None:
+                self.runtime.requests_wait.set()
                 return self._release(queue, method.delivery_tag, body)
-        self._pause(LOOK_EVERY_S)
+        self._found_nobody_at = time.monotonic()
         return None
 
     def _get(self, queue: str) -> tuple[Any, Any, bytes]:

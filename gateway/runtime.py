@@ -41,6 +41,7 @@ class Runtime:
 
     def __init__(self) -> None:
         self.stopping = threading.Event()
+        self.requests_wait = threading.Event()  # for a key, as far as this process knows
         self.prober: Prober | None = None  # for a provider that can be asked about a key
         self.survey: Survey | None = None
         self._stores: Stores | None = None

@@ -57,6 +57,8 @@ class RetrySchedule(Middleware):
         job = wait.job.model_copy(update={"hop": wait.job.hop + 1})
         publish_until_stopped(self.runtime, message.copy(args=(job,), options={}), queue)
         attempt.outcome = Outcome.SCHEDULED
+        if wait.for_key:
+            self.runtime.requests_wait.set()
         logger.info(
             "Waiting up to %g s (retry_count=%d, upstream_retries=%d): %s",
             wait.delay_s,

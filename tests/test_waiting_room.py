@@ -10,7 +10,7 @@ from pika.exceptions import ChannelClosedByBroker
 
 from actors.broker import runtime
 from actors.waiting_room import WaitingRoom
-from gateway.errors import StoreUnavailable
+from gateway.errors import RateLimited, StoreUnavailable
 from gateway.keys.pool import KeyPool
 from middleware.attempt import attempt_of
 from tests.world import World, job, world
@@ -138,10 +138,30 @@ def test_a_delay_queue_that_is_gone_does_not_stop_the_others(here: World, queues
 
 
 def test_a_look_that_found_nobody_is_not_repeated_at_once(here: World):
-    """A busy consumer would spend its time asking."""
+    """A busy consumer would spend its time asking, and deliveries would wait behind it."""
     queues = DelayQueues()
     waiting = room(queues)
     assert waiting.next() is None
     queues.waiting[SHORT] = [here.message(job()).encode()]
     assert waiting.next() is None
+    assert 1.0 < waiting.patience_s(60.0) <= 5.0
+
+
+def test_who_is_sent_to_wait_here_is_looked_for_soon(here: World):
+    """This process knows of it; of those that other processes have sent it does not."""
+    waiting = room(DelayQueues())
+    assert waiting.next() is None
+    here.provider.script = [RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)]
+    here.deliver(here.message(job()))
+    assert here.copies(SHORT)
     assert 0 < waiting.patience_s(60.0) <= 1.0
+
+
+def test_while_there_are_more_the_looks_are_frequent(here: World, queues: DelayQueues):
+    """One was found, so there may be another, whoever has sent it."""
+    waiting = room(queues)
+    assert waiting.next() is not None
+    assert waiting.patience_s(60.0) <= 0.01
+    queues.waiting.clear()
+    assert waiting.next() is None
+    assert waiting.patience_s(60.0) > 1.0

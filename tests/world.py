@@ -128,6 +128,7 @@ class World:
 
     def install(self) -> None:
         runtime.stopping.clear()
+        runtime.requests_wait.clear()
         for name, value in {
             "settings": self.settings,
             "topology": self.topology,
