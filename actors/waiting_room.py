@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gateway.runtime import Runtime
 
 #: How often an idle worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for
-#: another process may have sent them to wait. A look is a round trip to RabbitMQ for each queue; deliveries wait for it.
+#: another process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
 LOOK_EVERY_S, LOOK_IDLE_S = 1.0, 5.0
 
 #: The shortest pause between two looks, in seconds.
