@@ -144,16 +144,19 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
 def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]) -> None:
     """P3: nothing is paid for twice, and no call is made beyond the attempts, save where a process ended in between.
 
-    Between the call and the ledger, that is. A request that the bridge relayed twice, over a lost ack, is attempted
-    twice as long as its attempts fail.
+    Between the call and the ledger, that is. Where two copies of a request are about, both are attempted as long as the
+    attempts fail: the bridge relayed it twice, over a lost ack, or a process ended before it could note its copy.
     """
     interrupted = _interrupted(evidence.journal)
+    unnoted = _unnoted_copies(evidence.journal)
     relayed = Counter(line["id"] for line in evidence.journal if line["step"] == "bridge: relayed")
     calls: Counter[str] = Counter()
     paid: Counter[str] = Counter()
     for call in evidence.calls:
-        if call["limited"]:
-            continue  # on a crowded machine a call can be late, and the next window begin too early for the provider
+        if call["limited"] or call["prompt"] is None:
+            # On a crowded machine a call can be late, and the next window begin too early for the provider. A caller
+            # that was killed in the middle of its request has asked for nothing.
+            continue
         request_id = call["prompt"].partition("]")[0].removeprefix("[")
         calls[request_id] += 1
         paid[request_id] += call["status"] == HTTPStatus.OK
@@ -164,7 +167,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
         kind, crashes = asked[request_id].kind, interrupted[request_id]
         verdict.repeated_calls += max(0, count - kind.calls)
         # An attempt that ended before it was noted is made again, with all that may follow from it.
-        if count > kind.calls * (max(1, relayed[request_id]) + crashes):
+        if count > kind.calls * (max(1, relayed[request_id]) + crashes + unnoted[request_id]):
             verdict.faults.append(
                 f"{request_id} ({kind.name}) was called for {count} times, with {crashes} crashes in a call"
             )
@@ -190,6 +193,17 @@ def _interrupted(journal: Journal) -> Counter[str]:
         elif line["step"] in {"stored", "noted"}:
             calls.pop(line["pid"], None)
     return count + Counter({request_id: len(calls) for request_id, calls in open_calls.items()})
+
+
+def _unnoted_copies(journal: Journal) -> Counter[str]:
+    """How many copies of each request were sent to wait by a process that ended before it had noted them."""
+    pending: dict[tuple[str, int], None] = {}
+    for line in journal:
+        if line["step"] == "copy sent":
+            pending[line["id"], line["pid"]] = None
+        elif line["step"] == "noted":
+            pending.pop((line["id"], line["pid"]), None)
+    return Counter(request_id for request_id, _pid in pending)
 
 
 def _nothing_left(verdict: Verdict, evidence: Evidence) -> None:
