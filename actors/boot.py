@@ -1,7 +1,9 @@
 """Opens the resources of a worker process before its threads start, and closes them after they have ended."""
 
+import gc
 import logging
 import os
+from contextlib import suppress
 from typing import TextIO
 
 from dramatiq import Broker, Middleware, Worker
@@ -11,9 +13,10 @@ from gateway.errors import GatewayError
 from gateway.runtime import Runtime
 from gateway.settings import SettingsError, load_settings
 
-#: Exit codes of a worker that cannot start, from sysexits.h: EX_CONFIG, EX_UNAVAILABLE.
+#: Exit codes of a worker that cannot start, from sysexits.h: EX_CONFIG, EX_UNAVAILABLE, EX_SOFTWARE.
 EXIT_SETTINGS = 78
 EXIT_UNAVAILABLE = 69
+EXIT_FAULT = 70
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +39,22 @@ class Boot(Middleware):
         except SettingsError as error:
             self._give_up(error, EXIT_SETTINGS)
         except GatewayError as error:
-            self._give_up(error, EXIT_UNAVAILABLE)
+            self._give_up(error, 0 if self.runtime.stopping.is_set() else EXIT_UNAVAILABLE)
+        except Exception as error:
+            logger.exception("A fault of the worker at its start; please report it")
+            self._give_up(error, EXIT_FAULT)
 
-    def _give_up(self, error: GatewayError, code: int) -> None:
+    def _give_up(self, error: Exception, code: int) -> None:
         # SystemExit, because Dramatiq swallows any Exception of this hook and would start consuming.
-        logger.critical("%s", error)
-        self.runtime.close(timeout_s=1.0)
+        logger.log(logging.CRITICAL if code else logging.INFO, "%s", error)
+        with suppress(Exception):  # of what was half opened
+            self.runtime.close(timeout_s=1.0)
         raise SystemExit(code)
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        # What lives until the end is looked at by no collection any more: a full one would stop all calls for long.
+        gc.collect()
+        gc.freeze()
         if self.runtime.survey is not None:
             self.runtime.survey.start()
 

@@ -21,8 +21,8 @@ cooldown = Cooldown(runtime)
 #: Before-hooks run from the top, after-hooks from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
     Watchdog(runtime),  # above all: its exit code is the last word, after everything is closed
-    Boot(runtime),  # before all others: opens what all others use, and closes it after them
-    GracefulStop(runtime),  # before anything is logged, looked up or leased for a delivery that will not run
+    GracefulStop(runtime),  # before Boot, which may wait for RabbitMQ, and before anything is done for a delivery
+    Boot(runtime),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its after-hook reports the outcome, so it runs last
     Callbacks(runtime),  # above the ledger: an answer is stored first, then published
     LedgerMiddleware(

@@ -4,7 +4,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import dramatiq
@@ -14,8 +13,10 @@ from pika.exceptions import AMQPError
 
 from actors.delivery import Delivery, settle_when
 from actors.waiting_room import WaitingRoom
+from gateway.connection_calls import ConnectionCalls
 from gateway.dead_letters import dead_letter
 from gateway.errors import ErrorCode
+from gateway.settling import Settling
 from gateway.topology import DEAD_WORK
 
 if TYPE_CHECKING:
@@ -41,8 +42,7 @@ class Consumer(dramatiq.Consumer):
         self.unsettled: dict[int, Delivery] = {}
         self.waiting_room: WaitingRoom | None = None
         self._arrived: deque[tuple[int, bytes]] = deque()
-        self._calls: deque[Callable[[], object]] = deque()
-        self._woken = False
+        self._calls = ConnectionCalls(connection)
         self._cancelled = False
         try:
             self.channel = connection.channel()
@@ -55,8 +55,7 @@ class Consumer(dramatiq.Consumer):
     def __next__(self) -> Delivery | None:
         try:
             if not self._arrived:
-                self.connection.process_data_events(time_limit=self._patience_s())
-            self._run_calls()
+                self._calls.serve(self._patience_s(), hurry=self._arrived.__len__)
             if self._cancelled:
                 raise ConnectionClosed(RuntimeError(f"RabbitMQ cancelled the consumer of {self.queue}"))
             if not self.channel.is_open:
@@ -88,33 +87,18 @@ class Consumer(dramatiq.Consumer):
 
     def close(self) -> None:
         """Let what has been settled reach RabbitMQ, then close the connection: the rest goes back to the queue."""
-        flushed = Event()
         try:
-            self.connection.add_callback_threadsafe(flushed.set)  # callbacks run in order, so this one is the last
-            while not flushed.is_set():
-                self.connection.process_data_events(time_limit=0.1)
+            self._calls.run()
             self.connection.close()
         except (AMQPError, AssertionError) as error:
             raise ConnectionClosed(error) from None
 
     def call_soon(self, callback: Callable[[], object]) -> None:
-        """Run `callback` on the connection's thread; when the connection is gone there is nothing left to settle.
-
-        A burst wakes the thread once: pika makes a timer of every callback that it is given.
-        """
-        self._calls.append(callback)
-        if self._woken:
-            return  # it is cleared before the calls are run, so none is left behind
-        self._woken = True
+        """Run `callback` on the connection's thread; when the connection is gone there is nothing left to settle."""
         try:
-            self.connection.add_callback_threadsafe(self._run_calls)
+            self._calls.call_soon(callback)
         except AMQPError:
             logger.info("The connection ended before a message of %s was settled: it will come again", self.queue)
-
-    def _run_calls(self) -> None:
-        self._woken = False
-        while self._calls:
-            self._calls.popleft()()
 
     def settled(self, delivery: Delivery) -> None:
         self.unsettled.pop(id(delivery), None)
@@ -144,7 +128,7 @@ class Consumer(dramatiq.Consumer):
         except DecodeError as error:
             self._bury(tag, body, reason=str(error))
             return None
-        return self._hand_out(Delivery(message, source=self, channel=self.channel, tag=tag))
+        return self._hand_out(Delivery(message, source=self, channel=Settling(self.channel), tag=tag))
 
     def _hand_out(self, delivery: Delivery) -> Delivery:
         self.unsettled[id(delivery)] = delivery
@@ -156,7 +140,7 @@ class Consumer(dramatiq.Consumer):
         buried = self.broker.runtime.publisher.submit(
             DEAD_WORK, body, dead_letter(reason=reason, code=ErrorCode.INVALID_REQUEST, source=self.queue)
         )
-        buried.add_done_callback(partial(settle_when, source=self, channel=self.channel, tag=tag))
+        buried.add_done_callback(partial(settle_when, source=self, channel=Settling(self.channel), tag=tag))
 
     def _stop_fetching(self) -> None:
         """Cancel, and give back what has arrived but was not started. Idempotent."""
@@ -165,4 +149,4 @@ class Consumer(dramatiq.Consumer):
             self.channel.basic_cancel(tag)
         while self._arrived:
             self.channel.basic_nack(self._arrived.popleft()[0], requeue=True)
-        self.connection.process_data_events(time_limit=self.broker.idle_s)
+        self._calls.serve(self.broker.idle_s)

@@ -14,6 +14,7 @@ from actors.encoder import StrictEncoder
 from gateway.errors import RequestRejected, StoreUnavailable
 from gateway.keys.pool import Lease
 from gateway.messages import Job
+from gateway.settling import Settling
 from gateway.topology import WORK
 from middleware.attempt import attempt_of
 
@@ -102,7 +103,8 @@ class WaitingRoom:
             self._pause(LOOK_EVERY_S)
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
-        delivery = Delivery(message.copy(args=(uncounted,)), source=self.source, channel=self._channel, tag=tag)
+        channel = Settling(self._channel)
+        delivery = Delivery(message.copy(args=(uncounted,)), source=self.source, channel=channel, tag=tag)
         attempt_of(delivery).lease = lease
         logger.info("[%s] Released early from %s", job.request_id, queue)
         return delivery

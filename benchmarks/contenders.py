@@ -17,7 +17,7 @@ PEERS = ROOT / "benchmarks" / "peers"
 BENCH_BIN = ROOT / ".venv-bench" / "bin"
 
 #: Threads of every contender that has threads, in this many processes.
-PROCESSES, THREADS = 2, 16
+PROCESSES, THREADS = 2, 50
 
 
 @dataclass(frozen=True)

@@ -35,8 +35,9 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return EXIT_SETTINGS
     except GatewayError as error:
-        logger.critical("%s", error)
-        return EXIT_UNAVAILABLE
+        asked_to_stop = runtime.stopping.is_set()
+        logger.log(logging.INFO if asked_to_stop else logging.CRITICAL, "%s", error)
+        return 0 if asked_to_stop else EXIT_UNAVAILABLE
     finally:
         runtime.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)

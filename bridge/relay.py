@@ -14,12 +14,14 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 import actors
 from bridge.gate import Sender, admit
 from gateway import amqp
+from gateway.connection_calls import ConnectionCalls
 from gateway.dead_letters import dead_letter
 from gateway.errors import InvalidMessage, PublishError, TopologyError
 from gateway.logs import request_id_var
 from gateway.messages import Failure, Job, Reply, Request
 from gateway.redaction import escape_controls
 from gateway.runtime import Runtime
+from gateway.settling import Settling
 from gateway.topology import DEAD_REQUESTS, WORK
 from middleware.outbox import message_properties
 
@@ -44,7 +46,7 @@ class Relay:
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
-        self._connection: pika.BlockingConnection | None = None
+        self._calls: Any = None
         self._channel: Any = None
         self._on_its_way: set[int] = set()
         self._cancelled = False
@@ -63,11 +65,11 @@ class Relay:
         parameters = amqp.parameters(settings.rabbitmq_url.get_secret_value(), name="bridge.consumer")
         connection = amqp.connect(parameters, deadline_s=connect_deadline_s, stop=self.runtime.stopping)
         try:
-            self._connection, self._on_its_way, self._cancelled = connection, set(), False
+            self._calls, self._on_its_way, self._cancelled = ConnectionCalls(connection), set(), False
             tag = self._subscribe(connection)
             with suppress(ChannelClosedByBroker):  # told below, however it was noticed
                 while not self.runtime.stopping.is_set() and not self._cancelled and self._channel.is_open:
-                    connection.process_data_events(time_limit=TICK_S)
+                    self._calls.serve(TICK_S)
             if not self._channel.is_open:
                 # pika tells only those who use a closed channel, and this loop would wait on it for ever.
                 logger.warning(
@@ -76,7 +78,7 @@ class Relay:
             elif self._cancelled:
                 logger.warning("The queue %s was deleted: declaring it again", settings.request_queue)
             else:
-                self._drain(connection, tag)
+                self._drain(tag)
         finally:
             if connection.is_open:
                 connection.close()
@@ -100,18 +102,18 @@ class Relay:
     def _on_cancel(self, _frame: Any) -> None:
         self._cancelled = True
 
-    def _drain(self, connection: pika.BlockingConnection, tag: str) -> None:
+    def _drain(self, tag: str) -> None:
         """Stop fetching, and finish what is on its way."""
         self._channel.basic_cancel(tag)
         deadline = time.monotonic() + DRAIN_S
         while self._on_its_way and self._channel.is_open and time.monotonic() < deadline:
-            connection.process_data_events(time_limit=TICK_S)
+            self._calls.serve(TICK_S)
 
     def _on_message(self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
         tag: int = method.delivery_tag
         self._on_its_way.add(tag)
         sent = self._send(properties, body, redelivered=bool(method.redelivered))
-        sent.add_done_callback(partial(self._sent, self._connection, channel, tag))
+        sent.add_done_callback(partial(self._sent, self._calls, channel, tag))
 
     def _send(self, properties: pika.BasicProperties, body: bytes, *, redelivered: bool) -> "Future[None]":
         sender = Sender(
@@ -155,14 +157,14 @@ class Relay:
             message.queue_name, message.encode(), message_properties(message.message_id)
         )
 
-    def _sent(self, connection: Any, channel: Any, tag: int, sent: "Future[None]") -> None:
+    def _sent(self, calls: ConnectionCalls, channel: Any, tag: int, sent: "Future[None]") -> None:
         """Runs on the publisher's thread: the ack belongs to the thread and the channel of the delivery."""
         error = sent.exception()
         if error is not None:
             level = logging.WARNING if isinstance(error, PublishError) else logging.ERROR
             logger.log(level, "Not relayed, it stays in the queue: %s", error)
         try:
-            connection.add_callback_threadsafe(partial(self._settle, channel, tag, confirmed=error is None))
+            calls.call_soon(partial(self._settle, channel, tag, confirmed=error is None))
         except AMQPError:
             logger.info("The connection ended before a request was acked: it will come again")
 
@@ -172,7 +174,7 @@ class Relay:
             return
         self._on_its_way.discard(tag)
         if confirmed:
-            channel.basic_ack(tag)
+            Settling(channel).basic_ack(tag)
         else:
             # Not at once: what RabbitMQ refuses now would come back and be refused again, as fast as it can loop.
             channel.connection.call_later(RETRY_S, partial(_give_back, channel, tag))

@@ -15,6 +15,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
+from gateway.coalesced import coalesce
 from gateway.errors import TopologyError
 from gateway.redaction import redact
 
@@ -55,11 +56,14 @@ def connect(
     pause_s = FIRST_PAUSE_S
     while True:
         try:
-            return pika.BlockingConnection(found)
+            connection = pika.BlockingConnection(found)
         except (AMQPError, OSError) as error:
             if (refused := _refusal(found, error)) is not None:
                 raise TopologyError(refused) from None
             where = f"RabbitMQ at {found.host}:{found.port} cannot be reached ({_cause(error)})"
+        else:
+            coalesce(connection)
+            return connection
         if stop.is_set() or time.monotonic() + pause_s > deadline:
             raise TopologyError(f"{where}: is it running, and is RABBITMQ_URL right?")
         logger.warning("%s: trying again", where)

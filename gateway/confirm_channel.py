@@ -10,6 +10,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ChannelWrongStateError, ConnectionClosedByBroker, ConnectionWrongStateError
 
 from gateway import amqp
+from gateway.coalesced import coalesce, flush
 from gateway.errors import Nacked
 from gateway.in_flight import InFlight, Outgoing
 from gateway.redaction import redact
@@ -78,6 +79,11 @@ class ConfirmChannel:
             self.in_flight.add(outgoing)
         return True
 
+    def flush(self) -> None:
+        """What was sent leaves now."""
+        if self._connection is not None and self._connection.is_open:
+            flush(self._connection)
+
     def close(self) -> None:
         """Close in order and end the loop; a connection that is being opened is closed when it is open. Idempotent."""
         self.ready.clear()
@@ -115,6 +121,7 @@ class ConfirmChannel:
             connection.close()
             return
         self._blocked = False
+        coalesce(connection)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._open_channel()

@@ -36,7 +36,7 @@ INSERT INTO ledger (request_id, digest, answered, token, delivery, lease_ends_at
 VALUES (?1, ?2, 1, ?3, ?4, 0.0, ?5, ?6, 0, ?7, ?8, 0)
 ON CONFLICT (request_id, digest) DO UPDATE SET
     answered = 1, token = excluded.token, delivery = excluded.delivery, lease_ends_at = 0.0,
-    message_id = excluded.message_id, failure = excluded.failure, published = 0, expires_at = excluded.expires_at,
+    message_id = excluded.message_id, failure = excluded.failure, published = 0,
     envelope = excluded.envelope, hop = 0
 WHERE NOT answered OR expires_at <= ?9
 """
@@ -48,7 +48,7 @@ FROM ledger WHERE request_id = ? AND digest = ?
 
 
 class SqliteLedger:
-    """Keeps the contract of `Ledger`; an answer is kept for `ttl_s` seconds.
+    """Keeps the contract of `Ledger`; an answer is kept for `ttl_s` seconds after the end of its lease.
 
     An answer survives SIGKILL of the process at any time after `answer` has returned. A power cut can cost the answers
     of the last moments, see `StateFile`.
@@ -71,18 +71,16 @@ class SqliteLedger:
     ) -> None:
         now = self._clock()
         answer = (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope, now)
-        with self._file.connection() as db:
-            db.execute(ANSWER, answer)
+        self._file.run(ANSWER, answer)
         if next(self._answers) % SWEEP_EVERY == 0:
             with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
                 self.sweep(2 * SWEEP_EVERY)
 
     def published(self, work: Work) -> None:
-        with self._file.connection() as db:
-            db.execute(
-                "UPDATE ledger SET published = 1 WHERE request_id = ? AND digest = ? AND answered",
-                (work.request_id, work.digest),
-            )
+        self._file.run(
+            "UPDATE ledger SET published = 1 WHERE request_id = ? AND digest = ? AND answered",
+            (work.request_id, work.digest),
+        )
 
     def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
         with self._file.transaction() as db:
@@ -123,12 +121,12 @@ class SqliteLedger:
             "hop": hop,
             "now": now,
             "lease_ends_at": now + lease_s,
+            # Not touched again by the answer, which is the cheaper for it.
             "expires_at": now + lease_s + self._ttl_s,
             "replace_failure": replace_failure,
         }
-        with self._file.connection() as db:
-            if db.execute(CLAIM, claim).fetchall():
-                return Started(token)
+        if self._file.run(CLAIM, claim):
+            return Started(token)
         return self._entry(work, lease_s) or self._begin(work, delivery, hop, lease_s, replace_failure=replace_failure)
 
     def _entry(self, work: Work, lease_s: float) -> Entry | None:

@@ -7,10 +7,10 @@ message, exception.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
-import re
 import sys
 import threading
 import time
@@ -50,8 +50,6 @@ _OUR_FOLDERS = tuple(
     for package in ("actors", "bridge", "gateway", "middleware")
 )
 
-_UUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-
 _logger = logging.getLogger(__name__)
 
 
@@ -65,6 +63,8 @@ def configure(settings: "Settings", stream: TextIO) -> None:
     handler.setFormatter(form(settings.secrets()))
     handler.addFilter(_is_ours_or_above_debug)
     logging.captureWarnings(capture=True)
+    # No format of ours shows these, and looking them up costs as much as the rest of a record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     _take_over()
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -80,15 +80,14 @@ class _Lines(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self.converter = time.gmtime
         self._secrets = tuple(secrets)
         self._spellings = {spelling for secret in self._secrets for spelling in (secret, quote(secret, safe=""))}
+        # A request has several lines, one after the other.
+        self._shown_id = functools.lru_cache(maxsize=1024)(lambda name: escape_controls(self._masked(name)))
 
     def _request_id(self) -> str | None:
         request_id = request_id_var.get()
-        if not request_id or (_UUID.fullmatch(request_id) and request_id not in self._spellings):
-            return request_id or None  # the usual case, on every line
-        return escape_controls(self._masked(request_id))
+        return self._shown_id(request_id) if request_id else None
 
     def _message(self, record: logging.LogRecord) -> str:
         return self._masked(_interpolated(record))
@@ -101,23 +100,27 @@ class _Lines(logging.Formatter):
     def _masked(self, text: str) -> str:
         # Cut twice: first what bounds the work, then, behind every secret that the first cut may have halved, the rest.
         text = text[: 2 * LONGEST_TEXT]
-        # Most lines hold none of the secrets, and finding that out is cheap.
-        hold_one = any(spelling in text for spelling in self._spellings)
-        return redact(text, self._secrets if hold_one else ())[:LONGEST_TEXT]
+        for spelling in self._spellings:
+            if spelling in text:
+                return redact(text, self._secrets)[:LONGEST_TEXT]
+        return redact(text)[:LONGEST_TEXT]  # most lines hold none of the secrets, and finding that out is cheap
 
 
 class TextFormatter(_Lines):
     """`time - logger - LEVEL - [request_id] message | exception`; one record is one line, whatever is in it."""
 
-    default_time_format = "%Y-%m-%d %H:%M:%S"
-    default_msec_format = None
+    @staticmethod
+    @functools.lru_cache(maxsize=4)  # a second has many lines
+    def _at(second: int) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(second))
 
     def format(self, record: logging.LogRecord) -> str:
         request_id = self._request_id()
         shown = f"[{request_id}] " if request_id else ""
         exception = self._exception(record)
         tail = f" | {exception}" if exception else ""
-        return f"{self.formatTime(record)} - {record.name} - {record.levelname} - {shown}{self._message(record)}{tail}"
+        at = self._at(int(record.created))
+        return f"{at} - {record.name} - {record.levelname} - {shown}{self._message(record)}{tail}"
 
 
 class JsonFormatter(_Lines):
@@ -146,7 +149,7 @@ class _Handler(logging.StreamHandler[TextIO]):
                 line = self.format(record) + self.terminator
                 with self.lock or contextlib.nullcontext():
                     self.stream.write(line)
-                    self.flush()
+                    self.stream.flush()
             except Exception:  # noqa: BLE001 - as logging does
                 self.handleError(record)
         return passed

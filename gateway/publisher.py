@@ -211,6 +211,7 @@ class Publisher:
                 self._batch = 0
         if not self._batch:
             self._send_from(self._waiting, len(self._waiting))
+        self._channel.flush()
 
     def _send_from(self, source: "deque[Outgoing]", count: int) -> None:
         while source and count > 0 and self._channel.ready.is_set():

@@ -39,8 +39,8 @@ _SECRETS = (
     re.compile(r"((?<=://))[^\s\"'<>]{1,512}@"),  # user and password of a URL
 )
 
-#: What any of them begins with or contains; most texts hold nothing of the kind, and one look tells.
-_MAY_HOLD_SECRETS = re.compile(r"(?i)sk-|aiza|aq\.|bearer|authorization|key|token|password|secret|://")
+#: What each of them begins with or contains, folded; most texts hold none of these, and that is found out quickly.
+_SIGNS = ("sk-", "aiza", "aq.", "bearer", "auth", "access", "api", "?key", "&key", "password", "secret", "://")
 
 
 def redact(text: str, secrets: Iterable[str] = (), prompts: Iterable[str] = ()) -> str:
@@ -54,10 +54,15 @@ def redact(text: str, secrets: Iterable[str] = (), prompts: Iterable[str] = ()) 
         text = text.replace(secret, MASK)
     for prompt in prompts:
         text = _without_prompt(text, prompt)
-    if _MAY_HOLD_SECRETS.search(text):
+    if _may_hold_secrets(text):
         for pattern in _SECRETS:
             text = pattern.sub(_masked, text)
     return escape_controls(text, limit=None)
+
+
+def _may_hold_secrets(text: str) -> bool:
+    folded = text.casefold().replace("\u0131", "i")  # a regular expression takes the dotless one for an i, too
+    return any(sign in folded for sign in _SIGNS)
 
 
 def escape_controls(text: str, limit: int | None = 200) -> str:
@@ -67,7 +72,7 @@ def escape_controls(text: str, limit: int | None = 200) -> str:
     """
     if limit is not None and len(text) > limit:
         text = text[: limit + 1]  # one more than fits, so that the cut below still shows
-    escaped = _CONTROLS.sub(_escape, text)
+    escaped = text if text.isprintable() else _CONTROLS.sub(_escape, text)  # no control character is printable
     if limit is None or len(escaped) <= limit:
         return escaped
     return escaped[: max(limit - 1, 0)] + "…"
@@ -84,6 +89,8 @@ def _masked(match: re.Match[str]) -> str:
 
 
 def _spellings(secrets: Iterable[str]) -> set[str]:
+    if not secrets:
+        return set()
     given = {secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS}
     return given | {quote(secret, safe="") for secret in given}
 

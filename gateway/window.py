@@ -15,7 +15,7 @@ class Window:
         self._inside = 0
         self._bytes = 0
         self._closed = False
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
 
     def enter(self, size: int, timeout_s: float) -> bool:
         """Take a place for `size` bytes, waiting up to `timeout_s` seconds; False when there was none, or it closed."""

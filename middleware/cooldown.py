@@ -8,10 +8,11 @@ from dramatiq.broker import MessageProxy
 from gateway import sentry
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, StoreUnavailable
 from gateway.keys.pool import Lease
+from gateway.keys.probe import UNKNOWN_KEY
 from gateway.runtime import Runtime
 from middleware.attempt import current_attempt
 from middleware.errors import NoKey, Outage
-from middleware.key_selection import UNKNOWN_KEY, acquire, release
+from middleware.key_selection import acquire, release
 
 logger = logging.getLogger(__name__)
 

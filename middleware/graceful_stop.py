@@ -2,7 +2,10 @@
 
 import logging
 import signal
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import FrameType
 
 from dramatiq import Broker, Middleware, Worker
@@ -18,6 +21,10 @@ _Handler = Callable[[int, FrameType | None], object]
 logger = logging.getLogger(__name__)
 
 
+def _ignored(_signum: int, _frame: FrameType | None) -> None:
+    """The number of the signal is on its way."""
+
+
 class GracefulStop(Middleware):
     """The first SIGTERM stops the worker; later ones are ignored.
 
@@ -27,21 +34,31 @@ class GracefulStop(Middleware):
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
+        self._signals: tuple[socket.socket, socket.socket] | None = None  # both ends stay open as long as the process
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        # Nothing is done in the handlers: they interrupt whoever runs, and on greenlets that may be the holder of any
+        # lock, that of the log among them. Python writes the number of each signal to a socket, and a thread reads it.
+        self._signals = reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # first: no signal falls in between
+        stops = {}
         for name in ("SIGTERM", "SIGHUP"):
             signum = getattr(signal, name)
             handler = signal.getsignal(signum)
             if callable(handler):
-                signal.signal(signum, self._once(handler))
+                stops[int(signum)] = handler
+                signal.signal(signum, _ignored)
+        threading.Thread(target=self._wait, args=(reader, stops), name="signals", daemon=True).start()
 
-    def _once(self, handler: _Handler) -> _Handler:
-        def first_only(signum: int, frame: FrameType | None) -> None:
-            if not self.runtime.stopping.is_set():
+    def _wait(self, reader: socket.socket, stops: Mapping[int, _Handler]) -> None:
+        """Read signals. The first one that stops the worker does; what comes after it is ignored."""
+        while received := reader.recv(1):
+            handler = stops.get(received[0])
+            if handler is not None and not self.runtime.stopping.is_set():
                 self.runtime.stopping.set()
-                handler(signum, frame)
-
-        return first_only
+                with suppress(SystemExit):  # of a second signal, as Dramatiq counts: the first came before this hook
+                    handler(received[0], None)
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self.runtime.stopping.set()

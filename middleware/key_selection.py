@@ -7,13 +7,11 @@ from dramatiq.broker import MessageProxy
 
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
 from gateway.keys.pool import Lease, Unavailable
+from gateway.keys.probe import UNKNOWN_KEY
 from gateway.messages import Job
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, attempt_of
 from middleware.errors import NoKey, Outage, Rejected, Stopping
-
-#: Why a key rests that the provider does not know: a 401 that is about nothing else.
-UNKNOWN_KEY = "http_401"
 
 #: How long to wait before the store is asked again after it could not be reached.
 STORE_RETRY_S = 2.0
@@ -58,7 +56,7 @@ def acquire(runtime: Runtime, job: Job) -> Lease:
             raise Outage(text, reason="every_key_refused", code=ErrorCode.AUTHENTICATION)
         text = "Authentication error: the provider refused every key" if grant.refused else "No key available"
         raise NoKey(text, retry_in_s=grant.retry_in_s, refused=grant.refused)
-    logger.info("Using key %s", grant.key)
+    logger.debug("Using key %s", grant.key)
     return grant
 
 

@@ -1,6 +1,8 @@
 """Runs a piece of work once: a redelivery waits for the running call, or gets the stored answer."""
 
 import logging
+import math
+import time
 from datetime import datetime
 
 from dramatiq import Broker, Middleware
@@ -20,6 +22,10 @@ LEASE_MARGIN_S = 10.0
 
 #: How often the outcome of a call that runs elsewhere is looked up.
 POLL_S = 0.25
+
+#: How long an answer that is stored may take to be published by whoever has stored it, before a redelivery publishes it
+#: again, and how often that is looked up, in seconds.
+PUBLISHING_S, PUBLISHING_POLL_S = 1.0, 0.05
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +71,7 @@ class LedgerMiddleware(Middleware):
 
     def _begin(self, job: Job, work: Work, attempt: Attempt) -> Started | Superseded | Answered:
         lease_s = self.runtime.settings.request_timeout_seconds + LEASE_MARGIN_S
+        patient_until = math.inf
         while True:
             try:
                 entry = self.runtime.ledger.begin(work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
@@ -75,6 +82,11 @@ class LedgerMiddleware(Middleware):
             except StoreUnavailable as error:
                 logger.error("Waiting for the ledger: %s", error)  # noqa: TRY400 - expected, the text says it all
                 self._pause(STORE_RETRY_S)
+                continue
+            if isinstance(entry, Answered) and not entry.published and time.monotonic() < patient_until:
+                # Another copy of the delivery may be about to publish it: two in flight would be two envelopes.
+                patient_until = min(patient_until, time.monotonic() + PUBLISHING_S)
+                self._pause(PUBLISHING_POLL_S)
                 continue
             if not isinstance(entry, Running):
                 return entry

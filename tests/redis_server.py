@@ -4,13 +4,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
+
+from tests.system.stack import wait_until
 
 START_S = 20.0
 
@@ -28,7 +29,7 @@ def redis_server() -> Iterator[str]:
         command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
-            _wait_ready(f"unix://{socket}")
+            wait_until(lambda: _answers(f"unix://{socket}"), timeout_s=START_S, what="an answer of Redis")
             yield f"unix://{socket}"
         finally:
             server.terminate()
@@ -41,15 +42,9 @@ def empty(url: str) -> None:
         client.flushall()
 
 
-def _wait_ready(url: str) -> None:
-    deadline = time.monotonic() + START_S
-    with redis.Redis.from_url(url) as client:
-        while True:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return
+def _answers(url: str) -> bool:
+    try:
+        with redis.Redis.from_url(url) as client:
+            return bool(client.ping())
+    except redis.ConnectionError:
+        return False

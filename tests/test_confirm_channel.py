@@ -1,6 +1,8 @@
 """When messages can be sent: connected, in confirm mode and no alarm, in whichever order these come."""
 
 import threading
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,6 +79,8 @@ def test_an_alarm_of_the_last_connection_says_nothing_about_the_next(channel: Co
     channel._on_blocked(None, None)
 
     class Fresh(Connection):
+        _transport = SimpleNamespace(_tx_buffers=deque())
+
         def add_on_connection_blocked_callback(self, callback: object) -> None: ...
         def add_on_connection_unblocked_callback(self, callback: object) -> None: ...
 

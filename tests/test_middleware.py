@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from gateway.keys.pool import KeyPool
 from gateway.ledger import Work
 from middleware import key_selection
 from middleware.graceful_stop import GracefulStop
+from middleware.ledger import PUBLISHING_S, LedgerMiddleware
 from middleware.watchdog import EXIT_THREAD_LOST, Watchdog
+from tests.system.stack import wait_until
 from tests.world import World, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
@@ -160,8 +163,60 @@ def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World):
     second.join(10)
     assert settled == [("ack",), ("ack",)]
     assert len(here.provider.calls) == 1
-    # The second may come between the storing and the note of the confirm: then it publishes the same envelope again.
-    assert len({properties.message_id for _queue, _body, properties in here.publisher.sent}) == 1
+    assert len(here.publisher.sent) == 1
+
+
+def test_a_second_delivery_is_patient_from_the_answer_on(here: World, monkeypatch: pytest.MonkeyPatch):
+    """However long it has waited for the call before: the first has not begun to publish by then."""
+    message, now = here.message(job()), [0.0]
+    calling, go_on, publish = threading.Event(), threading.Event(), here.publisher.publish
+    here.provider.during = lambda: (calling.set(), go_on.wait(60))[0]
+
+    def slowly(*arguments: Any, **named: Any) -> None:
+        runtime.stopping.wait(0.2)  # nobody sets it
+        publish(*arguments, **named)
+
+    def pause(_ledger: LedgerMiddleware, seconds: float) -> None:
+        now[0] += seconds
+        if now[0] > 11 * PUBLISHING_S:
+            go_on.set()
+        runtime.stopping.wait(0.01)
+
+    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 10 * PUBLISHING_S)
+    monkeypatch.setattr("middleware.ledger.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(LedgerMiddleware, "_pause", pause)
+    here.publisher.publish = slowly  # type: ignore[method-assign]
+    deliveries = [threading.Thread(target=here.deliver, args=(message,)) for _ in range(2)]
+    deliveries[0].start()
+    assert calling.wait(10)
+    now[0] = 0.0
+    deliveries[1].start()
+    for delivery in deliveries:
+        delivery.join(60)
+    assert len(here.publisher.sent) == 1
+
+
+def test_a_second_delivery_leaves_an_answer_to_the_first_that_publishes_it(here: World):
+    """It is stored and not yet confirmed: a moment later the second finds it published, and is a duplicate."""
+    message = here.message(job())
+    publishing, go_on, publish = threading.Event(), threading.Event(), here.publisher.publish
+
+    def held(*arguments: Any, **named: Any) -> None:
+        publishing.set()
+        go_on.wait(10)
+        publish(*arguments, **named)
+
+    here.publisher.publish = held  # type: ignore[method-assign]
+    settled: list[tuple[str, ...]] = []
+    deliveries = [threading.Thread(target=lambda: settled.append(here.deliver(message))) for _ in range(2)]
+    deliveries[0].start()
+    assert publishing.wait(10)
+    deliveries[1].start()
+    go_on.set()
+    for delivery in deliveries:
+        delivery.join(10)
+    assert settled == [("ack",), ("ack",)]
+    assert len(here.publisher.sent) == 1
 
 
 def test_a_delivery_whose_first_run_died_is_run_after_its_lease(here: World):
@@ -239,17 +294,35 @@ def test_calls_of_one_attempt_share_one_deadline(here: World, monkeypatch: pytes
     assert here.settings.request_timeout_seconds >= seen[0] > seen[1]
 
 
-def test_the_first_signal_stops_and_the_second_is_ignored(here: World, monkeypatch: pytest.MonkeyPatch):
+def test_the_first_signal_stops_and_the_second_is_ignored(here: World):
     """F50: Dramatiq's own handler would kill the process at the second one."""
     handled: list[int] = []
-    installed: dict[int, Any] = {}
-    monkeypatch.setattr(signal, "getsignal", lambda signum: lambda number, frame: handled.append(number))
-    monkeypatch.setattr(signal, "signal", installed.__setitem__)
-    GracefulStop(runtime).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
-    installed[signal.SIGTERM](signal.SIGTERM, None)
-    installed[signal.SIGTERM](signal.SIGTERM, None)
+    reader, writer = socket.socketpair()
+    with reader:
+        writer.send(bytes([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP]))
+        writer.close()
+        stops = {signum: lambda number, _frame: handled.append(number) for signum in (signal.SIGTERM, signal.SIGHUP)}
+        GracefulStop(runtime)._wait(reader, stops)
     assert handled == [signal.SIGTERM]
     assert runtime.stopping.is_set()
+
+
+def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: pytest.MonkeyPatch):
+    """A handler interrupts whoever runs, with whatever locks it has."""
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGHUP)}
+    handled: list[str] = []
+    record = lambda _signum, _frame: handled.append(threading.current_thread().name)  # noqa: E731
+    monkeypatch.setattr(signal, "getsignal", lambda _signum: record)
+    try:
+        GracefulStop(runtime).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert runtime.stopping.wait(10)
+        wait_until(lambda: handled, what="Dramatiq's handler")
+        assert handled == ["signals"]
+    finally:
+        signal.set_wakeup_fd(-1)
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def test_a_stop_gives_back_what_was_not_started(here: World):

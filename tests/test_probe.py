@@ -24,7 +24,8 @@ class Pool:
         self.cleared: list[str] = []
         self.away = False
 
-    def clear(self, digest: str) -> None:
+    def clear(self, digest: str, reason: str) -> None:
+        assert reason == REFUSED.reason
         if self.away:
             self.away = False
             raise StoreUnavailable("away")
@@ -71,10 +72,17 @@ def test_a_key_that_is_accepted_again_comes_back(prober: Prober, pool: Pool, pro
 
 def test_a_suspect_is_asked_about_once_at_a_time(pool: Pool, provider: Provider):
     """A hundred requests find out at the same time; the provider is asked once."""
-    prober = Prober(pool, provider, pauses_s=(0.2,))  # type: ignore[arg-type]
+    known = threading.Event()
+
+    def ask(key: ApiKey) -> None:
+        assert known.wait(30)
+        provider(key)
+
+    prober = Prober(pool, ask, pauses_s=(0.01,))  # type: ignore[arg-type]
     for _ in range(100):
         prober.suspect(ONE)
     prober.suspect(TWO)
+    known.set()
     wait_until(lambda: sorted(pool.cleared) == sorted([ONE.digest, TWO.digest]), what="both to come back")
     assert prober.stop(5)
     assert len(provider.asked) == 2

@@ -36,7 +36,7 @@ def service(name: str) -> str:
 def test_the_procfile_starts_the_worker_and_the_bridge():
     """Each replaces its shell: the process that a platform signals and waits for is ours."""
     assert set(procfile()) == {"worker", "bridge"}
-    assert procfile()["worker"].startswith("exec dramatiq actors ")
+    assert procfile()["worker"].startswith("exec dramatiq-gevent actors ")
     assert procfile()["bridge"] == "exec python -m bridge"
 
 
@@ -51,7 +51,7 @@ def test_processes_and_threads_come_from_the_environment_with_visible_defaults()
     """The shell expands them, as Heroku and honcho start commands through one."""
     command = procfile()["worker"].removeprefix("exec ")
     for environment, expected in (
-        ({}, "2 --threads 16"),
+        ({}, "2 --threads 50"),
         ({"WORKER_PROCESSES": "5", "WORKER_THREADS": "3"}, "5 --threads 3"),
     ):
         shown = subprocess.run(
@@ -62,7 +62,7 @@ def test_processes_and_threads_come_from_the_environment_with_visible_defaults()
 
 def test_the_image_and_the_procfile_start_the_same_worker():
     """One command, wherever it runs."""
-    (command,) = re.findall(r'^CMD \["sh", "-c", "(exec dramatiq .*)"\]$', text("Dockerfile"), re.MULTILINE)
+    (command,) = re.findall(r'^CMD \["sh", "-c", "(exec dramatiq-gevent .*)"\]$', text("Dockerfile"), re.MULTILINE)
     assert command == procfile()["worker"]
 
 

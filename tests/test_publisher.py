@@ -15,6 +15,7 @@ from gateway import amqp
 from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
 from gateway.publisher import Publisher
 from gateway.window import Window
+from tests.clock import Clock
 from tests.rabbitmq_server import RabbitmqServer
 
 pytestmark = pytest.mark.rabbitmq
@@ -257,12 +258,13 @@ def test_a_publish_without_a_server_ends_at_its_deadline():
 
 def test_what_is_on_its_way_is_bounded():
     """The one too many waits for its place, within its deadline; a place is free again when a message expires."""
-    window = Window(messages=2, size=100)
-    with publishing("amqp://guest:guest@127.0.0.1:1/", window=window) as publisher:
+    window, clock = Window(messages=2, size=100), Clock(0.0)
+    with publishing("amqp://guest:guest@127.0.0.1:1/", window=window, clock=clock) as publisher:
         first = [publisher.submit("q", b"body", properties(), timeout_s=1) for _ in range(2)]
         with pytest.raises(ConnectionLost):
             publisher.publish("q", b"body", properties(), timeout_s=0.1)
         assert not any(future.done() for future in first)
+        clock.advance(2)
         last = publisher.submit("q", b"body", properties(), timeout_s=20)  # waits until the first ones have expired
         assert any(future.done() for future in first)
         assert not last.done()

@@ -1,7 +1,7 @@
 """What may leave the process: no secret, no prompt, one line."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import redaction
@@ -51,12 +51,13 @@ def test_an_ordinary_sentence_stays_as_it_is(text):
     assert redact(text) == text
 
 
+@settings(deadline=None)  # a machine that stands still for a moment has found nothing
 @given(pattern=st.sampled_from(redaction._SECRETS), data=st.data())
 def test_no_secret_is_missed_by_the_quick_look(pattern, data):
     """The look that spares most texts the patterns finds whatever one of them finds."""
     found = data.draw(st.from_regex(pattern))
     if pattern.search(found):
-        assert redaction._MAY_HOLD_SECRETS.search(found)
+        assert redaction._may_hold_secrets(found)
 
 
 def test_a_given_secret_is_masked_in_every_spelling():

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import StoreUnavailable
-from gateway.state_file import SCHEMA, VERSION, StateFile
+from gateway.state_file import StateFile
+from gateway.state_schema import COUNTING, SCHEMA, VERSION
+from tests.system.stack import wait_until
 
 
 @pytest.fixture
@@ -43,8 +45,29 @@ def test_only_the_owner_reads_it(file: StateFile):
     file.path.touch(mode=0o666)
     count(file)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in file.path.parent.iterdir()}
-    assert len(modes) == 3
+    assert len(modes) == 4
     assert set(modes.values()) == {0o600}
+
+
+def test_writers_wait_for_one_of_another_process_outside_of_sqlite(file: StateFile, monkeypatch: pytest.MonkeyPatch):
+    """Its write takes microseconds, and SQLite would sleep for a millisecond at least."""
+    monkeypatch.setattr("gateway.state_file.QUEUE_S", 60.0)
+    count(file)
+    with file.path.with_name("state.sqlite3-queue").open("w") as queue, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        written = pool.submit(count, file)
+        assert wait([written], timeout=0.2).not_done
+        fcntl.flock(queue, fcntl.LOCK_UN)
+        assert written.result(10) == 2
+
+
+def test_a_frozen_process_holds_no_writer_for_long(file: StateFile, monkeypatch: pytest.MonkeyPatch):
+    """Who keeps writers apart is SQLite: the queue before it is a courtesy."""
+    monkeypatch.setattr("gateway.state_file.QUEUE_S", 0.05)
+    count(file)
+    with file.path.with_name("state.sqlite3-queue").open("w") as queue:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        assert count(file) == 2
 
 
 def test_a_failed_transaction_leaves_nothing(file: StateFile):
@@ -82,7 +105,12 @@ def test_a_file_that_was_removed_is_made_again(file: StateFile):
 def test_a_file_of_an_earlier_form_is_brought_up_to_date(tmp_path: Path):
     """With what it holds: an update of the worker forgets no answer."""
     path = tmp_path / "state.sqlite3"
-    earlier = SCHEMA.replace(" hop INTEGER,", "").replace(f"user_version = {VERSION}", "user_version = 1")
+    earlier = (
+        SCHEMA.replace(" hop INTEGER,", "")
+        .replace(", used INTEGER DEFAULT 0", "")
+        .replace(COUNTING, "")
+        .replace(f"user_version = {VERSION}", "user_version = 1")
+    )
     with closing(sqlite3.connect(path)) as db:
         db.executescript(earlier)
         db.execute("INSERT INTO ledger VALUES ('r-1', 'd', 1, 't', 'a', 0.0, 'm-1', 0, 0, 9e9, 'An answer')")
@@ -200,3 +228,35 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path):
     tmp_path.chmod(0o500)
     with pytest.raises(StoreUnavailable, match="this user may write"):
         count(StateFile(tmp_path / "state.sqlite3"))
+
+
+def carried_over(file: StateFile, folder: Path) -> int:
+    """The number of `count`, as far as it is in the file itself and not only in its log."""
+    alone = folder / "alone.sqlite3"
+    alone.write_bytes(file.path.read_bytes())
+    with closing(sqlite3.connect(alone)) as connection:
+        try:
+            return int(connection.execute("SELECT turn FROM clock").fetchone()[0])
+        except sqlite3.Error:  # nothing of it yet, or half a page
+            return 0
+
+
+def test_the_log_is_carried_over_beside_the_writers(file: StateFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Now and then, by nobody who has a request to answer."""
+    monkeypatch.setattr("gateway.state_file.CHECKPOINT_WRITES", 50)
+    for _ in range(49):
+        count(file)
+    assert carried_over(file, tmp_path) == 0
+    count(file)
+    wait_until(lambda: carried_over(file, tmp_path) == 50, what="fifty writes in the file")
+
+
+def test_a_write_needs_no_thread_for_the_log(file: StateFile, monkeypatch: pytest.MonkeyPatch):
+    """A machine may have none left; the log then is carried over by a writer, later."""
+
+    def start(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("gateway.state_file.CHECKPOINT_WRITES", 1)
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    assert [count(file), count(file)] == [1, 2]

@@ -192,6 +192,21 @@ def test_a_call_sends_the_payload_and_the_key_and_returns_the_answer(serve, tran
     assert json.loads(body) == {"prompt": PROMPT}
 
 
+def test_head_and_body_leave_together(serve, transport):
+    """In one packet: the server is woken once, with all that it needs."""
+    packets: list[bytes] = []
+
+    def behave(server: Server, connection: socket.socket) -> None:
+        packets.append(connection.recv(65536))
+        connection.sendall(OK)
+
+    transport.send(outgoing(serve(behave).url), deadline_s=AMPLE_S)
+
+    head, _, body = packets[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1 HTTP/1.1\r\n")
+    assert body
+
+
 def test_a_call_without_a_payload_is_a_get(serve, transport):
     """As for `GET /key`."""
     server = serve(answering(OK))
@@ -322,12 +337,12 @@ def test_a_late_deadline_spares_the_connection_in_the_pool(serve):
     server = serve(answering(OK))
     call = Call(AMPLE_S)
     token = current_call.set(call)
-    with requests.Session() as session:
-        session.mount("http://", DeadlineAdapter(pool_size=1))
-        session.get(server.url)
+    request = requests.Request("GET", server.url).prepare()
+    with contextlib.closing(DeadlineAdapter(pool_size=1)) as adapter:
+        assert adapter.send(request).content == b"{}"
         call.expire()
         current_call.reset(token)
-        session.get(server.url)
+        assert adapter.send(request).content == b"{}"
 
     assert not call.expired
     assert server.connections == 1

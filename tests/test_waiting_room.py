@@ -27,6 +27,7 @@ class DelayQueues:
         self.settled: list[tuple[str, int]] = []
         self.missing: set[str] = set()
         self.is_open = True
+        self._impl = self  # pika's channel below the blocking one: acks go there
 
     def channel(self) -> "DelayQueues":
         self.is_open = True
@@ -45,7 +46,7 @@ class DelayQueues:
     def basic_ack(self, delivery_tag: int) -> None:
         self.settled.append(("ack", delivery_tag))
 
-    def basic_nack(self, delivery_tag: int, *, requeue: bool) -> None:
+    def basic_nack(self, delivery_tag: int, *, requeue: bool = True) -> None:
         self.settled.append(("requeue" if requeue else "drop", delivery_tag))
 
 

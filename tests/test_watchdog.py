@@ -85,16 +85,27 @@ def test_a_call_that_expires_before_it_has_a_connection_loses_the_one_it_gets(pa
     assert not is_open(*pair)
 
 
-def test_finishing_gives_the_descriptor_back(pair):
+def test_a_connection_keeps_its_handle_when_the_call_is_over(pair):
+    """It is for the next call on it, too."""
+    call = Call(FAR_S)
+    call.attach(pair[0])
+    call.finish()
+
+    assert pair[0].fileno() != -1
+
+
+def test_a_call_closes_the_handle_of_a_connection_that_was_closed_before_it(pair):
     """A call leaks nothing, finished once or twice."""
     call = Call(FAR_S)
     call.attach(pair[0])
-    assert call.attached
+    assert call.adopt(pair[0])
+    assert pair[0].fileno() != -1
 
     call.finish()
     call.finish()
 
-    assert not call.attached
+    assert pair[0].fileno() == -1
+    assert not call.adopt(pair[0])
 
 
 def test_a_peer_that_was_faster_is_no_error(pair):

@@ -142,9 +142,12 @@ class KeyPool:
             for row in self._store.status(self._ring)
         ]
 
-    def clear(self, digest: str) -> None:
-        """End the rest of the key with this digest, and that of its account; a key that does not rest is no error."""
-        self._store.clear(self._ring, digest)
+    def clear(self, digest: str, reason: str | None = None) -> None:
+        """End the rest of the key with this digest, and that of its account; a key that does not rest is no error.
+
+        With `reason`, a rest for another reason goes on.
+        """
+        self._store.clear(self._ring, digest, reason)
 
     def learn(self, accounts: Mapping[str, str]) -> None:
         """Take keys, by digest, for one account where `accounts` has the same name for them; a label goes before it."""

@@ -11,6 +11,9 @@ from gateway.errors import AuthenticationFailed, ProviderError, StoreUnavailable
 from gateway.keys.pool import KeyPool
 from gateway.secrets import ApiKey
 
+#: Why a key rests that the provider does not know: a 401 that is about nothing else. The one rest that a probe ends.
+UNKNOWN_KEY = "http_401"
+
 #: Seconds from a refusal to the first probe, and from each probe to the next; the last one repeats.
 PAUSES_S = (5.0, 15.0, 30.0, 60.0, 300.0)
 
@@ -28,8 +31,9 @@ Ask = Callable[[ApiKey], object]
 class Prober:
     """Ends the rest of a refused key as soon as `ask(key)` is accepted; one thread, started with the first suspect.
 
-    Nothing waits for it, and without it rests end by themselves, later. `ask` raises AuthenticationFailed for a key
-    that is still refused, another ProviderError where nothing was learnt. Thread-safe.
+    A rest for another reason goes on; of two that the key itself has had, only the longer one is known. Nothing waits
+    for it, and without it rests end by themselves, later. `ask` raises AuthenticationFailed for a key that is still
+    refused, another ProviderError where nothing was learnt. Thread-safe.
     """
 
     def __init__(self, pool: KeyPool, ask: Ask, *, pauses_s: tuple[float, ...] = PAUSES_S) -> None:
@@ -99,8 +103,8 @@ class Prober:
         except ProviderError as error:
             logger.info("Key %s could not be probed: %s", key, error)
             return self._pauses_s[-1]
-        self._pool.clear(key.digest)
-        logger.info("Key %s is accepted again: its rest is over", key)
+        self._pool.clear(key.digest, UNKNOWN_KEY)
+        logger.info("Key %s is accepted again: it no longer rests for having been refused", key)
         return None
 
     def _refused(self, key: ApiKey) -> float:

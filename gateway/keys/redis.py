@@ -46,9 +46,9 @@ class RedisKeyStore:
     def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
         self._run(scripts.COOL, ring, subject, microseconds(rest.seconds), rest.kind, rest.source, rest.reason)
 
-    def clear(self, ring: Ring, digest: str) -> None:
+    def clear(self, ring: Ring, digest: str, reason: str | None = None) -> None:
         accounts = [m.account for m in ring.members if m.digest == digest and m.account is not None]
-        self._run(scripts.CLEAR, ring, key_subject(digest), *map(account_subject, accounts))
+        self._run(scripts.CLEAR, ring, reason or "", key_subject(digest), *map(account_subject, accounts))
 
     def ready_in_s(self, ring: Ring, model: str | None) -> float:
         if not ring.members:

@@ -158,12 +158,15 @@ return {}
 """
 )
 
-#: 3 and on: subjects.
+#: 3 reason, '' for any, 4 and on: subjects.
 CLEAR = (
     STEP
     + """
-for i = 3, #ARGV do redis.call('DEL', P .. 'rest:' .. ARGV[i]) end
-for i = 3, #ARGV do place_all(ARGV[i]) end
+for i = 4, #ARGV do
+  local rest = P .. 'rest:' .. ARGV[i]
+  if ARGV[3] == '' or ARGV[3] == redis.call('HGET', rest, 'reason') then redis.call('DEL', rest) end
+end
+for i = 4, #ARGV do place_all(ARGV[i]) end
 keep_time()
 return {}
 """

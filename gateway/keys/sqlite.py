@@ -38,6 +38,16 @@ ON CONFLICT (digest) DO UPDATE SET seen_at = excluded.seen_at,
 """
 
 
+#: Each statement costs more than what it does: a transaction begins with all that it needs to know.
+OPENING = "SELECT latest, offset, (SELECT seen_at FROM rings WHERE ring = ?) FROM clock"
+
+#: Keys that may be used at a moment, least recently used first.
+IN_TURN = "SELECT digest, ready_at, rests_until, refused, used FROM keys WHERE ready_at <= ? ORDER BY turn, id"
+
+#: What is known of a key, in the order of `_State.columns`.
+NOTE = "window_until = ?, rests_until = ?, refused = ?, ready_at = ? WHERE digest = ?"
+
+
 class SqliteKeyStore:
     """Keeps the contract of `KeyStore` for the processes of one machine, across restarts."""
 
@@ -49,11 +59,12 @@ class SqliteKeyStore:
             step.enrol()
             if step.rest_ends(model_subject(model)) > step.now:
                 return step.blocked(model)
-            while (digest := step.next_in_turn()) is not None:
-                # What other settings have counted is checked against ours; it is settled one way or the other here.
-                if step.refresh(digest) <= step.now:
-                    step.use(digest, lease)
+            while (found := step.next_in_turn()) is not None:
+                digest, ready_at, state = found
+                if state.ready_at <= step.now:
+                    step.use(digest, lease, state, was_ready_at=ready_at)
                     return Granted(digest, step.now)
+                step.note(digest, state)
             return step.blocked(model)
 
     def cancel(self, ring: Ring, digest: str, lease: str) -> None:
@@ -72,10 +83,10 @@ class SqliteKeyStore:
             step.enrol()
             step.cool(subject, rest)
 
-    def clear(self, ring: Ring, digest: str) -> None:
+    def clear(self, ring: Ring, digest: str, reason: str | None = None) -> None:
         with self._step(ring) as step:
             for subject in step.subjects(digest):
-                step.end_rest(subject)
+                step.end_rest(subject, reason)
 
     def ready_in_s(self, ring: Ring, model: str | None) -> float:
         with self._look(ring) as step:
@@ -92,7 +103,7 @@ class SqliteKeyStore:
     def _step(self, ring: Ring) -> Iterator["_Step"]:
         with self._file.transaction() as db:
             # The time is read under the write lock, so that records are in the order of their times.
-            step = _Step(db, ring, *_time(db, ring))
+            step = _Step(db, ring, *_opening(db, ring))
             yield step
             step.keep_time()
 
@@ -104,27 +115,48 @@ class SqliteKeyStore:
             with self._step(ring):
                 pass  # notes where time goes on from: it would stand still for somebody who only looks
         with self._file.snapshot() as db:
-            yield _Step(db, ring, *_time(db, ring))
+            yield _Step(db, ring, *_opening(db, ring))
 
 
-def _time(db: sqlite3.Connection, ring: Ring) -> tuple[float, float]:
-    """Now, and what was added to the clock for it: the store's time never goes back, whatever the clock does.
+def _opening(db: sqlite3.Connection, ring: Ring) -> tuple[float, float, float | None]:
+    """Now, what was added to the clock for it, and when the ring was last looked at closely.
 
-    After a clock was set back the store's time goes on from where it was, so every window and rest keeps its length.
+    The store's time never goes back, whatever the clock does: after a clock was set back it goes on from where it was,
+    so every window and rest keeps its length.
     """
-    latest, offset = db.execute("SELECT latest, offset FROM clock").fetchone()
+    latest, offset, seen_at = db.execute(OPENING, (ring.id,)).fetchone()
     clock = (ring.clock or time.time)()
     if clock + offset < latest:
         offset = latest - clock
-    return max(latest, clock + offset), offset
+    return max(latest, clock + offset), offset, seen_at
 
 
 def _is_set_back(db: sqlite3.Connection, ring: Ring) -> bool:
     (offset,) = db.execute("SELECT offset FROM clock").fetchone()
-    return bool(_time(db, ring)[1] != offset)
+    return bool(_opening(db, ring)[1] != offset)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Until when a key is kept by its window, by a rest of itself or its account, and by its calls in flight."""
+
+    window_until: float
+    rests_until: float
+    refused: bool
+    flights_until: float
+    used: int
+
+    @property
+    def ready_at(self) -> float:
+        return max(self.window_until, self.rests_until, self.flights_until)
+
+    @property
+    def columns(self) -> tuple[float, float, bool, float]:
+        """As they are stored: window_until, rests_until, refused, ready_at."""
+        return self.window_until, self.rests_until, self.refused, self.ready_at
+
+
+@dataclass(frozen=True, slots=True)
 class _Step:
     """One transaction, at one moment."""
 
@@ -132,14 +164,15 @@ class _Step:
     ring: Ring
     now: float
     offset: float
+    seen_at: float | None
 
     def keep_time(self) -> None:
-        self.db.execute("UPDATE clock SET latest = ?, offset = ?", (self.now, self.offset))
+        # Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
+        self.db.execute("UPDATE clock SET latest = ?, offset = ?, turn = turn + 1", (self.now, self.offset))
 
     def enrol(self) -> None:
         """Have a row for every key of the ring; looked at closely once an hour."""
-        seen = self.db.execute("SELECT seen_at FROM rings WHERE ring = ?", (self.ring.id,)).fetchone()
-        if seen is not None and self.now - seen[0] < SEEN_EVERY_S:
+        if self.seen_at is not None and self.now - self.seen_at < SEEN_EVERY_S:
             return
         self.db.execute("REPLACE INTO rings VALUES (?, ?)", (self.ring.id, self.now))
         for member in self.ring.members:
@@ -147,38 +180,55 @@ class _Step:
             self.refresh(member.digest)
         self._forget()
 
-    def next_in_turn(self) -> str | None:
-        """The least recently used key of the ring that may be used now."""
-        if self._first_ready_at() > self.now:
-            return None
-        rows = self.db.execute("SELECT digest FROM keys WHERE ready_at <= ? ORDER BY turn, id", (self.now,))
-        return self._first_member(rows)
+    def next_in_turn(self) -> tuple[str, float, "_State"] | None:
+        """The least recently used key of the ring, which is enrolled, that may be used now as far as its row says.
 
-    def use(self, digest: str, lease: str) -> None:
-        self.db.execute("DELETE FROM uses WHERE digest = ? AND at <= ?", (digest, self.now - self.ring.window_s))
+        Its window is looked up where its uses could fill it: other settings may have counted for a shorter one.
+        """
+        if self._first_ready_at() > self.now:
+            return None  # found out at once, where the search below would go through a thousand keys that rest
+        for digest, ready_at, rests_until, refused, used in self.db.execute(IN_TURN, (self.now,)):
+            if digest in self.ring.digests:
+                window_until = self._window_until(digest, used)
+                return digest, ready_at, _State(window_until, rests_until, refused, self._flights_until(digest), used)
+        return None
+
+    def use(self, digest: str, lease: str, state: "_State", *, was_ready_at: float) -> None:
+        used = state.used + 1 - self._prune(digest, state.used)
         self.db.execute("INSERT INTO uses VALUES (?, ?, ?)", (digest, self.now, lease))
         if self.ring.max_in_flight:
             self.db.execute("DELETE FROM flights WHERE digest = ? AND ends_at <= ?", (digest, self.now))
             self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.ring.flight_s, lease))
-        # Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
-        self.db.execute("UPDATE clock SET turn = turn + 1")
-        self.db.execute("UPDATE keys SET turn = (SELECT turn FROM clock) WHERE digest = ?", (digest,))
-        self.refresh(digest)
+        window_until, flights_until = self._window_until(digest, used), self._flights_until(digest)
+        ready_at = max(window_until, state.rests_until, flights_until)
+        # The indexes of what is not set are not written, and most uses fill no window.
+        moved, values = (", ready_at = ?", (ready_at,)) if ready_at != was_ready_at else ("", ())
+        turn = "turn = (SELECT turn + 1 FROM clock)"
+        self.db.execute(f"UPDATE keys SET {turn}{moved} WHERE digest = ?", (*values, digest))  # noqa: S608 - ours
+
+    def _prune(self, digest: str, used: int) -> int:
+        """Forget uses that no window holds any more, now and then and when they could fill one; returns how many."""
+        if used < self.ring.limit and used % PRUNE_ROWS:
+            return 0
+        ended = (digest, self.now - self.ring.window_s)
+        return self.db.execute("DELETE FROM uses WHERE digest = ? AND at <= ?", ended).rowcount
 
     def forget(self, table: Literal["uses", "flights"], digest: str, lease: str) -> None:
         self.db.execute(f"DELETE FROM {table} WHERE digest = ? AND lease = ?", (digest, lease))  # noqa: S608 - ours
 
-    def refresh(self, digest: str) -> float:
-        """Work out anew when the key may be used next, and return it."""
-        window_until = self._window_until(digest)
+    def refresh(self, digest: str) -> None:
+        """Work out anew when the key may be used next."""
+        self.note(digest, self.state(digest))
+
+    def state(self, digest: str) -> "_State":
+        """What keeps the key from being used, and until when."""
         rest = self._rest_of(digest)
         rests_until, refused = (rest[0], rest[1] == Kind.REFUSED) if rest is not None else (0.0, False)
-        ready_at = max(window_until, rests_until, self._flights_until(digest))
-        self.db.execute(
-            "UPDATE keys SET window_until = ?, rests_until = ?, refused = ?, ready_at = ? WHERE digest = ?",
-            (window_until, rests_until, refused, ready_at, digest),
-        )
-        return ready_at
+        (used,) = self.db.execute("SELECT used FROM keys WHERE digest = ?", (digest,)).fetchone() or (0,)
+        return _State(self._window_until(digest, used), rests_until, refused, self._flights_until(digest), used)
+
+    def note(self, digest: str, state: "_State") -> None:
+        self.db.execute(f"UPDATE keys SET {NOTE}", (*state.columns, digest))  # noqa: S608 - ours
 
     def cool(self, subject: str, rest: Rest) -> None:
         self.db.execute(
@@ -193,8 +243,8 @@ class _Step:
             (self.now, PRUNE_ROWS),
         )
 
-    def end_rest(self, subject: str) -> None:
-        self.db.execute("DELETE FROM cooldowns WHERE subject = ?", (subject,))
+    def end_rest(self, subject: str, reason: str | None) -> None:
+        self.db.execute("DELETE FROM cooldowns WHERE subject = ?1 AND reason = ifnull(?2, reason)", (subject, reason))
         self._refresh_all(subject)
 
     def subjects(self, digest: str) -> tuple[str, ...]:
@@ -212,7 +262,8 @@ class _Step:
 
     def ready_in_s(self, model: str | None) -> float:
         model_ready_at = self.rest_ends(model_subject(model)) if model is not None else 0.0
-        return max(0.0, max(self._first_ready_at(), model_ready_at) - self.now)
+        first_ready_at = 0.0 if self._is_new() else self._first_ready_at()
+        return max(0.0, max(first_ready_at, model_ready_at) - self.now)
 
     def status(self, digest: str) -> MemberStatus:
         since = self.now - self.ring.window_s
@@ -222,11 +273,13 @@ class _Step:
         if row is not None and row[0] > self.now:
             rest = Rest(row[0] - self.now, Kind(row[1]), Source(row[2]), row[3])
         rests_until = row[0] if row is not None else 0.0
-        ready_at = max(self._window_until(digest), rests_until, self._flights_until(digest))
+        ready_at = max(self._window_until(digest, used), rests_until, self._flights_until(digest))
         return MemberStatus(digest, used, max(0.0, ready_at - self.now), rest, self._in_flight(digest))
 
-    def _window_until(self, digest: str) -> float:
-        """When the window of the key has a place again; in the past when it has one."""
+    def _window_until(self, digest: str, used: int) -> float:
+        """When the window of a key with so many uses has a place again; in the past when it has one."""
+        if used < self.ring.limit:
+            return 0.0
         row = self.db.execute(
             "SELECT at FROM uses WHERE digest = ? ORDER BY at DESC LIMIT 1 OFFSET ?", (digest, self.ring.limit - 1)
         ).fetchone()
@@ -271,8 +324,6 @@ class _Step:
                 self.refresh(digest)
 
     def _first_ready_at(self) -> float:
-        if self._is_new():
-            return 0.0
         for digest, ready_at in self.db.execute("SELECT digest, ready_at FROM keys ORDER BY ready_at"):
             if digest in self.ring.digests:
                 return float(ready_at)

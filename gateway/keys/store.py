@@ -135,8 +135,8 @@ class KeyStore(Protocol):
     def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
         """Rest a key, an account or a model; a longer rest that runs already stays as it is."""
 
-    def clear(self, ring: Ring, digest: str) -> None:
-        """End the rest of a key and of its account."""
+    def clear(self, ring: Ring, digest: str, reason: str | None = None) -> None:
+        """End the rest of a key and of its account; with `reason`, only a rest that has this one."""
 
     def ready_in_s(self, ring: Ring, model: str | None) -> float:
         """Seconds until some key may be used, 0.0 when one may be now; changes nothing."""

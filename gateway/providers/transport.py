@@ -5,19 +5,21 @@ blocks, so that they carry no foreign exception and no request object, not even 
 carries (`Payload`, `KeyHeader`) has no printable content.
 """
 
-import contextlib
+import functools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import requests
 from pydantic import SecretStr
 from requests.auth import AuthBase
+from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError
+from urllib3.exceptions import TimeoutError as TransportTimeout
 
 from gateway.errors import ErrorCode, UpstreamFailed
 from gateway.providers.connections import DeadlineAdapter, current_call
@@ -29,7 +31,7 @@ from gateway.secrets import ApiKey
 #: below RabbitMQ's limit of 16 MiB for the envelope that it becomes part of.
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
 #: At least the number of threads that share the transport; a spare place costs nothing.
-POOL_SIZE: Final = 64
+POOL_SIZE: Final = 1024
 
 #: Of every call. Compression saves nothing that counts and would let a small body grow.
 _HEADERS: Final[Mapping[str, str | bytes]] = {
@@ -37,7 +39,6 @@ _HEADERS: Final[Mapping[str, str | bytes]] = {
     "Accept-Encoding": "identity",
     "User-Agent": "gemini-openrouter-worker",
 }
-_CHUNK_BYTES = 64 * 1024
 #: What requests, urllib3 and http.client raise. ValueError: a header that is not one, its value in the text.
 _FAULTS = (requests.RequestException, HTTPError, HTTPException, OSError, ValueError)
 _TUNNEL_STATUS = re.compile(r"Tunnel connection failed: (\d{3})")
@@ -85,7 +86,9 @@ class Outgoing:
 
     @property
     def all_headers(self) -> dict[str, str | bytes]:
-        content = {} if self.payload is None else {"Content-Type": "application/json"}
+        if self.payload is None:
+            return {**_HEADERS, **self.headers}
+        content = {"Content-Type": "application/json", "Content-Length": str(len(self.payload.data))}
         return {**_HEADERS, **content, **self.headers}
 
 
@@ -111,11 +114,17 @@ class Transport:
 
         `reason` of the error is `deadline` (with code TIMEOUT), `network`, `proxy`, `too_large` or `redirect`.
         """
-        with self._watched(deadline_s) as call:
-            try:
-                outcome = self._exchange(outgoing, call)
-            except _FAULTS as fault:
-                outcome = _translate(fault, call)
+        call = Call(deadline_s)
+        token = current_call.set(call)
+        self._watchdog.watch(call)
+        try:
+            outcome = self._exchange(outgoing, call)
+        except _FAULTS as fault:
+            outcome = _translate(fault, call)
+        finally:
+            call.finish()
+            self._watchdog.forget(call)
+            current_call.reset(token)
         if call.expired:  # a body without a length ends like a whole one when its connection is shut down
             outcome = _deadline_passed()
         if isinstance(outcome, UpstreamFailed):
@@ -127,39 +136,38 @@ class Transport:
         self._watchdog.stop(timeout_s=1.0)
         self._adapter.close()
 
-    @contextlib.contextmanager
-    def _watched(self, deadline_s: float) -> Iterator[Call]:
-        call = Call(deadline_s)
-        token = current_call.set(call)
-        self._watchdog.watch(call)
-        try:
-            yield call
-        finally:
-            call.finish()
-            self._watchdog.forget(call)
-            current_call.reset(token)
-
     def _exchange(self, outgoing: Outgoing, call: Call) -> Answer | UpstreamFailed:
-        prepared = requests.Request(
-            outgoing.method, outgoing.url, data=outgoing.body, headers=outgoing.all_headers, auth=outgoing.auth
-        ).prepare()
         with self._adapter.send(
-            prepared, stream=True, timeout=call.remaining_s, verify=True, proxies=self._proxies()
+            _prepared(outgoing), stream=True, timeout=call.remaining_s, verify=True, proxies=self._proxies()
         ) as response:
             return _refusal(response.status_code) or self._read(response)
 
     def _read(self, response: requests.Response) -> Answer | UpstreamFailed:
-        body = bytearray()
-        for chunk in response.iter_content(_CHUNK_BYTES):
-            body += chunk
-            if len(body) > self._max_body_bytes:
-                return _failed("too_large", f"sent more than {self._max_body_bytes} bytes", response.status_code)
-        return Answer(response.status_code, response.headers, bytes(body))
+        body: bytes = response.raw.read(self._max_body_bytes + 1, decode_content=True)
+        if len(body) > self._max_body_bytes:
+            return _failed("too_large", f"sent more than {self._max_body_bytes} bytes", response.status_code)
+        return Answer(response.status_code, response.headers, body)
 
     def _proxies(self) -> dict[str, str]:
         if self._proxy is None:
             return {}
         return dict.fromkeys(("http", "https"), self._proxy.get_secret_value())
+
+
+def _prepared(outgoing: Outgoing) -> requests.PreparedRequest:
+    """As requests would prepare it, with the work on the URL done once."""
+    prepared = requests.PreparedRequest()
+    prepared.method, prepared.url, prepared.body = outgoing.method, _quoted(outgoing.url), outgoing.body
+    prepared.headers = CaseInsensitiveDict()
+    prepared.headers.update(cast("Mapping[str, str]", outgoing.all_headers))  # requests takes bytes, its types do not
+    if outgoing.auth is not None:
+        outgoing.auth(prepared)
+    return prepared
+
+
+@functools.lru_cache(maxsize=256)
+def _quoted(url: str) -> str | None:
+    return requests.Request("POST", url).prepare().url
 
 
 def _refusal(status: int) -> UpstreamFailed | None:
@@ -171,7 +179,7 @@ def _refusal(status: int) -> UpstreamFailed | None:
 
 
 def _translate(fault: BaseException, call: Call) -> UpstreamFailed:
-    if isinstance(fault, requests.Timeout) or call.expired or not call.remaining_s:
+    if isinstance(fault, requests.Timeout | TransportTimeout) or call.expired or not call.remaining_s:
         return _deadline_passed()
     cause = _innermost(fault)
     refused = _TUNNEL_STATUS.search(str(cause))

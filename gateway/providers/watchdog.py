@@ -5,8 +5,8 @@ to keep the connection alive, holds the caller for ever. Shutting the socket dow
 on it (TLS handshake, send, headers, body) with an end of file or an error.
 """
 
+import _socket
 import contextlib
-import os
 import socket
 import threading
 import time
@@ -22,27 +22,27 @@ class Call:
         self.deadline = time.monotonic() + timeout_s
         self.expired = False
         self._over = False
-        self._handle: socket.socket | None = None
+        self._handle: _socket.socket | None = None
+        self._owner = False  # of the handle: its connection was closed before its answer was read
         self._lock = threading.Lock()
 
     @property
     def remaining_s(self) -> float:
         return max(self.deadline - time.monotonic(), 0.0)
 
-    @property
-    def attached(self) -> bool:
-        return self._handle is not None
-
-    def attach(self, sock: socket.socket) -> None:
-        """From now on the deadline ends this connection; at once when it has passed."""
-        # A duplicate of the descriptor: wrapping a socket in TLS detaches the object that we were given, and a closed
-        # descriptor's number may belong to another connection by the time of the shutdown.
-        handle = socket.socket(fileno=os.dup(sock.fileno()))
+    def attach(self, handle: _socket.socket) -> None:
+        """From now on the deadline ends the connection of this handle, which stays the connection's own."""
         with self._lock:
             self._release()
             self._handle = handle
             if self.expired:
                 self._shut_down()
+
+    def adopt(self, handle: _socket.socket) -> bool:
+        """The connection gives its handle up: the call closes it when it is over; False when it has nothing to do."""
+        with self._lock:
+            self._owner = handle is self._handle
+            return self._owner
 
     def expire(self) -> None:
         """End the call's connection, if the call is not over."""
@@ -64,9 +64,9 @@ class Call:
             self._release()
 
     def _release(self) -> None:
-        if self._handle is not None:
+        if self._handle is not None and self._owner:
             self._handle.close()
-            self._handle = None
+        self._handle, self._owner = None, False
 
 
 class Watchdog:
@@ -74,7 +74,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._calls: set[Call] = set()
-        self._changed = threading.Condition()
+        self._changed = threading.Condition(threading.Lock())
         self._wakes_at = float("inf")
         self._stopping = False
         self._thread: threading.Thread | None = None

@@ -61,7 +61,10 @@ def stop_app(where: Where) -> None:
 
 
 def kill_rabbitmq(where: Where) -> None:
-    """Not right after a queue was declared: RabbitMQ 3.10 can forget it then, with what it has confirmed in it."""
+    """Not right after a queue was declared: RabbitMQ 3.10 can forget it then, with what it has confirmed in it.
+
+    It is the worker that declares queues, so it stands still until the kill; the others go on.
+    """
     names = where.node.queues(where.arena.direct.url).keys()
     since = time.monotonic()
 
@@ -72,13 +75,12 @@ def kill_rabbitmq(where: Where) -> None:
             names, since = now, time.monotonic()
         return time.monotonic() - since > QUEUE_IS_SAFE_S
 
-    with suppress(AssertionError):  # new ones all the time
+    where.arena.pause("worker")
+    try:
         wait_until(unchanged, timeout_s=20, what="no new queue")
-        _kill_rabbitmq(where)
-
-
-def _kill_rabbitmq(where: Where) -> None:
-    where.node.kill()
+        where.node.kill()
+    finally:
+        where.arena.resume("worker")
     where.wait(0, 1)
     where.node.start_server()
 
@@ -109,13 +111,18 @@ def full_callback_queue(where: Where) -> None:
     where.node.api("DELETE", f"policies/{vhost}/full")
 
 
-def no_permission(where: Where) -> None:
+def no_permission(where: Where, *, seconds: tuple[float, float] = (1, 3)) -> None:
     """The user may write nowhere; channels that are open keep what they may do, so they are closed."""
     url = where.arena.direct.url
     where.node.permit(url, user=USER, write="^$")
     where.node.close_connections(url)
-    where.wait(1, 3)
+    where.wait(*seconds)
     where.node.permit(url, user=USER)
+
+
+def no_permission_for_long(where: Where) -> None:
+    """Until the worker consumes again, three seconds later, and makes calls whose answers it may not publish."""
+    no_permission(where, seconds=(6, 7))
 
 
 def delete_request_queue(where: Where) -> None:

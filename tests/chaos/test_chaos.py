@@ -6,7 +6,7 @@ import pytest
 
 from fake_openrouter.client import FakeClient
 from tests.chaos.__main__ import HEADER, attempt, line
-from tests.chaos.faults import freeze_rabbitmq, no_permission
+from tests.chaos.faults import no_permission_for_long
 from tests.chaos.node import ChaosNode
 from tests.chaos.round import Plan, play
 
@@ -31,6 +31,6 @@ def test_a_worker_that_acks_whatever_happens_is_found_out(
     chaos_node: ChaosNode, chaos_fake: FakeClient, tmp_path: Path
 ):
     """With the settlement of stock job systems an answer that RabbitMQ refuses, for a moment, is lost."""
-    plan = Plan(1, (no_permission, freeze_rabbitmq, no_permission, no_permission))
+    plan = Plan(1, (no_permission_for_long, no_permission_for_long))
     verdict = play(plan, chaos_node, chaos_fake, tmp_path, CHAOS_STOCK_SETTLEMENT=1).verdict
     assert any(fault.startswith("lost") for fault in verdict.faults)

@@ -42,12 +42,12 @@ def procfile_command(name: str) -> str:
 class Process:
     """One Procfile process in its own process group, with its output in a file."""
 
-    def __init__(self, name: str, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, name: str, environment: dict[str, str], log: Path, command: str | None = None) -> None:
         self.name = name
         self.log = log
         self._sink = log.open("ab")
         self.popen = subprocess.Popen(
-            procfile_command(name),
+            command or procfile_command(name),
             shell=True,
             cwd=ROOT,
             env=environment,
@@ -114,14 +114,14 @@ class Stack:
         }
         self.processes: list[Process] = []
 
-    def start(self, name: str, **settings: object) -> Process:
+    def start(self, name: str, *, command: str | None = None, **settings: object) -> Process:
         environment = {**self.environment, **{k: str(v) for k, v in settings.items()}}
-        process = Process(name, environment, self.folder / f"{name}-{len(self.processes)}.log")
+        process = Process(name, environment, self.folder / f"{name}-{len(self.processes)}.log", command)
         self.processes.append(process)
         return process
 
-    def start_worker(self, **settings: object) -> Process:
-        worker = self.start("worker", **settings)
+    def start_worker(self, *, command: str | None = None, **settings: object) -> Process:
+        worker = self.start("worker", command=command, **settings)
         processes = int({**self.environment, **settings}["WORKER_PROCESSES"])
         worker.wait_for_output("is ready for action", count=processes)
         return worker

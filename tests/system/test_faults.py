@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 from collections import Counter
 
@@ -55,6 +56,19 @@ def test_what_a_stopping_worker_has_not_started_goes_to_another(make_stack: Make
     stack.start_worker()
     assert len(stack.answers(4)) == 4
     assert Counter(call["prompt"] for call in fake.calls()).most_common(1)[0][1] == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("process", ["worker", "bridge"])
+def test_a_process_that_waits_for_rabbitmq_can_be_stopped(make_stack: MakeStack, process: str, signum: signal.Signals):
+    """F10, F51: somebody has forgotten to start RabbitMQ, and presses Ctrl-C. By itself it would wait for a minute."""
+    stack, _fake = make_stack()
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        waiting = stack.start(process, RABBITMQ_URL=f"amqp://127.0.0.1:{nobody.getsockname()[1]}/")
+        waiting.wait_for_output("trying again", count=6)
+        waiting.signal_group(signum)
+        assert waiting.wait(20) == 0
 
 
 def test_a_call_that_outlasts_the_grace_period_leaves_its_request_in_rabbitmq(make_stack: MakeStack):

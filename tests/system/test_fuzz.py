@@ -9,6 +9,7 @@ from typing import Any
 import pika
 import pytest
 
+from fake_openrouter.client import FakeClient
 from tests.rabbitmq_server import RabbitmqServer, vhost_of
 from tests.system.conftest import MakeStack
 from tests.system.hostile import bodies, forged, properties
@@ -28,7 +29,7 @@ def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_ser
     stack, fake = make_stack(per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
     worker, bridge = stack.start_worker(), stack.start_bridge()
     warm_up(stack)
-    threads, memory = threads_of(worker, bridge), memory_of(worker, bridge)
+    threads, memory = threads_of(bridge), memory_of(worker, bridge)
 
     sent = bodies(SEED)
     publish(stack, sent)
@@ -40,7 +41,8 @@ def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_ser
     assert ends.unlike_an_envelope == []
     assert worker.popen.poll() is None
     assert bridge.popen.poll() is None
-    assert_no_thread_was_lost(threads, worker, bridge)
+    assert_no_thread_was_lost(threads, bridge)
+    assert_every_thread_of_the_worker_makes_a_call(stack, fake)
     for pid, size in memory_of(worker, bridge).items():
         assert size - memory[pid] < GROWTH
     assert stack.depth("hostile.smuggled") == 0
@@ -54,9 +56,9 @@ def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_ser
 def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
     """F3: in each queue that we consume, and in a wait, from which they come back; no call, no thread lost."""
     stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
-    worker, bridge = stack.start_worker(), stack.start_bridge()
+    _, bridge = stack.start_worker(), stack.start_bridge()
     warm_up(stack)
-    threads, calls = threads_of(worker, bridge), len(fake.calls())
+    threads, calls = threads_of(bridge), len(fake.calls())
     rng = random.Random(SEED)
     count = 0
     with stack.channel() as channel:
@@ -68,7 +70,8 @@ def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
     wait_until(lambda: stack.depth("gemini.generate.dead") == count, timeout_s=60, what=f"{count} dead letters")
     assert good_request_is_answered(stack)
     assert len(fake.calls()) == calls + 1
-    assert_no_thread_was_lost(threads, worker, bridge)
+    assert_no_thread_was_lost(threads, bridge)
+    assert_every_thread_of_the_worker_makes_a_call(stack, fake)
 
 
 class Ends:
@@ -132,6 +135,16 @@ def warm_up(stack: Stack) -> None:
 
 def threads_of(*processes: Process) -> dict[int, int]:
     return {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids(*processes)}
+
+
+def assert_every_thread_of_the_worker_makes_a_call(stack: Stack, fake: FakeClient) -> None:
+    """All at the same time. The system knows no threads of a worker on greenlets that could be counted."""
+    threads, before = int(stack.environment["WORKER_THREADS"]), len(fake.calls())
+    fake.script([{"gate": "together"}])
+    stack.publish(*({"request_id": f"t-{n}", "prompt": "Hi", "callback_queue": "good.answers"} for n in range(threads)))
+    assert len(fake.wait_for_calls(before + threads)) == before + threads
+    fake.open_gate("together")
+    stack.answers(threads, queue="good.answers")
 
 
 def assert_no_thread_was_lost(before: dict[int, int], *processes: Process) -> None:

@@ -1,0 +1,47 @@
+"""The worker on greenlets, as the Procfile starts it, and on threads, as plain `dramatiq` does."""
+
+import pytest
+
+from tests.system.conftest import KEYS, MakeStack
+from tests.system.stack import procfile_command, wait_until
+
+pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
+
+LAUNCHERS = ["dramatiq", "dramatiq-gevent"]
+
+
+def command(launcher: str) -> str:
+    return procfile_command("worker").replace("dramatiq-gevent", launcher)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_both_launchers_rotate_keys_and_answer_once(make_stack: MakeStack, launcher: str):
+    """A burst over two processes, one key with a 429: every request has its one answer, from one call."""
+    stack, fake = make_stack(keys=2, WORKER_PROCESSES=2)
+    fake.script([{"key": KEYS[0][-4:], "status": 429, "times": 1}])
+    stack.start_worker(command=command(launcher))
+    stack.start_bridge()
+    stack.publish(*({"request_id": f"r-{number}", "prompt": f"Question {number}"} for number in range(40)))
+
+    answers = stack.answers(40)
+
+    assert sorted(answer["request_id"] for answer in answers) == sorted(f"r-{number}" for number in range(40))
+    assert {answer["status"] for answer in answers} == {"success"}
+    assert len(fake.calls()) == 41
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_both_launchers_drain(make_stack: MakeStack, launcher: str):
+    """Two SIGTERMs to every process with a call under way: it is answered, and the exit code is 0."""
+    stack, fake = make_stack()
+    fake.script([{"delay_s": 3.0}])
+    worker = stack.start_worker(command=command(launcher))
+    stack.start_bridge()
+    stack.publish({"request_id": "r-1", "prompt": "Slow"})
+    wait_until(lambda: len(fake.calls()) == 1, what="the call")
+    for _ in range(2):
+        worker.terminate()
+
+    assert worker.wait() == 0
+    assert [answer["request_id"] for answer in stack.answers(1)] == ["r-1"]
+    assert len(fake.calls()) == 1
