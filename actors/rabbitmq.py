@@ -5,6 +5,7 @@ from typing import Any
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker as StockBroker
 from dramatiq.errors import ConnectionClosed
+from dramatiq.middleware import MiddlewareError
 from pika.exceptions import AMQPError
 
 from actors.consumer import Consumer
@@ -14,6 +15,7 @@ from gateway import amqp
 from gateway.errors import TopologyError
 from gateway.runtime import Runtime
 from gateway.topology import WORK
+from middleware.errors import HookFailed
 from middleware.outbox import message_properties
 
 #: How long a consumer waits for RabbitMQ before Dramatiq makes a new one, in seconds.
@@ -32,6 +34,23 @@ class RabbitmqBroker(StockBroker):
         self.runtime = runtime
         self.encoder = StrictEncoder()
         self.idle_s = 1.0
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """As Dramatiq's, but a hook that fails before the actor fails the delivery.
+
+        Dramatiq swallows what is no `MiddlewareError`, and runs the actor without the hook: without a key's turn, or
+        without an entry in the ledger.
+        """
+        if signal != "process_message":
+            super().emit_before(signal, *args, **kwargs)
+            return
+        for middleware in self.middleware:
+            try:
+                middleware.before_process_message(self, *args, **kwargs)
+            except MiddlewareError:
+                raise
+            except Exception as error:
+                raise HookFailed(f"{type(middleware).__name__} has failed before the actor") from error
 
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
         """Register the queue. It is declared on RabbitMQ with our arguments at boot, and again when it goes missing."""

@@ -75,7 +75,7 @@ class Ledger(Protocol):
     def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
         """Start the work for `lease_s` seconds, unless it runs elsewhere, is answered, or a later copy will do it.
 
-        A lease that has ended is taken over.
+        A lease that has ended is taken over. Superseded is only a delivery of which a later copy is known.
         """
 
     def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:

@@ -1,6 +1,7 @@
 """The ledger of one machine: a table in the SQLite file that its processes share."""
 
 import itertools
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -42,7 +43,7 @@ WHERE NOT answered OR expires_at <= ?9
 """
 
 ENTRY = """
-SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, expires_at
+SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop
 FROM ledger WHERE request_id = ? AND digest = ?
 """
 
@@ -112,38 +113,45 @@ class SqliteLedger:
             ).rowcount
 
     def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
-        now, token = self._clock(), uuid.uuid4().hex
-        claim = {
-            "request_id": work.request_id,
-            "digest": work.digest,
-            "token": token,
-            "delivery": delivery,
-            "hop": hop,
-            "now": now,
-            "lease_ends_at": now + lease_s,
-            # Not touched again by the answer, which is the cheaper for it.
-            "expires_at": now + lease_s + self._ttl_s,
-            "replace_failure": replace_failure,
-        }
-        if self._file.run(CLAIM, claim):
-            return Started(token)
-        return self._entry(work, lease_s) or self._begin(work, delivery, hop, lease_s, replace_failure=replace_failure)
+        token = uuid.uuid4().hex
 
-    def _entry(self, work: Work, lease_s: float) -> Entry | None:
-        """Why work cannot be started; None when it can be by now."""
+        def claim(now: float) -> dict[str, object]:
+            return {
+                "request_id": work.request_id,
+                "digest": work.digest,
+                "token": token,
+                "delivery": delivery,
+                "hop": hop,
+                "now": now,
+                "lease_ends_at": now + lease_s,
+                # Not touched again by the answer, which is the cheaper for it.
+                "expires_at": now + lease_s + self._ttl_s,
+                "replace_failure": replace_failure,
+            }
+
+        if self._file.run(CLAIM, claim(self._clock())):
+            return Started(token)  # as a rule, and in one statement
+        # What is found says something about the moment of the claim only: so both are one transaction, at one time.
         with self._file.transaction() as db:
             now = self._clock()
-            row = db.execute(ENTRY, (work.request_id, work.digest)).fetchone()
-            if row is None:
-                return None
-            answered, envelope, message_id, published, delivery, failure, lease_ends_at, expires_at = row
-            if answered:
-                found = Answered(envelope, message_id, bool(published), delivery, bool(failure))
-                return found if expires_at > now else None
-            if lease_ends_at - now > lease_s:  # longer than any lease: the clock was set back since it began
-                lease_ends_at = now + lease_s
-                db.execute(
-                    "UPDATE ledger SET lease_ends_at = ? WHERE request_id = ? AND digest = ?",
-                    (lease_ends_at, work.request_id, work.digest),
-                )
-            return Running(lease_ends_at - now) if lease_ends_at > now else Superseded()
+            if db.execute(CLAIM, claim(now)).fetchall():
+                return Started(token)
+            return self._found(db, work, delivery, hop, lease_s, now)
+
+    @staticmethod
+    def _found(db: sqlite3.Connection, work: Work, delivery: str, hop: int, lease_s: float, now: float) -> Entry:
+        """Why the work could not be claimed at `now`, in the same transaction."""
+        (answered, envelope, message_id, published, entered, failure, lease_ends_at, entered_hop) = db.execute(
+            ENTRY, (work.request_id, work.digest)
+        ).fetchone()
+        if answered:
+            return Answered(envelope, message_id, bool(published), entered, bool(failure))
+        if lease_ends_at <= now and entered == delivery and entered_hop > hop:
+            return Superseded()
+        if lease_ends_at - now > lease_s:  # longer than any lease: the clock was set back since it began
+            lease_ends_at = now + lease_s
+            db.execute(
+                "UPDATE ledger SET lease_ends_at = ? WHERE request_id = ? AND digest = ?",
+                (lease_ends_at, work.request_id, work.digest),
+            )
+        return Running(max(0.0, lease_ends_at - now))

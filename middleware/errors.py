@@ -1,6 +1,6 @@
 """Exceptions of the hooks. Each is a `MiddlewareError`: Dramatiq swallows any other one and runs the actor.
 
-Each is a `Retry` as well, which is how Dramatiq knows that an exception is no accident and needs no traceback.
+Each but HookFailed is a `Retry` as well, which is how Dramatiq knows that an exception is no accident and needs no traceback.
 """
 
 from dramatiq.errors import Retry
@@ -11,6 +11,13 @@ from gateway.errors import KeysUnavailable, RequestRejected, UpstreamFailed
 
 class NotRun(MiddlewareError, Retry):
     """The delivery ends here without an attempt; what becomes of it is already known, or it goes back."""
+
+
+class HookFailed(MiddlewareError):
+    """A fault of a hook before the actor: it does not run, and the request is tried again as after any fault of ours.
+
+    No `Retry`: the log has its traceback.
+    """
 
 
 class Stopping(NotRun):

@@ -11,10 +11,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dramatiq import Middleware
 
 from actors import broker as the_broker
 from actors.boot import EXIT_SETTINGS, Boot
-from actors.broker import runtime
+from actors.broker import MIDDLEWARE, runtime
 from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, UpstreamFailed
 from gateway.keys.pool import KeyPool
 from gateway.ledger import Work
@@ -225,6 +226,54 @@ def test_a_delivery_whose_first_run_died_is_run_after_its_lease(here: World):
     here.stores.ledger.begin(Work.of(job()), delivery=message.message_id, lease_s=0.3)
     assert here.deliver(message) == ("ack",)
     assert len(here.provider.calls) == 1
+
+
+HOOKS = [hook for hook in MIDDLEWARE if "before_process_message" in vars(type(hook))]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: type(hook).__name__)
+def test_a_request_whose_hook_has_failed_is_not_run_without_it(
+    here: World, monkeypatch: pytest.MonkeyPatch, hook: Middleware
+):
+    """F61: no call, tried again on the short schedule as after any fault of ours, and answered when that has passed."""
+    with monkeypatch.context() as faulty:
+        faulty.setattr(hook, "before_process_message", fail)
+        assert here.deliver(here.message(job())) == ("ack",)
+    assert here.provider.calls == []
+    (copy,) = here.copies("gemini.generate.backoff.2s")
+    assert here.publisher.to("gemini.responses") == []
+    assert here.deliver(copy) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+    assert len(here.provider.calls) == 1
+
+
+@pytest.mark.parametrize("where", ["pool", "ledger", "publisher"])
+def test_a_fault_in_what_a_hook_uses_ends_in_one_error_envelope(
+    here: World, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    """F61: paid, published and acked, with nothing recorded, it was before. It goes on until the schedule is used up."""
+    owner, name = {
+        "pool": (here.pool, "acquire"),
+        "ledger": (here.stores.ledger, "begin"),
+        "publisher": (here.publisher, "ready"),
+    }[where]
+    with monkeypatch.context() as faulty:
+        faulty.setattr(owner, name, Faulty() if name == "ready" else fail)
+        assert here.deliver(here.message(job(upstream_retries=3))) == ("ack",)
+    assert here.provider.calls == []
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["error"], envelope["error_code"]) == ("Internal error", "internal")
+
+
+def fail(*_args: Any, **_kwargs: Any) -> None:
+    raise ValueError("canary-prompt")
+
+
+class Faulty:
+    """Says neither yes nor no."""
+
+    def __bool__(self) -> bool:
+        raise ValueError("canary-prompt")
 
 
 def test_all_keys_refused_in_turn_say_what_the_provider_said(here: World):
