@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger import Answered, Entry, Running, Started, Superseded, Work
@@ -44,8 +45,11 @@ WHERE NOT answered OR expires_at <= ?9
 
 ENTRY = """
 SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop
-FROM ledger WHERE request_id = ? AND digest = ?
+FROM ledger WHERE request_id = :request_id AND digest = :digest
 """
+
+#: A lease that was given while the clock was ahead ends as if it were given now.
+SHORTEN = "UPDATE ledger SET lease_ends_at = :lease_ends_at WHERE request_id = :request_id AND digest = :digest"
 
 
 class SqliteLedger:
@@ -113,45 +117,39 @@ class SqliteLedger:
             ).rowcount
 
     def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
-        token = uuid.uuid4().hex
-
-        def claim(now: float) -> dict[str, object]:
-            return {
-                "request_id": work.request_id,
-                "digest": work.digest,
-                "token": token,
-                "delivery": delivery,
-                "hop": hop,
-                "now": now,
-                "lease_ends_at": now + lease_s,
-                # Not touched again by the answer, which is the cheaper for it.
-                "expires_at": now + lease_s + self._ttl_s,
-                "replace_failure": replace_failure,
-            }
-
-        if self._file.run(CLAIM, claim(self._clock())):
-            return Started(token)  # as a rule, and in one statement
-        # What is found says something about the moment of the claim only: so both are one transaction, at one time.
+        claim: dict[str, Any] = {
+            "request_id": work.request_id,
+            "digest": work.digest,
+            "token": uuid.uuid4().hex,
+            "delivery": delivery,
+            "hop": hop,
+            "replace_failure": replace_failure,
+            **self._times(lease_s),
+        }
+        if self._file.run(CLAIM, claim):
+            return Started(claim["token"])  # as a rule, and in one statement
+        # Why not is true of one moment only: so the claim is made again, in one transaction with the look, at one time.
         with self._file.transaction() as db:
-            now = self._clock()
-            if db.execute(CLAIM, claim(now)).fetchall():
-                return Started(token)
-            return self._found(db, work, delivery, hop, lease_s, now)
+            claim |= self._times(lease_s)
+            return Started(claim["token"]) if db.execute(CLAIM, claim).fetchall() else _found(db, claim, lease_s)
 
-    @staticmethod
-    def _found(db: sqlite3.Connection, work: Work, delivery: str, hop: int, lease_s: float, now: float) -> Entry:
-        """Why the work could not be claimed at `now`, in the same transaction."""
-        (answered, envelope, message_id, published, entered, failure, lease_ends_at, entered_hop) = db.execute(
-            ENTRY, (work.request_id, work.digest)
-        ).fetchone()
-        if answered:
-            return Answered(envelope, message_id, bool(published), entered, bool(failure))
-        if lease_ends_at <= now and entered == delivery and entered_hop > hop:
-            return Superseded()
-        if lease_ends_at - now > lease_s:  # longer than any lease: the clock was set back since it began
-            lease_ends_at = now + lease_s
-            db.execute(
-                "UPDATE ledger SET lease_ends_at = ? WHERE request_id = ? AND digest = ?",
-                (lease_ends_at, work.request_id, work.digest),
-            )
-        return Running(max(0.0, lease_ends_at - now))
+    def _times(self, lease_s: float) -> dict[str, float]:
+        now = self._clock()
+        # The answer does not touch the end of the entry again, and is the cheaper for it.
+        return {"now": now, "lease_ends_at": now + lease_s, "expires_at": now + lease_s + self._ttl_s}
+
+
+def _found(db: sqlite3.Connection, claim: dict[str, Any], lease_s: float) -> Entry:
+    """Why the claim was refused, in its own transaction."""
+    (answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop) = db.execute(
+        ENTRY, claim
+    ).fetchone()
+    if answered:
+        return Answered(envelope, message_id, bool(published), delivery, bool(failure))
+    left_s = lease_ends_at - claim["now"]
+    if left_s <= 0 and delivery == claim["delivery"] and hop > claim["hop"]:
+        return Superseded()
+    if left_s > lease_s:  # longer than any lease: the clock was set back since it began
+        left_s = lease_s
+        db.execute(SHORTEN, claim)
+    return Running(max(0.0, left_s))

@@ -1,6 +1,6 @@
 """Exceptions of the hooks. Each is a `MiddlewareError`: Dramatiq swallows any other one and runs the actor.
 
-Each but HookFailed is a `Retry` as well, which is how Dramatiq knows that an exception is no accident and needs no traceback.
+Each but HookFailed is a `Retry` as well: for Dramatiq such an exception is no accident, and needs no traceback.
 """
 
 from dramatiq.errors import Retry

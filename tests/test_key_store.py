@@ -672,7 +672,7 @@ def test_limits_are_exact_over_threads_and_processes(place: tuple[str, str]):
     for times in by_key.values():
         times.sort()
         assert all(later - earlier > WINDOW_S - 1e-6 for earlier, later in zip(times, times[LIMIT:], strict=False))
-        assert len(times) > 2 * LIMIT  # the windows went round
+        assert len(times) > LIMIT  # the windows went round
 
 
 LIMIT, WINDOW_S = 10, 0.25

@@ -85,18 +85,19 @@ def test_every_entry_is_true_at_some_moment_of_the_question(
     """F60: above all, nobody is superseded but by a later copy of the same delivery."""
     clock, model = Restless(steps=steps), Model()
     with opened(store, clock, tmp_path, request) as ledger:
-        for operation, delivery, hop in operations:
-            step(ledger, clock, model, operation, delivery, hop)
+        for operation in operations:
+            step(ledger, clock, model, operation)
 
 
-def step(ledger: Ledger, clock: Clock, model: Model, operation: str, delivery: str, hop: int) -> None:
-    match operation:
+def step(ledger: Ledger, clock: Clock, model: Model, operation: tuple[str, str, int]) -> None:
+    name, delivery, hop = operation
+    match name:
         case "begin" | "restart":
             began = clock.now
-            ask = ledger.restart if operation == "restart" else ledger.begin
+            ask = ledger.restart if name == "restart" else ledger.begin
             entry = ask(WORK, delivery=delivery, hop=hop, lease_s=LEASE_S)
             span = (began, clock.now)
-            assert type(entry) in model.allowed(delivery, hop, span, restart=operation == "restart")
+            assert type(entry) in model.allowed(delivery, hop, span, restart=name == "restart")
             if isinstance(entry, Started):
                 ends = (span[0] + LEASE_S, span[1] + LEASE_S)
                 vars(model).update(vars(Model(entry.token, delivery, hop, lease_ends=ends)))

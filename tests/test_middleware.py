@@ -251,7 +251,7 @@ def test_a_request_whose_hook_has_failed_is_not_run_without_it(
 def test_a_fault_in_what_a_hook_uses_ends_in_one_error_envelope(
     here: World, monkeypatch: pytest.MonkeyPatch, where: str
 ):
-    """F61: paid, published and acked, with nothing recorded, it was before. It goes on until the schedule is used up."""
+    """F61: nothing is paid for without a record. It is tried again until the schedule is used up."""
     owner, name = {
         "pool": (here.pool, "acquire"),
         "ledger": (here.stores.ledger, "begin"),

@@ -49,8 +49,7 @@ def running_stack(
             UPSTREAM_RETRY_DELAYS="0.1,0.2",
             REQUEST_TIMEOUT_SECONDS=2,
         )
-        stack.start_worker()
-        stack.start_bridge()
+        stack.start_both()
         yield stack, fake
 
 

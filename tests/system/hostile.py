@@ -159,10 +159,10 @@ KINDS: tuple[tuple[Callable[[Random], bytes], int], ...] = (
 )
 
 
-def bodies(seed: int) -> list[bytes]:
-    """Ten thousand, in an order that the seed decides."""
+def bodies(seed: int, *, share: float = 1.0) -> list[bytes]:
+    """That share of ten thousand, one of each kind at least, in an order that the seed decides."""
     rng = random.Random(seed)
-    made = [kind(rng) for kind, count in KINDS for _ in range(count)]
+    made = [kind(rng) for kind, count in KINDS for _ in range(max(1, round(count * share)))]
     rng.shuffle(made)
     return made
 

@@ -82,8 +82,7 @@ class Process:
             self.signal_group(signal.SIGTERM)
 
     def close(self) -> None:
-        with suppress(subprocess.TimeoutExpired):
-            self.popen.wait(30)
+        """End whatever is left of it; how a process stops is what some tests are about, and they wait for it."""
         with suppress(ProcessLookupError):
             self.signal_group(signal.SIGKILL)
         self.popen.wait(10)
@@ -105,11 +104,6 @@ class Stack:
             "STATE_PATH": str(folder / "state.sqlite3"),
             "WORKER_PROCESSES": "1",
             "WORKER_THREADS": "8",
-            **{
-                name: os.environ[name]
-                for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
-                if name in os.environ
-            },
             **{name: str(value) for name, value in settings.items()},
         }
         self.processes: list[Process] = []
@@ -122,8 +116,7 @@ class Stack:
 
     def start_worker(self, *, command: str | None = None, **settings: object) -> Process:
         worker = self.start("worker", command=command, **settings)
-        processes = int({**self.environment, **settings}["WORKER_PROCESSES"])
-        worker.wait_for_output("is ready for action", count=processes)
+        self._wait_for_worker(worker, **settings)
         return worker
 
     def start_bridge(self, **settings: object) -> Process:
@@ -131,9 +124,18 @@ class Stack:
         bridge.wait_for_output("Relaying")
         return bridge
 
+    def start_both(self, *, command: str | None = None, **settings: object) -> tuple[Process, Process]:
+        """A worker, started with `command` or the Procfile's, and a bridge; both are ready."""
+        worker = self.start("worker", command=command, **settings)
+        bridge = self.start_bridge(**settings)
+        self._wait_for_worker(worker, **settings)
+        return worker, bridge
+
+    def _wait_for_worker(self, worker: Process, **settings: object) -> None:
+        processes = int({**self.environment, **settings}["WORKER_PROCESSES"])
+        worker.wait_for_output("is ready for action", count=processes)
+
     def close(self) -> None:
-        for process in self.processes:
-            process.terminate()  # all at once, and with coverage data, before each is waited for
         for process in self.processes:
             process.close()
 

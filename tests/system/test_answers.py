@@ -1,6 +1,5 @@
 """Requests in, answers out: the public contract, seen from a backend."""
 
-import time
 from collections import Counter
 from typing import Any
 
@@ -147,8 +146,7 @@ def test_refused_keys_are_answered_with_an_authentication_error(make_stack: Make
     """Each key is tried once, then the producer reads why; a 401 of every key may be an outage, and is waited for."""
     stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="0.1,0.2")
     fake.script([{"status": status}])
-    stack.start_worker()
-    stack.start_bridge()
+    stack.start_both()
     stack.publish(request(1))
     (answer,) = stack.answers(1)
     assert answer["error_code"] == "authentication"
@@ -160,8 +158,7 @@ def test_an_outage_of_401s_passes_by_itself(make_stack: MakeStack):
     """The keys are asked about until they are accepted again; nobody has to bring them back."""
     stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="8,8")
     fake.script([{"status": 401, "times": 2}])
-    worker = stack.start_worker()
-    stack.start_bridge()
+    worker, _bridge = stack.start_both()
     stack.publish(request(1))
     assert stack.answers(1)[0]["status"] == "success"
     worker.wait_for_output("is accepted again", count=2)
@@ -241,51 +238,31 @@ def test_a_forged_message_on_the_work_queue_is_buried(running_stack: Running):
 
 
 def test_keys_take_turns_and_never_exceed_their_window(make_stack: MakeStack):
-    """Three keys, five a window each, two processes: 4/4/4, then 15 of 20 go out and 5 wait for the window."""
-    window_s = 8.0
+    """Three keys, five a window each, two processes: of 20 requests 15 go out, and 5 wait for the window."""
+    window_s = 6.0
     stack, fake = make_stack(
         keys=3, per_minute=5, window=window_s, WORKER_PROCESSES=2, QUEUE_RETRY_DELAYS="60,60,60,60"
     )
-    stack.start_worker()
-    stack.start_bridge()
-
-    stack.publish(*(request(n) for n in range(12)))
-    stack.answers(12)
-    assert sorted(Counter(call["key_last4"] for call in fake.calls()).values()) == [4, 4, 4]
-    over = max(call["time"] for call in fake.calls()) + window_s + LATE_S
-    wait_until(lambda: time.time() > over, what="the end of the window")
-
-    fake.reset()
-    stack.publish(*(request(n) for n in range(100, 120)))
-    early = stack.answers(15)
-    wait_until(lambda: stack.depth("gemini.generate.delay.60s") == 5, what="five requests that wait")
-    late = stack.answers(5, timeout_s=window_s * 2)
-    assert {answer["status"] for answer in early + late} == {"success"}
+    worker, _bridge = stack.start_both()
+    stack.publish(*(request(n) for n in range(20)))
+    answers = stack.answers(20)
+    assert {answer["status"] for answer in answers} == {"success"}
+    worker.wait_for_output("Waiting up to 60 s", count=5)
 
     calls = fake.calls()
     assert len(calls) == 20
     assert {call["status"] for call in calls} == {200}
     for key in KEYS:
         times = sorted(call["time"] for call in calls if call["key_last4"] == key[-4:])
+        assert len(times) >= 5
         assert all(later - earlier >= window_s - LATE_S for earlier, later in zip(times, times[5:], strict=False))
-
-
-def test_a_burst_is_released_at_the_rate_of_the_keys(make_stack: MakeStack):
-    """Twenty requests, five a window: four windows, no error, no 429, although the schedule says a minute."""
-    stack, fake = make_stack(per_minute=5, window=2.0, QUEUE_RETRY_DELAYS="60,600")
-    stack.start_worker()
-    stack.start_bridge()
-    stack.publish(*(request(n) for n in range(20)))
-    assert {answer["status"] for answer in stack.answers(20, timeout_s=25)} == {"success"}
-    assert {call["status"] for call in fake.calls()} == {200}
 
 
 def test_a_429_moves_the_request_to_the_next_key_at_once(make_stack: MakeStack):
     """No wait and no retry is counted while another key is free."""
     stack, fake = make_stack(keys=2)
     fake.script([{"key": KEYS[0][-4:], "status": 429, "headers": {"Retry-After": "30"}, "times": 1}])
-    stack.start_worker()
-    stack.start_bridge()
+    stack.start_both()
     stack.publish(request(1))
     assert stack.answers(1)[0]["status"] == "success"
     stack.publish(request(2), request(3))

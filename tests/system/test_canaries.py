@@ -141,6 +141,7 @@ class World:
     command_lines: set[str] = field(default_factory=set)
     envelopes: dict[str, str] = field(default_factory=dict)
     scenarios: list[Scenario] = field(default_factory=list)
+    rules: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def asked(self) -> list[Canary]:
@@ -161,14 +162,14 @@ class World:
         self.collect(scenarios)
 
     def script(self, scenarios: list[Scenario]) -> None:
+        """Add their rules; those of earlier ones stay, for a call that nobody waits for may still be on its way."""
         self.scenarios += scenarios
-        rules = []
         for scenario in scenarios:
             if scenario.status == "success" and "status" in scenario.behaviour:
-                rules.append({**scenario.rule(), "times": 1})  # then it is answered
+                self.rules.append({**scenario.rule(), "times": 1})  # then it is answered
                 scenario.behaviour = {}
-            rules.append(scenario.rule())
-        self.fake.script(rules)
+            self.rules.append(scenario.rule())
+        self.fake.script(self.rules)
 
     def collect(self, scenarios: list[Scenario]) -> None:
         expected = {scenario.request_id: scenario.status for scenario in scenarios if scenario.status is not None}
@@ -241,7 +242,7 @@ def world(
             channel.queue_declare("full", durable=True, arguments=arguments)
             channel.basic_publish("", "full", b"{}")
         # The call that the first worker drains is held; those of the second one are cut short.
-        worker, bridge = stack.start_worker(REQUEST_TIMEOUT_SECONDS=60), stack.start_bridge()
+        worker, bridge = stack.start_both(REQUEST_TIMEOUT_SECONDS=60)
         yield World(
             stack, fake, rabbitmq_server, sentry, proxy, keys, [*keys, rabbitmq, proxy_password], worker, bridge
         )

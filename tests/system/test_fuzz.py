@@ -1,4 +1,7 @@
-"""Ten thousand bodies that nobody should send: each is answered or kept, and a good one behind them is served."""
+"""Bodies that nobody should send: each is answered or kept, and a good one behind them is served.
+
+A few hundred of them here; `script/chaos fuzz` sends ten thousand.
+"""
 
 import json
 import random
@@ -20,21 +23,33 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 SEED = 20261123
 
+#: The part of ten thousand that is sent every day.
+SHARE = 0.03
+
 #: What a process may grow by, in bytes: its share of what is on the way, with the largest body in several forms.
 GROWTH = 200_000_000
 
 
 def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
     """F1, F2, S1, S2, S6, S8: none lost, no thread lost, no memory lost, nothing of them in the log."""
+    send_hostile_bodies(make_stack, rabbitmq_server, share=SHARE)
+
+
+def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
+    """F3: in each queue that we consume, and in a wait, from which they come back; no call, no thread lost."""
+    forge_messages(make_stack, count=20)
+
+
+def send_hostile_bodies(make_stack: MakeStack, server: RabbitmqServer, *, share: float) -> None:
     stack, fake = make_stack(per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
-    worker, bridge = stack.start_worker(), stack.start_bridge()
+    worker, bridge = stack.start_both()
     warm_up(stack)
     threads, memory = threads_of(bridge), memory_of(worker, bridge)
 
-    sent = bodies(SEED)
+    sent = bodies(SEED, share=share)
     publish(stack, sent)
-    ends = Ends(stack, rabbitmq_server)
-    wait_until(lambda: ends.count() >= len(sent), timeout_s=120, pause_s=0.5, what=f"{len(sent)} ends")
+    ends = Ends(stack, server)
+    wait_until(lambda: ends.count() >= len(sent), timeout_s=200, pause_s=0.3, what=f"{len(sent)} ends")
 
     assert good_request_is_answered(stack)
     assert ends.count() == len(sent)
@@ -53,21 +68,19 @@ def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_ser
         assert "\x1b" not in process.output()
 
 
-def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
-    """F3: in each queue that we consume, and in a wait, from which they come back; no call, no thread lost."""
+def forge_messages(make_stack: MakeStack, *, count: int) -> None:
+    """Put so many into each queue."""
     stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
-    _, bridge = stack.start_worker(), stack.start_bridge()
+    _worker, bridge = stack.start_both()
     warm_up(stack)
     threads, calls = threads_of(bridge), len(fake.calls())
-    rng = random.Random(SEED)
-    count = 0
+    rng, queues = random.Random(SEED), ("gemini.generate", "gemini.callbacks", "gemini.generate.delay.1s")
     with stack.channel() as channel:
         channel.confirm_delivery()
-        for queue in ("gemini.generate", "gemini.callbacks", "gemini.generate.delay.1s"):
-            for _ in range(200):
-                channel.basic_publish("", queue, forged(rng, queue), pika.BasicProperties(delivery_mode=2))
-                count += 1
-    wait_until(lambda: stack.depth("gemini.generate.dead") == count, timeout_s=60, what=f"{count} dead letters")
+        for queue in queues * count:
+            channel.basic_publish("", queue, forged(rng, queue), pika.BasicProperties(delivery_mode=2))
+    total = count * len(queues)
+    wait_until(lambda: stack.depth("gemini.generate.dead") == total, timeout_s=60, what=f"{total} dead letters")
     assert good_request_is_answered(stack)
     assert len(fake.calls()) == calls + 1
     assert_no_thread_was_lost(threads, bridge)
@@ -120,9 +133,8 @@ def publish(stack: Stack, sent: list[bytes]) -> None:
 
 
 def good_request_is_answered(stack: Stack) -> bool:
-    """At once: nothing is in front of it any more."""
     stack.publish({"request_id": "good", "prompt": "Hello", "callback_queue": "good.answers"})
-    (answer,) = stack.answers(1, queue="good.answers", timeout_s=5)
+    (answer,) = stack.answers(1, queue="good.answers")
     return bool(answer["status"] == "success")
 
 
@@ -148,8 +160,7 @@ def assert_every_thread_of_the_worker_makes_a_call(stack: Stack, fake: FakeClien
 
 
 def assert_no_thread_was_lost(before: dict[int, int], *processes: Process) -> None:
-    now = threads_of(*processes)
-    assert now == before, f"{now} threads by process, {before} before"
+    wait_until(lambda: threads_of(*processes) == before, what=f"as many threads as before, {before} by process")
 
 
 def memory_of(*processes: Process) -> dict[int, int]:

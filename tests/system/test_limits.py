@@ -13,6 +13,7 @@ import pytest
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool
+from gateway.keys.probe import UNKNOWN_KEY
 from gateway.keys.store import Rest, Source
 from gateway.messages import Completion
 from gateway.responses import Answer
@@ -20,8 +21,8 @@ from gateway.settings import Settings
 from gateway.stores import open_stores
 from tests.rabbitmq_server import RabbitmqServer
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack, wait_until
-from tests.test_responses import SAMPLES, classify, load, samples
+from tests.system.stack import Process, Stack
+from tests.test_responses import SAMPLES, classify, load
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -48,6 +49,7 @@ class Ground:
     pool: KeyPool
     worker: Process
     answers: dict[str, Any] = field(default_factory=dict)
+    probes: int = 0
 
     def ask(self, *names: str, model: str) -> None:
         self.stack.publish(*({"request_id": name, "prompt": f"[{name}]", "model": model} for name in names))
@@ -77,7 +79,11 @@ class Ground:
         assert [self.answer(probe)["status"] for probe in probes] == ["success"] * free
         return set(self.keys_of(*probes))
 
-    def clear(self) -> None:
+    def clear(self, outcome: Completion | ProviderError) -> None:
+        """Leave all keys free, and none that the worker still asks the provider about: that would end another rest."""
+        if getattr(outcome, "reason", None) == UNKNOWN_KEY:
+            self.probes += 1
+            self.worker.wait_for_output("is accepted again", count=self.probes)
         for one in self.pool.status():
             self.pool.clear(one.key.digest)
         self.fake.reset()
@@ -116,21 +122,35 @@ def ground(cleanup: ExitStack, provider: str, server: RabbitmqServer, folder: Pa
     stores = open_stores(ours)
     cleanup.callback(stores.close)
     pool = KeyPool(ours.keys, stores.keys, max_per_window=ours.keys_max_per_minute)
-    worker = stack.start_worker()
-    stack.start_bridge()
+    worker, _bridge = stack.start_both()
     return Ground(provider, stack, fake, pool, worker)
 
 
-@pytest.mark.parametrize("path", samples("openrouter"))
-def test_an_answer_of_openrouter_has_its_effect(openrouter: Ground, path: Path):
-    """Each recorded answer, given once: to the request, to the keys, to its model."""
-    effect(openrouter, path, model=f"vendor/{path.stem}", other="vendor/other")
+#: A recorded answer for each effect: on nothing, a request, a key, an account, a model, and on the way.
+TYPICAL = {
+    "openrouter": ("200_success", "400_invalid", "429_key", "403_else", "402_credits", "429_provider", "503"),
+    "gemini": ("200_success", "400_invalid", "429_retry_info", "403", "402", "503"),
+}
 
 
-@pytest.mark.parametrize("path", samples("gemini"))
-def test_an_answer_of_gemini_has_its_effect(gemini: Ground, path: Path):
+@pytest.mark.parametrize("name", TYPICAL["openrouter"])
+def test_an_answer_of_openrouter_has_its_effect(openrouter: Ground, name: str):
+    """Given once: to the request, to the keys, to its model. `script/chaos limits` plays every recorded answer."""
+    effect_of_openrouter(openrouter, SAMPLES / "openrouter" / f"{name}.json")
+
+
+@pytest.mark.parametrize("name", TYPICAL["gemini"])
+def test_an_answer_of_gemini_has_its_effect(gemini: Ground, name: str):
     """The same effects, from another dialect."""
-    effect(gemini, path, model=f"gemini-{path.stem.replace('_', '-')}", other="gemini-other")
+    effect_of_gemini(gemini, SAMPLES / "gemini" / f"{name}.json")
+
+
+def effect_of_openrouter(here: Ground, path: Path) -> None:
+    effect(here, path, model=f"vendor/{path.stem}", other="vendor/other")
+
+
+def effect_of_gemini(here: Ground, path: Path) -> None:
+    effect(here, path, model=f"gemini-{path.stem.replace('_', '-')}", other="gemini-other")
 
 
 SHORT_S = 2.0
@@ -147,8 +167,7 @@ def test_what_rests_is_back_at_its_time(make_stack: MakeStack, sample: str):
     answer, _expected = load(SAMPLES / "openrouter" / f"{sample}.json")
     given = {"status": answer.status, "body": answer.body.decode(), "headers": {"Retry-After": f"{SHORT_S:g}"}}
     fake.script([{"times": 1, **given}])
-    stack.start_worker()
-    stack.start_bridge()
+    stack.start_both()
     stack.publish({"request_id": "r-1", "prompt": "Hello"})
     assert stack.answers(1)[0]["status"] == "success"
     first, second = fake.calls()
@@ -163,8 +182,7 @@ def test_keys_of_one_user_rest_together_without_a_label(vhost_url: str, tmp_path
         settings = {"OPENROUTER_API_KEYS": ",".join(keys), "OPENROUTER_MODEL": "vendor/unheard-of"}
         stack = Stack(vhost_url, fake.base_url, tmp_path, **settings)
         cleanup.callback(stack.close)
-        worker = stack.start_worker()
-        stack.start_bridge()
+        worker, _bridge = stack.start_both()
         worker.wait_for_output("vendor/unheard-of is not among the provider's models")
         worker.wait_for_output("Keys without a label: 3, of 2 accounts")
         answer, _expected = load(SAMPLES / "openrouter" / "429_admission_control.json")
@@ -176,53 +194,6 @@ def test_keys_of_one_user_rest_together_without_a_label(vhost_url: str, tmp_path
         stack.publish(*({"request_id": f"s-{number}", "prompt": f"Question {number}"} for number in range(4)))
         assert len(stack.answers(4)) == 4
         assert {call["key_last4"] for call in fake.calls(since=before)} == {"3333"}
-
-
-#: The usual window and the usual schedule, twenty times as fast.
-WINDOW_S, DELAYS = 3.0, "3.5,30,180,4320"
-
-
-def test_a_burst_goes_out_as_fast_as_its_keys_allow(make_stack: MakeStack, capsys: pytest.CaptureFixture[str]):
-    """100 requests, two keys, ten a window: five windows, no error, and one counted wait for each at most."""
-    stack, fake = make_stack(keys=2, per_minute=10, window=WINDOW_S, QUEUE_RETRY_DELAYS=DELAYS)
-    worker = burst(stack)
-    answers = stack.answers(100, timeout_s=60)
-    times = [call["time"] for call in fake.calls()]
-    windows = (max(times) - min(times)) / WINDOW_S
-    retries = counted_waits(worker.output())
-    with capsys.disabled():
-        print(f"\n100 requests, 2 keys, 10 a window: all answered in {windows:.1f} windows")  # noqa: T201 - a figure
-    assert {answer["status"] for answer in answers} == {"success"}
-    assert fake.stats()["limited"] == 0
-    assert len(retries) == 80
-    assert max(retries.values()) == 1
-    assert 4 <= windows < 7  # the last of five begins after four; a crowded machine adds to it
-
-
-def test_without_early_release_a_burst_climbs_the_schedule(make_stack: MakeStack, capsys: pytest.CaptureFixture[str]):
-    """After one window all come back at once; those who find no key then wait for ten windows, and longer."""
-    stack, _fake = make_stack(keys=2, per_minute=10, window=WINDOW_S, QUEUE_RETRY_DELAYS=DELAYS, QUEUE_EARLY_RELEASE=0)
-    burst(stack)
-    wait_until(lambda: stack.depth("gemini.generate.delay.30s") == 60, what="60 requests in their second wait")
-    with capsys.disabled():
-        print("\nwithout early release: 60 of them wait for ten windows after the first")  # noqa: T201 - a figure
-    assert len(stack.answers(40)) == 40
-
-
-def burst(stack: Stack) -> Process:
-    stack.start_bridge()
-    stack.publish(*({"request_id": f"r-{number}", "prompt": f"Question {number}"} for number in range(100)))
-    wait_until(lambda: stack.depth("gemini.generate") == 100, what="100 requests in the work queue")
-    return stack.start_worker()
-
-
-def counted_waits(output: str) -> dict[str, int]:
-    """How many waits count for each request that has waited; one that was ended early does not."""
-    counts: dict[str, int] = {}
-    for found in re.finditer(r"\[(r-\d+)\] (?:Waiting up to .* \(retry_count=(\d+)|Released early)", output):
-        name, count = found.groups()
-        counts[name] = int(count) if count else counts[name] - 1
-    return counts
 
 
 def effect(here: Ground, path: Path, *, model: str, other: str) -> None:
@@ -250,7 +221,7 @@ def effect(here: Ground, path: Path, *, model: str, other: str) -> None:
         assert_length(rest.seconds, outcome)
         assert (rest.source, rest.reason) == (source_of(outcome), outcome.reason)
     assert here.keys_in_use(name, model=other) == set(KEYS) - resting
-    here.clear()
+    here.clear(outcome)
 
 
 def unhurried(answer: Answer) -> Answer:
