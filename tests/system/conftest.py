@@ -47,7 +47,6 @@ def running_stack(
             OPENROUTER_SITE_URL="https://example.org",
             OPENROUTER_SITE_NAME="Example",
             UPSTREAM_RETRY_DELAYS="0.1,0.2",
-            REQUEST_TIMEOUT_SECONDS=2,
         )
         stack.start_both()
         yield stack, fake
@@ -61,9 +60,10 @@ def new_stack(
     keys: int = 1,
     per_minute: int = 1000,
     window: float = 60.0,
+    late: float = LATE_S,
     **settings: object,
 ) -> tuple[Stack, FakeClient]:
-    fake = cleanup.enter_context(running(keys=KEYS[:keys], per_minute=per_minute, window=window - LATE_S))
+    fake = cleanup.enter_context(running(keys=KEYS[:keys], per_minute=per_minute, window=window - late))
     stack = Stack(
         url,
         fake.base_url,

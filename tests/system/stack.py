@@ -185,6 +185,14 @@ class Stack:
             except pika.exceptions.ChannelClosedByBroker:
                 return 0
 
+    def consumers(self, queue: str) -> int:
+        """How many consume a queue; 0 when it does not exist. A worker says that it is ready before it does."""
+        with self.channel() as channel:
+            try:
+                return int(channel.queue_declare(queue, passive=True).method.consumer_count)
+            except pika.exceptions.ChannelClosedByBroker:
+                return 0
+
     def tail(self) -> str:
         return "\n".join(f"--- {p.log.name}\n{p.output()[-2500:]}" for p in self.processes)
 

@@ -181,6 +181,7 @@ def test_queues_that_are_deleted_while_in_use_come_back(make_stack: MakeStack):
     """F12, F24: RabbitMQ says so by a silent cancel only; both sides declare them again and go on."""
     stack, _fake = make_stack()
     worker, bridge = stack.start_both()
+    wait_until(lambda: stack.consumers("gemini.generate") == 1, what="the worker's consumer")
     with stack.channel() as channel:
         for queue in ("gemini.requests", "gemini.generate", "gemini.generate.delay.60s"):
             channel.queue_delete(queue)
