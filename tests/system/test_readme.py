@@ -5,10 +5,9 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,6 @@ NOWHERE = "amqp://guest:guest@127.0.0.1:1"
 #: Each process that a test starts has this in its environment, and so do the processes that those start.
 MARK = "README_TEST_MARK"
 
-Output = Callable[[], str]
-
 KEY = "sk-or-v1-readme-key-0001"
 
 
@@ -56,24 +53,92 @@ def commands() -> list[str]:
     return [command for line in lines if (command := re.sub(r"(^|\s)#\s.*", "", line).strip())]
 
 
-@pytest.fixture
-def mark() -> str:
-    return uuid.uuid4().hex
+#: What is run, in the order of the README.
+RUN = [command for command in dict.fromkeys(commands()) if command not in {STAYS, *NOT_RUN}]
 
 
-@pytest.fixture
-def environment(rabbitmq_server: RabbitmqServer, vhost_url: str, tmp_path: Path, mark: str) -> Iterator[dict[str, str]]:
-    """What a user has who has set it up: RabbitMQ, and a key; nothing of the test run's own."""
-    with running(keys=[KEY]) as fake:
-        yield {
+class Command:
+    """A command in the checkout, as in a terminal of its own; `mark` is in the environment of all that it starts."""
+
+    def __init__(self, command: str, environment: dict[str, str], folder: Path) -> None:
+        self.mark = uuid.uuid4().hex
+        self._log = folder / f"{self.mark}.log"
+        with self._log.open("wb") as sink:
+            self.process = subprocess.Popen(
+                ["bash", "-c", command],
+                cwd=ROOT,
+                env=environment | {MARK: self.mark, "STATE_PATH": str(folder / f"{self.mark}.sqlite3")},
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def code(self) -> int:
+        """Its exit code, after its end."""
+        return self.process.wait(120)
+
+    def signal(self, signum: int) -> None:
+        """As a terminal does, to all processes of its group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signum)
+
+    def left(self) -> list[str]:
+        """What it has started and what has not ended, as command lines."""
+        needle, found = f"{MARK}={self.mark}".encode(), []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended in between
+                if needle in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append((folder / "cmdline").read_text().replace("\0", " "))
+        return found
+
+
+Start = Callable[..., Command]
+
+
+@pytest.fixture(scope="module")
+def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts a command for a user who has set it up: RabbitMQ, and a key. None of this test run's settings is seen."""
+    folder = tmp_path_factory.mktemp("readme")
+    commands: list[Command] = []
+    with rabbitmq_server.fresh_vhost() as url, running(keys=[KEY]) as fake:
+        environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
-            "RABBITMQ_URL": vhost_url,
+            "RABBITMQ_URL": url,
             "RABBITMQ_MANAGEMENT_URL": f"http://127.0.0.1:{rabbitmq_server.management_port}",
             "OPENROUTER_API_KEYS": KEY,
             "OPENROUTER_BASE_URL": f"{fake.base_url}/api/v1",
-            "STATE_PATH": str(tmp_path / "state.sqlite3"),
-            MARK: mark,
         }
+
+        def started(command: str, **settings: str) -> Command:
+            commands.append(Command(command, environment | settings, folder))
+            return commands[-1]
+
+        yield started
+        for command in commands:
+            command.signal(signal.SIGTERM)
+        for command in commands:
+            command.code()
+
+
+@pytest.fixture(scope="module")
+def run_fake(start: Start) -> Command:
+    """`script/run --fake` where no RabbitMQ answers."""
+    return start(STAYS, RABBITMQ_URL=NOWHERE)
+
+
+@pytest.fixture(scope="module")
+def run_all(start: Start, run_fake: Command) -> dict[str, Command]:
+    """All that are run, at once: they wait most of the time."""
+    return {command: start(command) for command in RUN}
 
 
 def test_the_exceptions_are_commands_of_the_readme():
@@ -81,75 +146,38 @@ def test_the_exceptions_are_commands_of_the_readme():
     assert {STAYS, *NOT_RUN} <= set(commands())
 
 
-@pytest.mark.parametrize("command", sorted(set(commands()) - {STAYS, *NOT_RUN}))
-def test_a_command_works_as_it_stands(command: str, environment: dict[str, str], mark: str):
+@pytest.mark.parametrize("command", RUN)
+def test_a_command_works_as_it_stands(command: str, run_all: dict[str, Command]):
     """It ends with 0, and with it all that it has started."""
-    with started(command, environment) as (process, _output):
-        assert process.wait(120) == 0
-    assert not marked(mark)
+    assert run_all[command].code() == 0, run_all[command].output
+    assert not run_all[command].left()
 
 
-def test_script_run_stays_until_ctrl_c_and_what_it_says_works(environment: dict[str, str], mark: str, tmp_path: Path):
-    """Where no RabbitMQ answers: the program that it prints gets an answer; then all of it ends, RabbitMQ too."""
-    with started(STAYS, {**environment, "RABBITMQ_URL": NOWHERE}) as (process, output):
-        wait_until(lambda: "The log:" in output() or process.poll() is not None, timeout_s=120, what="its readiness")
-        (program,) = re.findall(r"^import .*^connection\.close\(\)$", output(), re.MULTILINE | re.DOTALL)
-        (tmp_path / "ask.py").write_text(program)
-        answer = subprocess.run(
-            [ROOT / ".venv/bin/python", tmp_path / "ask.py"], capture_output=True, text=True, check=True, timeout=60
-        )
-        assert json.loads(answer.stdout)["status"] == "success"
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(60) == 0
-    assert not marked(mark)
+def test_script_run_stays_until_ctrl_c_and_what_it_says_works(run_fake: Command, tmp_path: Path):
+    """The program that it prints gets an answer; then all of it ends, its RabbitMQ too."""
+    wait_until(lambda: "The log:" in run_fake.output or run_fake.ended, timeout_s=120, what="script/run")
+    (program,) = re.findall(r"^import .*^connection\.close\(\)$", run_fake.output, re.MULTILINE | re.DOTALL)
+    (tmp_path / "ask.py").write_text(program)
+    answer = subprocess.run(
+        [ROOT / ".venv/bin/python", tmp_path / "ask.py"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert json.loads(answer.stdout)["status"] == "success"
+    run_fake.signal(signal.SIGINT)
+    assert run_fake.code() == 0, run_fake.output
+    assert not run_fake.left()
 
 
-def test_script_run_ends_when_the_worker_does(environment: dict[str, str], mark: str):
+def test_script_run_ends_when_the_worker_does(start: Start):
     """With the worker's last words, and its exit code."""
-    with started(STAYS, environment | {"WORKER_THREADS": "many"}) as (process, output):
-        assert process.wait(60) == 2
-    assert "invalid int value: 'many'" in output().partition("the worker has ended by itself with 2")[2]
-    assert not marked(mark)
+    run = start(STAYS, WORKER_THREADS="many")
+    assert run.code() == 2
+    assert "invalid int value: 'many'" in run.output.partition("the worker has ended by itself with 2")[2]
+    assert not run.left()
 
 
 @pytest.mark.skipif((ROOT / ".env").exists(), reason="the keys of .env would be used")
-def test_script_run_without_a_key_says_what_to_do(environment: dict[str, str]):
+def test_script_run_without_a_key_says_what_to_do(start: Start):
     """In one line, before anything is started."""
-    with started("script/run", environment | {"OPENROUTER_API_KEYS": ""}) as (process, output):
-        assert process.wait(60) == 78
-    assert re.fullmatch(r"script/run: set OPENROUTER_API_KEYS .* script/run --fake\n", output())
-
-
-@contextmanager
-def started(command: str, environment: dict[str, str]) -> Iterator[tuple["subprocess.Popen[bytes]", Output]]:
-    """A command in the checkout, as in a terminal of its own, and what it has said so far; ended if need be."""
-    log = Path(environment["STATE_PATH"]).with_name("output.log")
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            ["bash", "-c", command],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process, lambda: log.read_text(errors="replace")
-    except BaseException:
-        sys.stderr.write(log.read_text(errors="replace"))  # pytest shows it
-        raise
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
-
-
-def marked(mark: str) -> list[str]:
-    """The processes that were started with this mark and have not ended, as their command lines."""
-    needle, found = f"{MARK}={mark}".encode(), []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended in between
-            if needle in (folder / "environ").read_bytes().split(b"\0"):
-                found.append((folder / "cmdline").read_text().replace("\0", " "))
-    return found
+    run = start("script/run", OPENROUTER_API_KEYS="")
+    assert run.code() == 78
+    assert re.fullmatch(r"script/run: set OPENROUTER_API_KEYS .* script/run --fake\n", run.output)
