@@ -18,6 +18,8 @@ from tests.system.stack import ROOT, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
+VENV_BIN = ROOT / ".venv/bin"
+
 #: Blocks in these languages hold no commands; all others do.
 NO_COMMANDS = {"json", "text"}
 
@@ -101,6 +103,11 @@ class Command:
         return found
 
 
+def outside_path() -> str:
+    """PATH without the environment that this test runs in: a newcomer has not entered it."""
+    return os.pathsep.join(folder for folder in os.environ["PATH"].split(os.pathsep) if Path(folder) != VENV_BIN)
+
+
 Start = Callable[..., Command]
 
 
@@ -111,7 +118,8 @@ def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFact
     commands: list[Command] = []
     with rabbitmq_server.fresh_vhost() as url, running(keys=[KEY]) as fake:
         environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            **{name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PYTHON") if name in os.environ},
+            "PATH": outside_path(),
             "RABBITMQ_URL": url,
             "RABBITMQ_MANAGEMENT_URL": f"http://127.0.0.1:{rabbitmq_server.management_port}",
             "OPENROUTER_API_KEYS": KEY,
@@ -159,7 +167,7 @@ def test_script_run_stays_until_ctrl_c_and_what_it_says_works(run_fake: Command,
     (program,) = re.findall(r"^import .*^connection\.close\(\)$", run_fake.output, re.MULTILINE | re.DOTALL)
     (tmp_path / "ask.py").write_text(program)
     answer = subprocess.run(
-        [ROOT / ".venv/bin/python", tmp_path / "ask.py"], capture_output=True, text=True, check=True, timeout=60
+        [VENV_BIN / "python", tmp_path / "ask.py"], capture_output=True, text=True, check=True, timeout=60
     )
     assert json.loads(answer.stdout)["status"] == "success"
     run_fake.signal(signal.SIGINT)
