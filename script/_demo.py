@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from _demo_stack import Failed, Stack
+from _demo_backend import ask
+from _stack import ROOT, Failed, Stack
 
 from fake_openrouter.client import FakeClient, running
 
@@ -67,9 +68,11 @@ def demo(prompt: str, *, real: bool, cleanup: ExitStack) -> None:
         print("Provider   OpenRouter itself, with your keys: this call is billed")
     else:
         print(f"Provider   a stand-in for OpenRouter at {fake.base_url}: nothing is paid")
-    stack = Stack(folder, real_settings(folder) if fake is None else fake_settings(folder, fake), real=real)
+    # Settings are read from .env in the current folder as well: the demo with the stand-in keeps away from it.
+    settings, cwd = (real_settings(folder), ROOT) if fake is None else (fake_settings(folder, fake), folder)
+    stack = Stack(settings, cwd=cwd)
     cleanup.callback(stack.stop)
-    print(f"RabbitMQ   {stack.where}")
+    print(f"RabbitMQ   {settings['RABBITMQ_URL'].rpartition('@')[2]}")
     print("Processes  those of the Procfile: ", end="", flush=True)
     stack.start()
     print(f"bridge and worker are ready after {time.monotonic() - began:.1f} s")
@@ -117,7 +120,8 @@ def send(stack: Stack, request: dict[str, Any], *, show_request: bool = True) ->
     """Publish a request, print what the processes log about it, and return its success envelope. Raises Failed."""
     if show_request:
         print(indented("-> gemini.requests", request))
-    answer = stack.ask(request, on_log=lambda process, text: print(f"   {process:7}| {text}"))
+    url = os.environ["RABBITMQ_URL"]
+    answer = ask(stack, url, request, on_log=lambda process, text: print(f"   {process:7}| {text}"))
     print(indented(f"<- {request['callback_queue']}", answer))
     if answer["status"] != "success":
         raise Failed(f"the answer is an error: {answer['error']}")

@@ -123,12 +123,24 @@ def _url(name: str, cleanup: ExitStack) -> str:
         return found
     if os.environ.get("RABBITMQ_URL"):
         say("RabbitMQ: that of RABBITMQ_URL does not answer, or lets us make no virtual host of our own")
+    url = cleanup.enter_context(private_server(name))
+    say(f"RabbitMQ: private server on port {url.rpartition(':')[2]}")
+    return url
+
+
+@contextmanager
+def private_server(name: str) -> Iterator[str]:
+    """The URL of a server of our own on a free port; gone afterwards, with all that is in it.
+
+    Raises NotAvailable and NodeFailed.
+    """
     say("RabbitMQ: starting a private server")
     node = Node(BASE / name)
-    cleanup.callback(node.stop, keep=False)
-    node.start(server_folder(say))
-    say(f"RabbitMQ: private server on port {node.port}")
-    return node.url
+    try:
+        node.start(server_folder(say))
+        yield node.url
+    finally:
+        node.stop(keep=False)
 
 
 def _clean_up_undisturbed() -> None:

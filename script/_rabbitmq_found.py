@@ -17,7 +17,7 @@ from typing import BinaryIO
 LOCAL = "amqp://guest:guest@localhost:5672"
 TIMEOUT_S = 5.0
 
-#: RabbitMQ's management API listens there unless told otherwise.
+#: RabbitMQ's management API listens there unless RABBITMQ_MANAGEMENT_URL says otherwise.
 MANAGEMENT_PORTS = {"http": 15672, "https": 15671}
 AMQP_PORTS = {"amqp": 5672, "amqps": 5671}
 
@@ -100,7 +100,9 @@ class _Management:
     @classmethod
     def of(cls, server: urllib.parse.SplitResult) -> "_Management | None":
         scheme = "https" if server.scheme == "amqps" else "http"
-        return cls(f"{scheme}://{server.hostname}:{MANAGEMENT_PORTS[scheme]}/api", *_user(server))
+        usual = f"{scheme}://{server.hostname}:{MANAGEMENT_PORTS[scheme]}"
+        base = os.environ.get("RABBITMQ_MANAGEMENT_URL") or usual
+        return cls(f"{base.rstrip('/')}/api", *_user(server))
 
     def make(self, name: str) -> bool:
         everything = {"configure": ".*", "write": ".*", "read": ".*"}

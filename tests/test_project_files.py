@@ -146,7 +146,7 @@ def test_the_readme_tells_the_defaults():
     assert told == {name: default_of(name) for name in told}
 
 
-@pytest.mark.parametrize("name", ["setup", "demo", "test", "rabbitmq"])
+@pytest.mark.parametrize("name", ["setup", "run", "demo", "test", "rabbitmq"])
 def test_a_command_can_be_typed(name: str):
     """Executable, with an interpreter, and its syntax is right."""
     command = ROOT / "script" / name
