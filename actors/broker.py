@@ -12,11 +12,13 @@ from middleware.graceful_stop import GracefulStop
 from middleware.key_selection import KeySelection
 from middleware.ledger import LedgerMiddleware
 from middleware.log_context import LogContext
+from middleware.publishing import Publishing
 from middleware.retry_schedule import RetrySchedule
 from middleware.watchdog import Watchdog
 
 runtime = Runtime()
 cooldown = Cooldown(runtime)
+publishing = Publishing()
 
 #: Before-hooks run from the top, after-hooks from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
@@ -24,9 +26,9 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     GracefulStop(runtime),  # before Boot, which may wait for RabbitMQ, and before anything is done for a delivery
     Boot(runtime),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its after-hook reports the outcome, so it runs last
-    Callbacks(runtime),  # above the ledger: an answer is stored first, then published
+    Callbacks(runtime, publishing),  # above the ledger: an answer is stored first, then published
     LedgerMiddleware(
-        runtime
+        runtime, publishing
     ),  # before a key is taken: answered work needs none; after the schedule: it stores its reply
     RetrySchedule(runtime),  # above the keys: their lease has ended when it decides what becomes of the attempt
     cooldown,  # above key selection: it rotates what that has leased

@@ -12,6 +12,7 @@ from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import NotRun, Stopping
 from middleware.held_reply import hold, settle_held
+from middleware.publishing import Publishing
 
 #: How often a worker looks whether RabbitMQ takes publishes again.
 READY_POLL_S = 1.0
@@ -25,8 +26,9 @@ class Callbacks(Middleware):
     Later means as a message of `gemini.callbacks`: the reply is sealed, so nothing is generated again.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, publishing: Publishing) -> None:
         self.runtime = runtime
+        self.publishing = publishing
 
     @property
     def actor_options(self) -> set[str]:
@@ -51,6 +53,14 @@ class Callbacks(Middleware):
         exception: BaseException | None = None,
     ) -> None:
         attempt = attempt_of(message)
+        try:
+            self._publish(broker, message, attempt, exception)
+        finally:
+            self.publishing.end(attempt)
+
+    def _publish(
+        self, broker: Broker, message: MessageProxy, attempt: Attempt, exception: BaseException | None
+    ) -> None:
         if attempt.reply is None or attempt.outcome is not None:
             return
         if attempt.job is None:

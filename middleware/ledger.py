@@ -15,6 +15,7 @@ from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import AlreadyAnswered, Stopping
 from middleware.key_selection import STORE_RETRY_S
+from middleware.publishing import Publishing
 
 #: A lease outlives the deadline of the attempt's calls by this much, in seconds: time to store the answer. After a
 #: crash the redelivery waits until the lease has ended, so longer is not safer but slower.
@@ -23,8 +24,8 @@ LEASE_MARGIN_S = 10.0
 #: How often the outcome of a call that runs elsewhere is looked up.
 POLL_S = 0.25
 
-#: How long an answer that is stored may take to be published by whoever has stored it, before a redelivery publishes it
-#: again, and how often that is looked up, in seconds.
+#: How long a stored answer may take to be published by another process before a redelivery publishes it again, and how
+#: often that is looked up, in seconds. One of this process may take as long as it needs.
 PUBLISHING_S, PUBLISHING_POLL_S = 1.0, 0.05
 
 logger = logging.getLogger(__name__)
@@ -36,8 +37,9 @@ class LedgerMiddleware(Middleware):
     Its after-hook runs below that of the callbacks: first stored, then published.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, publishing: Publishing) -> None:
         self.runtime = runtime
+        self.publishing = publishing
 
     def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
         attempt = attempt_of(message)
@@ -67,11 +69,12 @@ class LedgerMiddleware(Middleware):
         if attempt.reply is None:
             self._give_back(attempt.work, attempt, attempt.job, attempt.ledger_token)
             return
+        self.publishing.begin(attempt.work, attempt)  # first: from the answer on, a redelivery looks for its publisher
         self._store(attempt.work, attempt, attempt.reply)
 
     def _begin(self, job: Job, work: Work, attempt: Attempt) -> Started | Superseded | Answered:
         lease_s = self.runtime.settings.request_timeout_seconds + LEASE_MARGIN_S
-        patient_until = math.inf
+        patient_until, ours = math.inf, False
         while True:
             try:
                 entry = self.runtime.ledger.begin(work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
@@ -83,11 +86,13 @@ class LedgerMiddleware(Middleware):
                 logger.error("Waiting for the ledger: %s", error)  # noqa: TRY400 - expected, the text says it all
                 self._pause(STORE_RETRY_S)
                 continue
-            if isinstance(entry, Answered) and not entry.published and time.monotonic() < patient_until:
+            if isinstance(entry, Answered) and not entry.published and not ours:
                 # Another copy of the delivery may be about to publish it: two in flight would be two envelopes.
                 patient_until = min(patient_until, time.monotonic() + PUBLISHING_S)
-                self._pause(PUBLISHING_POLL_S)
-                continue
+                ours = time.monotonic() >= patient_until and self.publishing.begin(work, attempt)
+                if not ours:
+                    self._pause(PUBLISHING_POLL_S)
+                continue  # and look again: it may have been published a moment ago
             if not isinstance(entry, Running):
                 return entry
             logger.debug("The same work runs elsewhere; its lease ends in %.1f s", entry.lease_ends_in_s)

@@ -58,14 +58,15 @@ class Arena:
         self.proxy.heal()
         if self._platform.is_alive():
             self._platform.join(5)
-        for name in ("worker", "bridge"):
-            self.resume(name)
+        for name in self.running:
+            self.kill(name)  # nobody looks at what they leave behind, and a farewell takes seconds
         self.stack.close()
         self.proxy.close()
 
-    def arm(self, step: str, request_id: str = "any") -> None:
-        """End the process that next reaches this step of this request."""
-        (self.folder / f"{step}@{request_id}").touch()
+    def arm(self, step: str, request_id: str = "any", *, times: int = 1) -> None:
+        """End the process that next reaches this step of this request, and so on, `times` of them (at most two)."""
+        for number in range(1, times + 1):
+            (self.folder / f"{step}@{request_id}.{number}").touch()
 
     def armed(self) -> list[str]:
         """The failpoints that nobody has come to yet."""

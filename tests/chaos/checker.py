@@ -130,14 +130,14 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
                 if request_id in done - held and relayed[request_id] == 1 and not under_way[delivery]:
                     too_late.add(delivery)
                 under_way[delivery] += 1
-            case "ack asked":
+            case "ack asked" | "given back":
                 under_way[delivery] -= 1
             case "envelope sent":
                 sent[line["message_id"]] += 1
                 if delivery in too_late:
                     verdict.faults.append(f"sent again although it was confirmed: the envelope of {request_id}")
-            case "published":
-                (done if line["outcome"] == "answered" else held).add(request_id)
+            case "held" | "published" as step:
+                (held if step == "held" else done).add(request_id)
     return sent
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from pika.exceptions import AMQPError
 
@@ -28,7 +29,7 @@ WORKER_STEPS = (
     "copy sent",
     "copy confirmed",
 )
-BRIDGE_STEPS = ("bridge: received", "bridge: relayed", "bridge: before ack", "bridge: acked")
+BRIDGE_STEPS = ("bridge: received", "bridge: relayed", "bridge: before ack", "bridge: ack asked")
 
 
 #: How long after its declaration a queue survives a SIGKILL of RabbitMQ, in seconds; seen: 0.4 s is too short.
@@ -106,23 +107,25 @@ def full_callback_queue(where: Where) -> None:
     for definition in ({"overflow": "reject-publish"}, {"overflow": "reject-publish", "max-length": 0}):
         policy = {"pattern": "^gemini.responses$", "definition": definition}
         where.node.api("PUT", f"policies/{vhost}/full", policy)
-        where.wait(0.2, 0.4)
+        wait_until(partial(_applies, where, definition), what=f"the policy {definition}")
     where.wait(1, 3)
     where.node.api("DELETE", f"policies/{vhost}/full")
 
 
-def no_permission(where: Where, *, seconds: tuple[float, float] = (1, 3)) -> None:
+def _applies(where: Where, definition: dict[str, object]) -> bool:
+    """Whether the callback queue says so of itself; one that is not there says nothing against it."""
+    rows = where.node.api("GET", f"queues/{vhost_of(where.arena.direct.url)}")
+    found = [row.get("effective_policy_definition") for row in rows if row["name"] == "gemini.responses"]
+    return found in ([], [definition])
+
+
+def no_permission(where: Where) -> None:
     """The user may write nowhere; channels that are open keep what they may do, so they are closed."""
     url = where.arena.direct.url
     where.node.permit(url, user=USER, write="^$")
     where.node.close_connections(url)
-    where.wait(*seconds)
+    where.wait(1, 3)
     where.node.permit(url, user=USER)
-
-
-def no_permission_for_long(where: Where) -> None:
-    """Until the worker consumes again, three seconds later, and makes calls whose answers it may not publish."""
-    no_permission(where, seconds=(6, 7))
 
 
 def delete_request_queue(where: Where) -> None:

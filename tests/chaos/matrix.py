@@ -1,8 +1,9 @@
 """The failpoint matrix: our process ends at each step, of the first delivery and of the next one as well."""
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Evidence, judge
@@ -29,22 +30,44 @@ STEPS: dict[Kind, Sequence[str]] = {
     Kind("waits for the provider", 1, calls=2, rule={"status": 500, "times": 1}): (*_CALL, *_SCHEDULE),
 }
 
-#: Where a crash costs another call, and where it makes another copy of the envelope; nowhere else.
-PAID_AGAIN = ("after call",)
-SENT_AGAIN = ("envelope sent", "confirmed", "bridge: relayed", "bridge: before ack", "bridge: acked")
+#: Steps that the next delivery does not come to, or need not: what is stored is not stored again, and an ack that was
+#: asked for may have reached RabbitMQ. There is no second crash at these.
+ONCE = ("stored", "published", "ack asked", "bridge: ack asked")
 
-#: How long our queues must have been empty before a case is over, in seconds: RabbitMQ counts three times a second.
-QUIET_S = 0.7
+#: Where a crash costs another call; nowhere else.
+PAID_AGAIN = ("after call",)
+
+#: Where it leaves an envelope in RabbitMQ that the next delivery sends again, and where it leaves a copy that waits.
+SENT_AGAIN = ("envelope sent", "confirmed")
+WAITS_TWICE = ("copy sent", "copy confirmed")
+
+#: Where the bridge may relay its request again, which is then like one that was sent twice.
+RELAYED_AGAIN = ("bridge: relayed", "bridge: before ack", "bridge: ack asked")
+
+#: For how long our queues must have been empty before a case is over, in seconds. RabbitMQ counts on a tick of its own,
+#: three times a second, and tells nobody when.
+QUIET_S = 1.0
 
 
 @dataclass(frozen=True)
 class Case:
-    """Our process ends at `step` of a request of this kind, and again when it comes there again, up to `times`."""
+    """Our process ends at `step` of a request of this kind: once, or the next time as well."""
 
     number: int
-    kind: Kind
+    outcome: Kind
     step: str
     times: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.outcome.name}, {self.step}, {'once' if self.times == 1 else 'twice'}"
+
+    @property
+    def kind(self) -> Kind:
+        """To be sent to wait again, after the first crash, the request has to fail again."""
+        if self.times == 1 or self.step not in WAITS_TWICE or self.outcome.rule is None:
+            return self.outcome
+        return replace(self.outcome, calls=self.outcome.calls + 1, rule={**self.outcome.rule, "times": self.times})
 
     @property
     def request(self) -> Request:
@@ -60,7 +83,9 @@ class Cell:
     """What became of a case; as promised when `faults` is empty."""
 
     case: Case
+    seconds: float
     crashes: int
+    calls: int
     paid_again: int
     copies: int
     faults: tuple[str, ...]
@@ -73,67 +98,103 @@ class Cell:
 
 
 def cases() -> list[Case]:
-    """Every step of every outcome, with one crash and with two."""
-    pairs = [(kind, step, times) for kind, steps in STEPS.items() for step in steps for times in (1, 2)]
-    return [Case(number, *pair) for number, pair in enumerate(pairs)]
+    """Every step of every outcome, with one crash, and with two where there can be two."""
+    triples = (
+        (kind, step, times)
+        for kind, steps in STEPS.items()
+        for step in steps
+        for times in ((1,) if step in ONCE else (1, 2))
+    )
+    return [Case(number, *triple) for number, triple in enumerate(triples)]
 
 
 def play(case: Case, arena: Arena, node: ChaosNode, *, timeout_s: float = 120.0) -> Cell:
     """Play a case to its end and judge it. In one arena cases come one after the other."""
+    started = time.monotonic()
     before = len(arena.journal()), len(arena.envelopes)
-    crashes = 0
-    arena.arm(case.step, case.target)
+    arena.arm(case.step, case.target, times=case.times)
     producer = Producer(arena.direct.url, [case.request], seconds=0.01)
     producer.start()
+    trouble = _until_over(arena, node, before, timeout_s)
+    missed = arena.armed()
+    arena.disarm()
+    trouble += [f"nobody came to the failpoint {name}" for name in missed]
+    evidence = evidence_of(case.request, arena, node, producer, before)
+    return _judge(case, time.monotonic() - started, case.times - len(missed), evidence, trouble)
+
+
+def _until_over(arena: Arena, node: ChaosNode, before: tuple[int, int], timeout_s: float) -> list[str]:
+    """Wait for every crash, an envelope, and the end of every delivery; what went wrong meanwhile."""
     quiet_since = time.monotonic()
 
-    def over() -> bool:
-        nonlocal crashes, quiet_since
-        if crashes < case.times and not arena.armed():
-            crashes += 1
-            if crashes < case.times:
-                arena.arm(case.step, case.target)
+    def busy() -> bool:
         arena.read("gemini.responses")
         answered = len(arena.envelopes) > before[1]
-        if not answered or crashes == 0 or any(node.ours(arena.direct.url).values()):
+        return (
+            not answered
+            or bool(arena.armed())
+            or unsettled(arena.journal()[before[0] :])
+            or any(node.ours(arena.direct.url).values())
+        )
+
+    def over() -> bool:
+        nonlocal quiet_since
+        if busy():
             quiet_since = time.monotonic()
         return time.monotonic() - quiet_since > QUIET_S
 
     try:
-        wait_until(over, timeout_s=timeout_s, pause_s=0.05, what="an answer and empty queues")
-        trouble = []
+        wait_until(over, timeout_s=timeout_s, pause_s=0.05, what="an envelope, every crash and empty queues")
     except AssertionError as error:
         last = [line for process in arena.running.values() for line in process.output().splitlines()[-8:]]
-        trouble = [str(error), *last]
-    arena.disarm()
-    return _judge(case, crashes, _evidence(case, arena, node, producer, before), trouble)
+        return [str(error), *last]
+    return []
 
 
-def _evidence(case: Case, arena: Arena, node: ChaosNode, producer: Producer, before: tuple[int, int]) -> Evidence:
+def unsettled(journal: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the latest worker process works on a delivery, or has ended with one that is to come again."""
+    deliveries = [line for line in journal if line["step"] in {"received", "ack asked", "given back"}]
+    latest = [line["step"] for line in deliveries if line["pid"] == deliveries[-1]["pid"]]
+    return latest.count("received") > len(latest) - latest.count("received")
+
+
+def evidence_of(
+    request: Request, arena: Arena, node: ChaosNode, producer: Producer, before: tuple[int, int]
+) -> Evidence:
+    """What one request has left behind; `before` it, there were so many journal lines and envelopes."""
     return Evidence(
         confirmed=producer.confirmed,
         unsure=producer.unsure,
         envelopes=arena.envelopes[before[1] :],
         dead=[],
-        calls=[call for call in arena.fake.calls() if call["prompt"] == case.request.prompt],
+        calls=[call for call in arena.fake.calls() if call["prompt"] == request.prompt],
         journal=arena.journal()[before[0] :],
         left=node.ours(arena.direct.url),
         output="",
         secrets=(),
-        canary=case.request.canary,
+        canary=request.canary,
     )
 
 
-def _judge(case: Case, crashes: int, evidence: Evidence, trouble: list[str]) -> Cell:
+def _judge(case: Case, seconds: float, crashes: int, evidence: Evidence, trouble: Iterable[str]) -> Cell:
     """The checker's promises, and the exact places where a crash may cost a call or a copy."""
     verdict = judge(evidence)
-    faults = trouble + verdict.faults
+    faults = [*trouble, *verdict.faults]
     paid_again = verdict.calls - case.kind.calls
     if paid_again != (crashes if case.step in PAID_AGAIN else 0):
         faults.append(f"{verdict.calls} calls, {case.kind.calls} asked for, {crashes} crashes")
-    if verdict.copies > (crashes if case.step in SENT_AGAIN else 0):
-        faults.append(f"{verdict.copies} copies after {crashes} crashes")
-    return Cell(case, crashes, paid_again, verdict.copies, tuple(faults))
+    faults += _copies(case, verdict.copies, crashes)
+    acks = sum(line["step"] == "ack asked" and line["id"] == case.request.id for line in evidence.journal)
+    if case.step in WAITS_TWICE and acks != 1 + crashes:
+        faults.append(f"{acks} deliveries were acked, for an original and {crashes} copies that waited")
+    return Cell(case, seconds, crashes, verdict.calls, paid_again, verdict.copies, tuple(faults))
+
+
+def _copies(case: Case, copies: int, crashes: int) -> list[str]:
+    """Exactly one more envelope for each that a crash has left in RabbitMQ, and no other."""
+    least = crashes if case.step in SENT_AGAIN else 0
+    most = crashes if case.step in (*SENT_AGAIN, *RELAYED_AGAIN) else 0
+    return [] if least <= copies <= most else [f"{copies} copies after {crashes} crashes"]
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -142,7 +203,7 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def _rows(cells: Sequence[Cell]) -> Iterator[str]:
-    found = {(cell.case.kind, cell.case.step, cell.case.times): cell for cell in cells}
+    found = {(cell.case.outcome, cell.case.step, cell.case.times): cell for cell in cells}
     columns = [(kind, times) for kind in STEPS for times in (1, 2)]
     yield f"{'the process ends at':<20}" + "".join(f"{kind.name:<42}" for kind in STEPS)
     yield f"{'':<20}" + "".join(f"{'once' if times == 1 else 'and again':<21}" for _kind, times in columns)

@@ -39,6 +39,7 @@ SETTINGS: dict[str, object] = {
     "WORKER_PROCESSES": 2,
     "WORKER_THREADS": 8,
     "LOG_LEVEL": "DEBUG",
+    "CHAOS_PUBLISH_TIMEOUT_S": 3,  # of the test build: a confirm that does not come is given up sooner
 }
 
 

@@ -1,46 +1,74 @@
 """Makes a test build of the product: Python runs this file at start when its folder is on PYTHONPATH.
 
-The product has no code for tests; here its functions are wrapped as their modules are loaded, so that each step
+The product has no code for tests; here public ports are wrapped as their modules are loaded, those of the product and
+of the libraries below it, so that each step
 
 * adds a line to the journal, CHAOS_FOLDER/journal.jsonl, which outlives a SIGKILL;
 * ends the process, as SIGKILL would, when CHAOS_FOLDER holds a failpoint for the step and this request.
 
-A failpoint is a file `<step>@<request id>`, or `<step>@any`; taking it away is atomic, so it ends one process once.
-Deadlines that only make a test longer are shorter here. With CHAOS_STOCK_SETTLEMENT the worker acks
-whatever became of a message, as job systems do: a harness that finds nothing wrong with that would find nothing at all.
+A failpoint is a file `<step>@<request id>.<number>`, or `<step>@any.<number>`, with a number from 1 to FAILPOINTS for
+each process that shall end there. Taking one away is atomic, so it ends one process once.
+
+    port                         steps
+    dramatiq.Middleware          received
+    OpenRouter.complete          before call, after call
+    SqliteLedger, RedisLedger    stored, published, noted (given back: abandoned, or its copy waits)
+    pika.channel.Channel         envelope sent, copy sent, bridge: relayed, bridge: before ack, bridge: ack asked
+    Publisher.publish            confirmed, copy confirmed, held
+    Delivery.settle              before ack, ack asked, given back
+    pika's BlockingChannel       bridge: received
+
+The lease of a dead process ends sooner here than it does in production, and with CHAOS_PUBLISH_TIMEOUT_S so does the
+patience with a confirm. With CHAOS_STOCK_SETTLEMENT the worker acks whatever became of a message, as job systems do: a
+harness that finds nothing wrong with that would find nothing at all.
 """
 
 import functools
 import json
+import math
 import os
 import signal
 import sys
 import time
+import weakref
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 FOLDER = os.environ.get("CHAOS_FOLDER", "")
-PUBLISH_TIMEOUT_S = 3.0
-LEASE_MARGIN_S = 1.0
 STOCK_SETTLEMENT = "CHAOS_STOCK_SETTLEMENT" in os.environ
+PUBLISH_TIMEOUT_S = float(os.environ.get("CHAOS_PUBLISH_TIMEOUT_S", "inf"))
+LEASE_MARGIN_S = 1.0
+
+#: How many failpoints there can be for one step of one request.
+FAILPOINTS = 2
 
 
-def step(name, request_id, **facts):
-    """Note that the step was reached, then end here if a failpoint says so."""
+def note(name, request_id, **facts):
+    """Write down that the step was reached."""
     line = {"at": time.time(), "pid": os.getpid(), "step": name, "id": request_id, **facts}
     with Path(FOLDER, "journal.jsonl").open("ab", buffering=0) as journal:
         journal.write(json.dumps(line).encode() + b"\n")
+
+
+def end_here(name, request_id):
+    """End the process if a failpoint says so."""
     for target in (request_id, "any"):
-        try:
-            Path(FOLDER, f"{name}@{target}").unlink()
-        except FileNotFoundError:
-            continue
-        os.kill(os.getpid(), signal.SIGKILL)
+        for number in range(1, FAILPOINTS + 1):
+            try:
+                Path(FOLDER, f"{name}@{target}.{number}").unlink()
+            except FileNotFoundError:
+                continue
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def step(name, request_id, **facts):
+    note(name, request_id, **facts)
+    end_here(name, request_id)
 
 
 def around(owner, name, *, before=None, after=None):
-    """Call `before(*arguments)` and `after(result, *arguments)` around a function."""
+    """Call `before(*arguments)` and `after(result, *arguments)` around a public function."""
     inner = getattr(owner, name)
 
     @functools.wraps(inner)
@@ -55,19 +83,43 @@ def around(owner, name, *, before=None, after=None):
     setattr(owner, name, wrapped)
 
 
-def id_of(attempt):
-    if attempt.job is not None:
-        return attempt.job.request_id
-    return attempt.reply.request_id if attempt.reply is not None else None
+def in_bridge():
+    """Whether this process is a bridge: a worker never loads its package."""
+    return "bridge" in sys.modules
 
 
-def graceful_stop(module):
-    from middleware.attempt import attempt_of
+def id_in(value):
+    """The request's id, wherever it is in a message of ours."""
+    if isinstance(value, dict):
+        if "request_id" in value:
+            return value["request_id"]
+        value = list(value.values())
+    found = (id_in(one) for one in value) if isinstance(value, list) else ()
+    return next((one for one in found if one is not None), None)
 
-    def received(_self, _broker, message):
-        step("received", id_of(attempt_of(message)))
 
-    around(module.GracefulStop, "before_process_message", after=lambda _result, *rest: received(*rest))
+def kind_of(queue):
+    """What a message to this queue is; None for what no step is about."""
+    if queue == "gemini.generate":
+        return "relayed"
+    if queue.startswith(("gemini.generate.delay.", "gemini.generate.backoff.")):
+        return "copy"
+    if queue.startswith("gemini.callbacks.delay."):
+        return "held"
+    return None if queue.startswith(("gemini.generate", "gemini.callbacks", "gemini.requests")) else "envelope"
+
+
+def dramatiq_broker(module):
+    def set_broker(broker):
+        from dramatiq import Middleware
+
+        class Received(Middleware):
+            def before_process_message(self, broker, message):
+                step("received", getattr(message.args[0], "request_id", None))
+
+        broker.add_middleware(Received(), before=type(broker.middleware[0]))
+
+    around(module, "set_broker", before=set_broker)
 
 
 def openrouter(module):
@@ -80,99 +132,178 @@ def openrouter(module):
     around(module.OpenRouter, "complete", before=before, after=after)
 
 
-def ledger(module):
+def ledger(owner):
+    def stored(_result, _self, work, _token, *, message_id, **_named):
+        step("stored", work.request_id, message_id=message_id)
+
+    def published(_result, _self, work):
+        step("published", work.request_id)
+
+    def noted(_result, _self, work, *_rest, **_named):
+        step("noted", work.request_id)
+
+    around(owner, "answer", after=stored)
+    around(owner, "published", after=published)
+    around(owner, "scheduled", after=noted)
+    around(owner, "abandon", after=noted)
+
+
+def ledger_middleware(module):
     module.LEASE_MARGIN_S = LEASE_MARGIN_S
-
-    def after(_result, _self, _work, attempt, reply):
-        if attempt.stored:
-            step("stored", id_of(attempt), message_id=reply.message_id)
-
-    def noted(_result, _self, _work, attempt, *_rest):
-        step("noted", id_of(attempt))
-
-    around(module.LedgerMiddleware, "_store", after=after)
-    around(module.LedgerMiddleware, "_give_back", after=noted)
-
-
-def outbox(module):
-    module.PUBLISH_TIMEOUT_S = PUBLISH_TIMEOUT_S
-
-
-def callbacks(module):
-    def confirmed(_self, attempt):
-        step("confirmed", id_of(attempt), message_id=attempt.reply.message_id)
-
-    def published(_result, _self, attempt):
-        step("published", id_of(attempt), message_id=attempt.reply.message_id, outcome=attempt.outcome)
-
-    around(module.Callbacks, "_mark_published", before=confirmed, after=published)
-
-
-def retry_schedule(module):
-    def scheduled(_result, _self, _message, attempt, *_rest):
-        step("copy confirmed", id_of(attempt))
-
-    around(module.RetrySchedule, "_schedule", after=scheduled)
-
-
-def confirm_channel(module):
-    def sent(_result, _self, outgoing):
-        body = outgoing.body
-        if outgoing.queue.startswith("gemini.generate.delay") or outgoing.queue.startswith("gemini.generate.backoff"):
-            step("copy sent", json.loads(body)["args"][0]["request"]["request_id"])
-        elif not outgoing.queue.startswith(("gemini.generate", "gemini.callbacks", "gemini.requests")):
-            properties = outgoing.properties
-            step("envelope sent", properties.correlation_id, message_id=properties.message_id)
-
-    around(module.ConfirmChannel, "send", after=sent)
 
 
 def publisher(module):
-    module.Publisher.submit.__kwdefaults__["timeout_s"] = PUBLISH_TIMEOUT_S
+    def confirmed(_result, _self, queue, body, properties, **_named):
+        match kind_of(queue):
+            case "copy":
+                step("copy confirmed", id_in(json.loads(body)))
+            case "held":
+                step("held", id_in(json.loads(body)))
+            case "envelope":
+                step("confirmed", properties.correlation_id, message_id=properties.message_id)
+
+    submit = module.Publisher.submit
+
+    @functools.wraps(submit)
+    def impatient(*arguments, timeout_s=math.inf, **named):
+        shorter = {"timeout_s": min(timeout_s, PUBLISH_TIMEOUT_S)}
+        return submit(*arguments, **named, **(shorter if shorter["timeout_s"] < math.inf else {}))
+
+    module.Publisher.submit = impatient
+    around(module.Publisher, "publish", after=confirmed)
+
+
+def departure(queue, body, properties):
+    """The step at which a message leaves, the id of its request, and what else is to be noted; None for no step."""
+    match kind_of(queue):
+        case "relayed":
+            return "bridge: relayed", id_in(json.loads(body)), {}
+        case "copy":
+            return "copy sent", id_in(json.loads(body)), {}
+        case "envelope":
+            return "envelope sent", properties.correlation_id, {"message_id": properties.message_id}
+    return None
+
+
+class Unconfirmed:
+    """The messages of a channel that RabbitMQ has not confirmed, by the tags that it counts for them."""
+
+    def __init__(self):
+        self.last_tag = 0
+        self.steps = {}
+
+    def sent(self, left):
+        self.last_tag += 1
+        self.steps[self.last_tag] = left
+
+    def confirmed(self, tag, *, multiple):
+        tags = [one for one in self.steps if one <= tag] if multiple else [tag]
+        found = [self.steps.pop(one, None) for one in tags]
+        return [left for left in found if left is not None]
+
+
+def channel(module):
+    """A departure is noted before it, and ends the process when RabbitMQ has the message and the product does not know.
+
+    At the departure itself nothing would be certain: the bytes wait in the process for the next turn of its loop.
+    """
+    unconfirmed = confirm_mode(module)
+
+    def leaves(_channel, _exchange, queue, body, properties, **_named):
+        left = departure(queue, body, properties)
+        if left is not None:
+            name, request_id, facts = left
+            note(name, request_id, **facts)
+
+    def left(_result, channel, _exchange, queue, body, properties, **_named):
+        if channel in unconfirmed:
+            unconfirmed[channel].sent(departure(queue, body, properties))
+
+    around(module.Channel, "basic_publish", before=leaves, after=left)
+    bridge_acks(module)
+
+
+def confirm_mode(module):
+    """Hears of every confirm before the product does; what is unconfirmed, by channel."""
+    from pika.spec import Basic
+
+    channels = weakref.WeakKeyDictionary()
+    confirm_delivery = module.Channel.confirm_delivery
+
+    @functools.wraps(confirm_delivery)
+    def confirming(channel, ack_nack_callback, *rest, **named):
+        unconfirmed = channels[channel] = Unconfirmed()
+
+        def heard(frame):
+            left = unconfirmed.confirmed(frame.method.delivery_tag, multiple=frame.method.multiple)
+            for name, request_id, _facts in left if isinstance(frame.method, Basic.Ack) else ():
+                end_here(name, request_id)
+            ack_nack_callback(frame)
+
+        confirm_delivery(channel, heard, *rest, **named)
+
+    module.Channel.confirm_delivery = confirming
+    return channels
+
+
+def bridge_acks(module):
+    def acks(*_rest, **_named):
+        if in_bridge():
+            step("bridge: before ack", None)
+
+    def acked(*_rest, **_named):
+        if in_bridge():
+            step("bridge: ack asked", None)
+
+    around(module.Channel, "basic_ack", before=acks, after=acked)
+
+
+def blocking_connection(module):
+    basic_consume = module.BlockingChannel.basic_consume
+
+    @functools.wraps(basic_consume)
+    def consuming(channel, queue, on_message_callback, **named):
+        def received(channel, method, properties, body):
+            if in_bridge():
+                step("bridge: received", properties.message_id)
+            on_message_callback(channel, method, properties, body)
+
+        return basic_consume(channel, queue, received, **named)
+
+    module.BlockingChannel.basic_consume = consuming
 
 
 def delivery(module):
-    def before(self):
-        if self._open and module.attempt_of(self).outcome is not None:
-            step("before ack", id_of(module.attempt_of(self)), outcome=module.attempt_of(self).outcome)
+    from middleware.attempt import attempt_of
 
-    def after(_result, self):
-        if module.attempt_of(self).outcome is not None:
-            step("ack asked", id_of(module.attempt_of(self)))
+    settle = module.Delivery.settle
 
-    around(module.Delivery, "settle", before=before, after=after)
-    if STOCK_SETTLEMENT:
-        settle = module._settle
-        module._settle = lambda channel, tag, *, confirmed: settle(channel, tag, confirmed=True)
+    @functools.wraps(settle)
+    def settled(delivery):
+        attempt, first = attempt_of(delivery), not vars(delivery).get("is_settled")
+        delivery.is_settled = True
+        if STOCK_SETTLEMENT:
+            attempt.outcome = attempt.outcome or "whatever"
+        request_id = getattr(delivery.args[0], "request_id", None)
+        if first and attempt.outcome is not None:
+            step("before ack", request_id, outcome=attempt.outcome)
+        settle(delivery)
+        if first:
+            step("ack asked" if attempt.outcome is not None else "given back", request_id)
 
-
-def relay(module):
-    def relayed(_result, _self, request, **_named):
-        step("bridge: relayed", request.request_id)
-
-    def received(_self, _channel, _method, properties, _body):
-        step("bridge: received", properties.message_id)
-
-    def settle(_self, _channel, _tag, *, confirmed):
-        if confirmed:
-            step("bridge: before ack", None)
-
-    around(module.Relay, "_on_message", before=received)
-    around(module.Relay, "_relay", after=relayed)
-    around(module.Relay, "_settle", before=settle, after=lambda _result, *_rest, **_named: step("bridge: acked", None))
+    module.Delivery.settle = settled
 
 
 CHANGES = {
-    "middleware.graceful_stop": graceful_stop,
-    "middleware.ledger": ledger,
-    "middleware.outbox": outbox,
-    "middleware.callbacks": callbacks,
-    "middleware.retry_schedule": retry_schedule,
+    "dramatiq.broker": dramatiq_broker,
+    "pika.channel": channel,
+    "pika.adapters.blocking_connection": blocking_connection,
     "gateway.providers.openrouter": openrouter,
-    "gateway.confirm_channel": confirm_channel,
+    "gateway.ledger_sqlite": lambda module: ledger(module.SqliteLedger),
+    "gateway.ledger_redis": lambda module: ledger(module.RedisLedger),
     "gateway.publisher": publisher,
+    "middleware.ledger": ledger_middleware,
     "actors.delivery": delivery,
-    "bridge.relay": relay,
 }
 
 
