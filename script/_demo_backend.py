@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pika
-from _stack import Stack
+from _stack import Stack, undisturbed
 
 ANSWER_TIMEOUT_S = 150.0
 
@@ -41,7 +41,8 @@ def ask(stack: Stack, url: str, request: dict[str, Any], *, on_log: Callable[[st
         answers: list[dict[str, Any]] = []
 
         def answered() -> bool:
-            _method, _properties, body = channel.basic_get(request["callback_queue"], auto_ack=True)
+            with undisturbed():
+                _method, _properties, body = channel.basic_get(request["callback_queue"], auto_ack=True)
             if body is not None:
                 answers.append(json.loads(body))
             return bool(answers)

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pika
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import AMQPError
 
 ROOT = Path(__file__).resolve().parent.parent
 START_TIMEOUT_S = 60.0
@@ -72,7 +72,8 @@ class Stack:
             start_new_session=True,  # Ctrl-C is for the command, which stops its processes in order
         )
         self._reader = threading.Thread(target=self._read, args=(self._honcho,), daemon=True)
-        self._reader.start()
+        with undisturbed():  # a thread takes over what is held back: a signal waits for the main one
+            self._reader.start()
         self.wait_until(
             lambda: all((consumers(url, queue) or 0) >= count for queue, count in wanted.items()),
             START_TIMEOUT_S,
@@ -149,20 +150,27 @@ class Stack:
 
 def opens(url: str) -> bool:
     """Whether RabbitMQ answers there, takes the user of the URL, and has its virtual host."""
-    try:
+    with undisturbed(), suppress(AMQPError, OSError):
         pika.BlockingConnection(pika.URLParameters(url)).close()
-    except (AMQPError, OSError):
-        return False
-    return True
+        return True
+    return False
 
 
 def consumers(url: str, queue: str) -> int | None:
     """How many consume from a queue; None when there is no such queue, or RabbitMQ does not answer."""
+    with undisturbed(), suppress(AMQPError, OSError), pika.BlockingConnection(pika.URLParameters(url)) as connection:
+        return int(connection.channel().queue_declare(queue, passive=True).method.consumer_count)
+    return None
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """A signal is handled afterwards: where an exception has cut through pika, closing its connection hangs."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
-        with pika.BlockingConnection(pika.URLParameters(url)) as connection:
-            return int(connection.channel().queue_declare(queue, passive=True).method.consumer_count)
-    except (ChannelClosedByBroker, AMQPError, OSError):
-        return None
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _nobody(_line: str) -> None:
