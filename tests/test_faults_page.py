@@ -38,7 +38,7 @@ def named(cell: str) -> list[str]:
 
 
 def circle(name: str) -> str | None:
-    """Which command runs a test: `script/test unit`, `script/test` or `script/chaos`; None when there is no such test."""
+    """Which command runs a test: `script/test unit`, `script/test` or `script/chaos`; None for no such test."""
     file, _, test = name.partition("::")
     path = ROOT / file
     if not path.is_file():
