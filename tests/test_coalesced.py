@@ -34,7 +34,9 @@ class CountedSocket:
 
 @pytest.fixture
 def connection(vhost_url: str) -> Iterator[pika.BlockingConnection]:
-    made = amqp.connect(amqp.parameters(vhost_url, name="test"), deadline_s=10)
+    parameters = amqp.parameters(vhost_url, name="test")
+    parameters.heartbeat = 0  # it would be counted
+    made = amqp.connect(parameters, deadline_s=60)
     yield made
     made.close()
 

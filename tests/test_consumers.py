@@ -82,12 +82,12 @@ def test_the_bridge_consumes_again_after_its_channel_was_closed(here: World, vho
         wait_until(lambda: here.publisher.to(WORK), what="the request to be relayed")
     finally:
         relay.runtime.stopping.set()
-        thread.join(10)
+        thread.join(60)
     assert not thread.is_alive()
 
 
 def _look_often(consumer: Consumer) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         next(consumer)
 

@@ -84,8 +84,11 @@ def test_a_redelivery_of_answered_work_makes_no_call_and_no_second_envelope(here
     assert len(here.publisher.sent) == 1
 
 
-def test_an_answer_that_was_stored_but_not_published_is_published_by_the_redelivery(here: World):
+def test_an_answer_that_was_stored_but_not_published_is_published_by_the_redelivery(
+    here: World, monkeypatch: pytest.MonkeyPatch
+):
     """The crash came between the ledger and RabbitMQ; the stored bytes go out, nothing is called."""
+    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 0.0)
     here.publisher.refuse["gemini.responses"] = [RuntimeError("crash")]
     message = here.message(job())
     assert here.deliver(message) == ("requeue",)

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.gate import MAX_BODY_BYTES, Sender, admit
@@ -162,7 +162,6 @@ def test_garbage_with_a_forbidden_reply_to_is_not_answered():
     assert rejected(b"garbage", Sender(reply_to="gemini.generate")).callback_queue is None
 
 
-@settings(deadline=None)  # a machine that stands still for a moment has found nothing
 @given(
     st.binary(max_size=300)
     | st.recursive(st.none() | st.text() | st.floats() | st.integers(), st.lists).map(repr).map(str.encode)

@@ -1,11 +1,11 @@
 """The contract of the key stores, through the pool, over both of them."""
 
 import sqlite3
-import time
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -517,45 +517,6 @@ def test_a_ring_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock:
     assert [lease_from(pool).key for _ in range(2)] == [THREE, TWO]
 
 
-def test_a_thousand_keys_cost_little_more_than_ten(place: tuple[str, str], clock: Clock):
-    """At most three times as much, whether all are free, all are used up, or all were refused."""
-    kind, where = place
-    if kind == "redis":
-        empty(where)
-    with ExitStack() as cleanup:
-        stores = [key_store(kind, f"{where}-{keys}" if kind == "sqlite" else where) for keys in (10, 1000)]
-        for store in stores:
-            cleanup.callback(store.close)
-        few, many = steps(stores[0], clock, 10), steps(stores[1], clock, 1000)
-        assert [name for (name, one), (_, other) in zip(few, many, strict=True) if ratio(other, one) > 3] == []
-
-
-def steps(store: KeyStore, clock: Clock, keys: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Each kind of step, on a store that has never been used, which is made ready for it just before."""
-    ring = [ApiKey(f"sk-or-v1-cost-{keys}-{n:04}", label=f"mine-{keys}") for n in range(keys)]
-    used_up, free = pool_of(store, clock, *ring, limit=1), pool_of(store, clock, *ring, limit=1000)
-    last = [lease_from(used_up) for _ in ring][-1]
-    yield "used up", lambda: used_up.acquire(MODEL)
-    free.acquire(MODEL)
-    yield "free", lambda: free.acquire(MODEL)
-    yield "ready in", free.ready_in_s
-    free.cool(last, AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT))
-    assert wait_from(free).refused
-    yield "refused", lambda: free.acquire(MODEL)
-
-
-def ratio(one: Callable[[], object], other: Callable[[], object]) -> float:
-    """How much longer twenty of the one take than of the other at their best, in turns: machines are shared."""
-    pairs = [[timed(lambda step=step: [step() for _ in range(20)]) for step in (one, other)] for _ in range(8)]
-    return min(pair[0] for pair in pairs) / min(pair[1] for pair in pairs)
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
 def test_every_step_in_redis_is_one_round_trip(redis_url: str):
     """Whatever the number of keys, once the server knows the ring and the scripts."""
     empty(redis_url)
@@ -658,13 +619,12 @@ def test_a_file_of_an_earlier_form_learns_to_count_flights(tmp_path: Path, clock
 
 
 def test_limits_are_exact_over_threads_and_processes(place: tuple[str, str]):
-    """Four processes of eight threads take all that there is, and no window of any key has more than its limit.
+    """Two processes of eight threads take all that there is, and no window of any key has more than its limit.
 
-    The clock is real: these are the recorded uses of 1.5 s with windows of 0.25 s.
+    The clock is real, and nothing depends on how fast it goes: each thread goes on until it has had its share.
     """
-    context = get_context("spawn")
-    with context.Pool(4) as children:
-        uses = [use for part in children.map(take_all, [place] * 4, chunksize=1) for use in part]
+    with get_context("spawn").Pool(2) as children:
+        uses = [use for part in children.map(take_all, [place] * 2, chunksize=1) for use in part]
     by_key = defaultdict(list)
     for digest, at in uses:
         by_key[digest].append(at)
@@ -675,21 +635,22 @@ def test_limits_are_exact_over_threads_and_processes(place: tuple[str, str]):
         assert len(times) > LIMIT  # the windows went round
 
 
-LIMIT, WINDOW_S = 10, 0.25
+LIMIT, WINDOW_S, SHARE = 10, 0.1, 5
 
 
 def take_all(place: tuple[str, str]) -> list[tuple[str, float]]:
-    """In a child process: eight threads that acquire for 1.5 s; the digests and times of what they got."""
+    """In a child process: eight threads that acquire what they can; the digests and times of what they got."""
     opened = key_store(*place)
     pool = KeyPool((ONE, TWO), opened, max_per_window=LIMIT, window_s=WINDOW_S, margin_s=0.0)
-    deadline = time.monotonic() + 1.5
 
     def take() -> list[tuple[str, float]]:
-        found = []
-        while time.monotonic() < deadline:
+        found: list[tuple[str, float]] = []
+        while len(found) < SHARE:
             lease = pool.acquire(MODEL)
             if isinstance(lease, Lease):
                 found.append((lease.key.digest, lease.acquired_at))
+            else:
+                threading.Event().wait(lease.retry_in_s)  # all of them come back at the same moment
         return found
 
     with ThreadPoolExecutor(8) as threads:

@@ -1,13 +1,9 @@
 """The contract of the ledger, over both stores."""
 
-import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -293,28 +289,6 @@ def test_an_answer_survives_sigkill(file: StateFile):
     done = subprocess.run([sys.executable, "-c", KILLED, str(file.path)], check=False)
     assert done.returncode == -9
     assert begin(SqliteLedger(file, ttl_s=TTL_S), Work("r-1", "d")).envelope == b"paid"
-
-
-def test_an_answer_is_stored_quickly(file: StateFile, tmp_path: Path):
-    """It stands between every answer and its publish: some times the smallest commit there is, and without the disk."""
-    ledger = SqliteLedger(file, ttl_s=TTL_S)
-    smallest = sqlite3.connect(tmp_path / "smallest.sqlite3", isolation_level=None)
-    for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF", "CREATE TABLE numbers (number INTEGER)"):
-        smallest.execute(statement)
-    stored, committed = [], []
-    for number in range(100):
-        work = Work(f"r-{number}", "d")
-        token = begin(ledger, work).token
-        stored.append(timed(partial(answer, ledger, token, work=work, envelope=b"x" * 4000)))
-        committed.append(timed(partial(smallest.execute, "INSERT INTO numbers VALUES (?)", (number,))))
-    smallest.close()
-    assert min(stored) < 8 * min(committed)  # 3 as a rule; with an fsync 15 and more
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def job(**fields: Any) -> Job:

@@ -75,7 +75,7 @@ STEPS = st.lists(st.sampled_from([0.0, 0.0001, 0.25, 4.9999, 9.9999, LEASE_S]), 
 
 
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(operations=OPERATIONS, steps=STEPS)
 # The same delivery looks again at 109.9999, a moment before its first run's lease of 10 s from 100 has ended.
 @example(operations=[("begin", "a", 0), ("begin", "a", 0)], steps=(0.0, 9.9999, 0.0002, 0.0002, 0.0002))

@@ -259,7 +259,7 @@ def test_dramatiq_never_prints_arguments_at_debug(log: Log):
     actor.send(PROMPT)
     worker = dramatiq.Worker(broker, worker_threads=1, worker_timeout=50)
     worker.start()
-    broker.join("q", timeout=5000)
+    broker.join("q", timeout=60_000)
     worker.stop()
     assert called == [PROMPT]
     assert "canary" not in "".join(log.lines)

@@ -18,11 +18,14 @@ from actors.boot import EXIT_SETTINGS, Boot
 from actors.broker import MIDDLEWARE, runtime
 from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, UpstreamFailed
 from gateway.keys.pool import KeyPool
-from gateway.ledger import Work
+from gateway.ledger import Running, Work
+from gateway.ledger_sqlite import SqliteLedger
+from gateway.state_file import StateFile
 from middleware import key_selection
 from middleware.graceful_stop import GracefulStop
-from middleware.ledger import PUBLISHING_S, LedgerMiddleware
+from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, LedgerMiddleware
 from middleware.watchdog import EXIT_THREAD_LOST, Watchdog
+from tests.clock import Clock
 from tests.system.stack import wait_until
 from tests.world import World, job, world
 
@@ -98,6 +101,7 @@ def test_an_answer_that_cannot_be_stored_is_published_all_the_same(here: World, 
 
 def test_an_answer_whose_note_fails_is_published_again_by_a_redelivery(here: World, monkeypatch: pytest.MonkeyPatch):
     """P2: the copy carries the same message id."""
+    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 0.0)
     monkeypatch.setattr(here.stores.ledger, "published", Once(here.stores.ledger.published))
     message = here.message(job())
     assert here.deliver(message) == ("ack",)
@@ -143,25 +147,37 @@ def test_a_delivery_that_has_a_copy_in_a_wait_is_done_with(here: World):
     assert len(here.publisher.to("gemini.responses")) == 1
 
 
-def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World):
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second delivery waits for the publish of the first, however long a thread stands still."""
+    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 3600.0)
+
+
+@pytest.mark.usefixtures("patient")
+def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World, monkeypatch: pytest.MonkeyPatch):
     """F4: the connection was lost in mid-call, RabbitMQ has delivered again, the call still runs."""
     message = here.message(job())
-    calling, go_on = threading.Event(), threading.Event()
+    calling, go_on, begin = threading.Event(), threading.Event(), here.stores.ledger.begin
 
     def hold() -> None:
         calling.set()
-        go_on.wait(10)
+        go_on.wait(60)
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        entry = begin(*arguments, **named)
+        if isinstance(entry, Running):
+            go_on.set()
+        return entry
 
     here.provider.during = hold
+    monkeypatch.setattr(here.stores.ledger, "begin", noted)
     settled: list[tuple[str, ...]] = []
-    first = threading.Thread(target=lambda: settled.append(here.deliver(message)))
-    first.start()
-    assert calling.wait(10)
-    second = threading.Thread(target=lambda: settled.append(here.deliver(message)))
-    second.start()
-    go_on.set()
-    first.join(10)
-    second.join(10)
+    deliveries = [threading.Thread(target=lambda: settled.append(here.deliver(message))) for _ in range(2)]
+    deliveries[0].start()
+    assert calling.wait(60)
+    deliveries[1].start()
+    for delivery in deliveries:
+        delivery.join(60)
     assert settled == [("ack",), ("ack",)]
     assert len(here.provider.calls) == 1
     assert len(here.publisher.sent) == 1
@@ -169,63 +185,81 @@ def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World):
 
 def test_a_second_delivery_is_patient_from_the_answer_on(here: World, monkeypatch: pytest.MonkeyPatch):
     """However long it has waited for the call before: the first has not begun to publish by then."""
-    message, now = here.message(job()), [0.0]
-    calling, go_on, publish = threading.Event(), threading.Event(), here.publisher.publish
+    message, clock = here.message(job()), Clock()
+    calling, go_on, waited_for = threading.Event(), threading.Event(), threading.Event()
+    publish = here.publisher.publish
     here.provider.during = lambda: (calling.set(), go_on.wait(60))[0]
 
-    def slowly(*arguments: Any, **named: Any) -> None:
-        runtime.stopping.wait(0.2)  # nobody sets it
+    def held(*arguments: Any, **named: Any) -> None:
+        waited_for.wait(60)
         publish(*arguments, **named)
 
     def pause(_ledger: LedgerMiddleware, seconds: float) -> None:
-        now[0] += seconds
-        if now[0] > 11 * PUBLISHING_S:
-            go_on.set()
+        if seconds == PUBLISHING_POLL_S:  # for the publish of an answer that is there
+            waited_for.set()
+        else:  # for the end of the call
+            clock.advance(seconds)
+            if clock() > calling_since + 2 * PUBLISHING_S:
+                go_on.set()
         runtime.stopping.wait(0.01)
 
-    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 10 * PUBLISHING_S)
-    monkeypatch.setattr("middleware.ledger.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("middleware.ledger.time", SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(LedgerMiddleware, "_pause", pause)
-    here.publisher.publish = slowly  # type: ignore[method-assign]
+    here.publisher.publish = held  # type: ignore[method-assign]
     deliveries = [threading.Thread(target=here.deliver, args=(message,)) for _ in range(2)]
     deliveries[0].start()
-    assert calling.wait(10)
-    now[0] = 0.0
+    assert calling.wait(60)
+    calling_since = clock()
     deliveries[1].start()
     for delivery in deliveries:
         delivery.join(60)
     assert len(here.publisher.sent) == 1
 
 
-def test_a_second_delivery_leaves_an_answer_to_the_first_that_publishes_it(here: World):
+@pytest.mark.usefixtures("patient")
+def test_a_second_delivery_leaves_an_answer_to_the_first_that_publishes_it(
+    here: World, monkeypatch: pytest.MonkeyPatch
+):
     """It is stored and not yet confirmed: a moment later the second finds it published, and is a duplicate."""
     message = here.message(job())
     publishing, go_on, publish = threading.Event(), threading.Event(), here.publisher.publish
 
     def held(*arguments: Any, **named: Any) -> None:
         publishing.set()
-        go_on.wait(10)
+        go_on.wait(60)
         publish(*arguments, **named)
 
+    def pause(_ledger: LedgerMiddleware, _seconds: float) -> None:
+        go_on.set()
+        runtime.stopping.wait(0.01)
+
+    monkeypatch.setattr(LedgerMiddleware, "_pause", pause)
     here.publisher.publish = held  # type: ignore[method-assign]
     settled: list[tuple[str, ...]] = []
     deliveries = [threading.Thread(target=lambda: settled.append(here.deliver(message))) for _ in range(2)]
     deliveries[0].start()
-    assert publishing.wait(10)
+    assert publishing.wait(60)
     deliveries[1].start()
-    go_on.set()
     for delivery in deliveries:
-        delivery.join(10)
+        delivery.join(60)
     assert settled == [("ack",), ("ack",)]
     assert len(here.publisher.sent) == 1
 
 
-def test_a_delivery_whose_first_run_died_is_run_after_its_lease(here: World):
+def test_a_delivery_whose_first_run_died_is_run_after_its_lease(
+    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """F6: the crash left the entry running; it is taken over when its time is up."""
-    message = here.message(job())
-    here.stores.ledger.begin(Work.of(job()), delivery=message.message_id, lease_s=0.3)
+    message, clock = here.message(job()), Clock()
+    began = clock()
+    ledger = SqliteLedger(file := StateFile(tmp_path / "ledger.sqlite3"), ttl_s=1000.0, clock=clock)
+    monkeypatch.setattr(runtime, "ledger", ledger)
+    monkeypatch.setattr(LedgerMiddleware, "_pause", lambda _ledger, seconds: clock.advance(seconds))
+    ledger.begin(Work.of(job()), delivery=message.message_id, lease_s=30.0)
     assert here.deliver(message) == ("ack",)
     assert len(here.provider.calls) == 1
+    assert 30.0 <= clock() - began < 31.0
+    file.close()
 
 
 HOOKS = [hook for hook in MIDDLEWARE if "before_process_message" in vars(type(hook))]
@@ -365,7 +399,7 @@ def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: py
     try:
         GracefulStop(runtime).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGTERM)
-        assert runtime.stopping.wait(10)
+        assert runtime.stopping.wait(60)
         wait_until(lambda: handled, what="Dramatiq's handler")
         assert handled == ["signals"]
     finally:
@@ -422,7 +456,7 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     worker: Any = SimpleNamespace(workers=[alive], consumers={"gemini.generate": ended})
     watchdog = Watchdog(runtime, look_every_s=0.01)
     watchdog.after_worker_boot(the_broker, worker)
-    assert asked.wait(10)
+    assert asked.wait(60)
     with pytest.raises(SystemExit) as left:
         watchdog.after_worker_shutdown(the_broker, worker)
     assert left.value.code == EXIT_THREAD_LOST

@@ -27,12 +27,8 @@ from tests.clock import Clock
 from tests.redis_server import empty
 
 KEYS = [ApiKey(f"sk-or-v1-property-{n}", label=label) for n, label in enumerate(["shared", "shared", "own", None])]
-LIMIT, WINDOW, IN_FLIGHT, FLIGHT = (
-    3,
-    8,
-    2,
-    11,
-)  # seconds; whole numbers, so that the model and the stores calculate alike
+#: Whole numbers of seconds, so that the model and the stores calculate alike.
+LIMIT, WINDOW, IN_FLIGHT, FLIGHT = 3, 8, 2, 11
 GUESSED, GUESSED_REFUSED = 5, 20
 MODELS = st.sampled_from(["model/a", "model/b"])
 
@@ -202,7 +198,8 @@ def expected(reference: Reference, key: ApiKey) -> tuple[object, ...]:
     return key, reference.used(key), reference.in_flight(key), wait, rest
 
 
-EXAMPLES = settings(max_examples=60, stateful_step_count=50, deadline=None, database=None)
+#: Of 50 steps each: a fourth of what the profile asks for in other tests.
+EXAMPLES = settings(max_examples=settings().max_examples // 4)
 
 
 def test_any_history_in_a_file_is_that_of_the_model(tmp_path: Path):

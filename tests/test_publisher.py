@@ -1,6 +1,7 @@
 """The publisher on a real RabbitMQ: confirmed or one of four errors, whatever happens to the server."""
 
 import gc
+import logging
 import threading
 import time
 import uuid
@@ -84,7 +85,7 @@ def test_a_missing_queue_is_unroutable_and_the_others_are_not_touched(vhost_url:
     declare(vhost_url, "q")
     with publishing(vhost_url) as publisher:
         futures = [publisher.submit(name, b"body", properties()) for name in ("q", "missing", "q", "missing", "q")]
-        wait(futures, timeout=10)
+        wait(futures, timeout=60)
         assert [type(future.exception()) for future in futures] == [
             type(None),
             Unroutable,
@@ -121,25 +122,24 @@ def test_a_queue_that_cannot_be_declared_is_unroutable_after_one_try(vhost_url: 
 
 def test_a_queue_is_declared_once_for_all_that_wait_for_it(vhost_url: str):
     """A thousand answers to a queue that was deleted are no thousand connections."""
+    declare(vhost_url, "q")
     asked = []
     begun, go_on = threading.Event(), threading.Event()
 
     def redeclare(queue: str) -> bool:
         asked.append(queue)
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         declare(vhost_url, queue)
         return True
 
     with publishing(vhost_url, redeclare=redeclare) as publisher:
         messages = [properties() for _ in range(50)]
         futures = [publisher.submit("new", b"body", message) for message in messages]
-        assert begun.wait(10)
-        # Confirms keep the order of sending: after this one all others were returned.
-        with pytest.raises(ConfirmTimeout):
-            publisher.publish("new", b"body", properties(), timeout_s=0.5)
+        assert begun.wait(60)
+        publisher.publish("q", b"body", properties())  # RabbitMQ keeps the order: all before it were returned
         go_on.set()
-        wait(futures, timeout=10)
+        wait(futures, timeout=60)
     assert asked == ["new"]
     assert set(drain(vhost_url, "new")) == {message.message_id for message in messages}
 
@@ -160,13 +160,13 @@ def test_a_stop_while_a_queue_is_declared_leaves_no_caller_waiting(vhost_url: st
 
     def redeclare(queue: str) -> bool:
         begun.set()
-        return go_on.wait(10)
+        return go_on.wait(60)
 
     with publishing(vhost_url, redeclare=redeclare) as publisher:
         held = publisher.submit("missing", b"body", properties())
-        assert begun.wait(10)
+        assert begun.wait(60)
         assert not publisher.stop(0.1)
-        assert isinstance(held.exception(0), ConnectionLost)
+        assert isinstance(held.exception(60), ConnectionLost)
         go_on.set()
 
 
@@ -183,12 +183,12 @@ def test_a_message_that_closes_the_channel_fails_alone(vhost_url: str):
     """RabbitMQ closes the channel over one message; the others are sent again and arrive."""
     declare(vhost_url, "q")
     with publishing(vhost_url) as publisher:
-        assert publisher.wait_ready(10)
+        assert publisher.wait_ready(60)
         # An expiration that is not a number is a channel error.
         bad = pika.BasicProperties(message_id="bad", expiration="soon")
         good = [properties() for _ in range(200)]
         futures = [publisher.submit("q", b"body", message) for message in [*good[:100], bad, *good[100:]]]
-        wait(futures, timeout=30)
+        wait(futures, timeout=60)
         refused = futures.pop(100)
         assert isinstance(refused.exception(), Nacked)
         assert [future.exception() for future in futures] == [None] * 200
@@ -199,11 +199,11 @@ def test_a_message_that_ends_the_connection_fails_alone(vhost_url: str, caplog: 
     """RabbitMQ closes the connection over a header that fits no frame, and its text can repeat it (P4)."""
     declare(vhost_url, "q")
     with publishing(vhost_url) as publisher:
-        assert publisher.wait_ready(10)
+        assert publisher.wait_ready(60)
         large = pika.BasicProperties(message_id="bad", headers={"canary": "canary" * 100_000})
         good = [properties() for _ in range(20)]
         futures = [publisher.submit("q", b"canary", message) for message in [*good, large]]
-        wait(futures, timeout=30)
+        wait(futures, timeout=60)
         refused = futures.pop()
         assert isinstance(refused.exception(), Nacked)
         assert [future.exception() for future in futures] == [None] * 20
@@ -227,8 +227,9 @@ def test_a_message_that_cannot_be_encoded_fails_alone(vhost_url: str, queue: str
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the socket that it leaves behind
-def test_a_publisher_that_fails_starts_again(vhost_url: str):
+def test_a_publisher_that_fails_starts_again(vhost_url: str, caplog: pytest.LogCaptureFixture):
     """A mistake in its thread costs a connection, not the process: what was submitted still arrives."""
+    caplog.set_level(logging.CRITICAL, "gateway.publisher")  # a record would keep the socket for another test to find
     declare(vhost_url, "q")
     failing = threading.Event()
     failed = threading.Event()
@@ -243,17 +244,18 @@ def test_a_publisher_that_fails_starts_again(vhost_url: str):
     with publishing(vhost_url, clock=clock) as publisher:
         publisher.publish("q", b"body", properties())
         failing.set()
-        assert failed.wait(10)
+        assert failed.wait(60)
         publisher.publish("q", b"body", properties())
     gc.collect()  # pika cannot close a connection whose loop has ended
 
 
-def test_a_publish_without_a_server_ends_at_its_deadline():
+def test_a_publish_without_a_server_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch):
     """F10: nobody there, so the caller hears of it in the time it gave."""
+    monkeypatch.setattr("gateway.publisher.GRACE_S", 60.0)
     with publishing("amqp://guest:guest@127.0.0.1:1/") as publisher:
         assert not publisher.ready
         with pytest.raises(ConnectionLost):
-            publisher.publish("q", b"body", properties(), timeout_s=0.3)
+            publisher.publish("q", b"body", properties(), timeout_s=0.1)
 
 
 def test_what_is_on_its_way_is_bounded():
@@ -275,13 +277,13 @@ def test_a_publisher_starts_its_thread_only_when_asked(vhost_url: str):
     """A process may be forked after it was made; what was submitted before goes out first."""
     declare(vhost_url, "q")
     publisher = Publisher(vhost_url, name="test")
-    message = properties()
+    message, before = properties(), set(threading.enumerate())
     early = publisher.submit("q", b"body", message)
-    assert "publisher" not in {thread.name for thread in threading.enumerate()}
+    assert set(threading.enumerate()) <= before
     publisher.start()
     publisher.start()
-    early.result(10)
-    assert publisher.stop(5.0)
+    early.result(60)
+    assert publisher.stop(60.0)
     assert drain(vhost_url, "q") == [message.message_id]
 
 
@@ -306,17 +308,17 @@ def test_a_callback_may_publish_and_never_waits(vhost_url: str):
             done.set()
 
         publisher.submit("q", b"body", properties()).add_done_callback(follow)
-        assert done.wait(10)
-        assert followed[0].result(10) is None
-        assert isinstance(followed[1].exception(10), ConnectionLost)
+        assert done.wait(60)
+        assert followed[0].result(60) is None
+        assert isinstance(followed[1].exception(60), ConnectionLost)
 
 
 def test_a_stopped_publisher_refuses_at_once(vhost_url: str):
     """Nothing waits for a thread that is gone."""
     publisher = Publisher(vhost_url, name="test")
     publisher.start()
-    assert publisher.stop(5.0)
-    assert publisher.stop(5.0)
+    assert publisher.stop(60.0)
+    assert publisher.stop(60.0)
     with pytest.raises(ConnectionLost):
         publisher.publish("q", b"body", properties())
 
@@ -327,7 +329,7 @@ def test_a_stop_waits_for_what_is_on_its_way(vhost_url: str):
     publisher = Publisher(vhost_url, name="test")
     publisher.start()
     futures = [publisher.submit("q", b"body", properties()) for _ in range(500)]
-    assert publisher.stop(10.0)
+    assert publisher.stop(60.0)
     assert all(future.done() and future.exception() is None for future in futures)
 
 
@@ -351,7 +353,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqS
             while not stop.is_set():
                 message = properties()
                 try:
-                    publisher.publish("q", b"body", message, timeout_s=60)
+                    publisher.publish("q", b"body", message, timeout_s=200)
                 except ConfirmTimeout:
                     continue
                 confirmed.append(message.message_id)
@@ -379,7 +381,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqS
             progress(confirmed)
         finally:
             stop.set()
-        wait(producers, timeout=70)
+        wait(producers, timeout=210)
         assert all(producer.exception() is None for producer in producers)
     assert set(confirmed) <= set(drain(url, "q"))
 
@@ -387,7 +389,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqS
 def progress(confirmed: list[str]) -> None:
     """Return when publishing has gone on for a while."""
     enough = len(confirmed) + 200
-    wait_for(lambda: len(confirmed) >= enough, timeout_s=60)
+    wait_for(lambda: len(confirmed) >= enough, timeout_s=120)
 
 
 def wait_for(condition: object, timeout_s: float = 30.0) -> None:

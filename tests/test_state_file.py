@@ -51,14 +51,14 @@ def test_only_the_owner_reads_it(file: StateFile):
 
 def test_writers_wait_for_one_of_another_process_outside_of_sqlite(file: StateFile, monkeypatch: pytest.MonkeyPatch):
     """Its write takes microseconds, and SQLite would sleep for a millisecond at least."""
-    monkeypatch.setattr("gateway.state_file.QUEUE_S", 60.0)
+    monkeypatch.setattr("gateway.state_file.QUEUE_S", 3600.0)
     count(file)
     with file.path.with_name("state.sqlite3-queue").open("w") as queue, ThreadPoolExecutor(1) as pool:
         fcntl.flock(queue, fcntl.LOCK_EX)
         written = pool.submit(count, file)
         assert wait([written], timeout=0.2).not_done
         fcntl.flock(queue, fcntl.LOCK_UN)
-        assert written.result(10) == 2
+        assert written.result(60) == 2
 
 
 def test_a_frozen_process_holds_no_writer_for_long(file: StateFile, monkeypatch: pytest.MonkeyPatch):
@@ -168,8 +168,9 @@ def test_processes_that_start_together_all_open_it(file: StateFile):
     assert sorted(found) == list(range(1, 9))
 
 
-def test_opening_waits_while_another_process_prepares_the_file(file: StateFile):
+def test_opening_waits_while_another_process_prepares_the_file(file: StateFile, monkeypatch: pytest.MonkeyPatch):
     """SQLite has nobody wait to switch to the write-ahead log: it refuses at once."""
+    monkeypatch.setattr("gateway.state_file.BUSY_S", 3600.0)
     file.path.parent.mkdir(parents=True)
     folder = os.open(file.path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
@@ -177,7 +178,7 @@ def test_opening_waits_while_another_process_prepares_the_file(file: StateFile):
         opening = thread.submit(count, file)
         assert wait([opening], timeout=0.1).done == set()
         os.close(folder)
-        assert opening.result(timeout=20) == 1
+        assert opening.result(timeout=60) == 1
 
 
 def count_once(path: str) -> int:

@@ -81,7 +81,7 @@ def started(pool: Pool, provider: Provider) -> Iterator[Any]:
         return one
 
     yield start
-    assert all(one.stop(5) for one in made)
+    assert all(one.stop(60) for one in made)
 
 
 def test_keys_of_one_user_are_one_account(pool: Pool, started: Any):
@@ -122,7 +122,7 @@ def test_a_user_that_is_not_told_makes_no_account(pool: Pool, provider: Provider
 def test_questions_are_far_apart_and_end_with_the_process(provider: Provider, started: Any):
     """A thousand keys are no burst of a thousand calls, and a stop does not wait for them."""
     one = started(ONE, TWO, pause_s=3600.0)
-    assert one.stop(5)
+    assert one.stop(60)
     assert provider.asked == []
 
 

@@ -30,7 +30,7 @@ TOPOLOGY = Topology(Names())
 
 
 def connect(url: str) -> pika.BlockingConnection:
-    return amqp.connect(amqp.parameters(url, name="test"), deadline_s=20)
+    return amqp.connect(amqp.parameters(url, name="test"), deadline_s=60)
 
 
 def test_a_wait_is_in_its_queue_name():
@@ -157,7 +157,7 @@ def test_a_wait_ends_in_the_work_queue(vhost_url: str):
         channel.basic_publish(
             "", "gemini.generate.delay.0.5s", b"body", pika.BasicProperties(message_id=sent, delivery_mode=2)
         )
-        for method, properties, body in channel.consume(WORK, inactivity_timeout=10):
+        for method, properties, body in channel.consume(WORK, inactivity_timeout=60):
             assert method is not None
             assert (properties.message_id, body) == (sent, b"body")
             break
@@ -185,7 +185,7 @@ def test_a_server_that_is_away_is_waited_for_then_named():
     """F10: bounded, and one line that says what to check."""
     away = amqp.parameters("amqp://guest:canary@127.0.0.1:1/", name="test")
     with pytest.raises(TopologyError, match=r"127\.0\.0\.1:1 cannot be reached") as caught:
-        amqp.connect(away, deadline_s=0.5)
+        amqp.connect(away, deadline_s=0.0)
     assert "canary" not in str(caught.value)
 
 

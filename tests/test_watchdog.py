@@ -7,14 +7,14 @@ import pytest
 
 from gateway.providers.watchdog import Call, Watchdog
 
-pytestmark = pytest.mark.timeout(20)
+pytestmark = pytest.mark.timeout(120)
 FAR_S = 1000.0
 
 
 @pytest.fixture
 def pair():
     ours, theirs = socket.socketpair()
-    theirs.settimeout(10)
+    theirs.settimeout(60)
     with ours, theirs:
         yield ours, theirs
 
@@ -23,7 +23,7 @@ def pair():
 def watchdog():
     watchdog = Watchdog()
     yield watchdog
-    assert watchdog.stop(timeout_s=10)
+    assert watchdog.stop(timeout_s=60)
 
 
 def is_open(ours: socket.socket, theirs: socket.socket) -> bool:
@@ -57,7 +57,7 @@ def test_an_earlier_deadline_added_later_is_kept(pair, watchdog):
 
     watchdog._changed = Announced()
     watchdog.watch(Call(FAR_S))
-    assert asleep.wait(10)
+    assert asleep.wait(60)
     call = Call(0.01)
     call.attach(ours)
     watchdog.watch(call)
@@ -125,7 +125,7 @@ def test_a_forgotten_call_never_expires(watchdog):
     call = Call(FAR_S)
     watchdog.watch(call)
     watchdog.forget(call)
-    watchdog.stop(timeout_s=10)
+    watchdog.stop(timeout_s=60)
 
     assert not call.expired
 
@@ -135,7 +135,7 @@ def test_stopping_expires_what_is_still_running(watchdog):
     call = Call(FAR_S)
     watchdog.watch(call)
 
-    assert watchdog.stop(timeout_s=10)
+    assert watchdog.stop(timeout_s=60)
     assert call.expired
 
 
@@ -150,7 +150,7 @@ def test_stopping_twice_or_before_the_first_call_is_fine():
 def test_a_stopped_watchdog_watches_again(pair, watchdog):
     """As after a fork, which leaves the object without its thread."""
     watchdog.watch(Call(FAR_S))
-    watchdog.stop(timeout_s=10)
+    watchdog.stop(timeout_s=60)
     call = Call(0.01)
     call.attach(pair[0])
     watchdog.watch(call)
