@@ -2,9 +2,7 @@
 
     script/chaos [rounds] [--seed N] [--rounds N] [--only FAULT]   rounds of random faults; five unless told otherwise
     script/chaos failpoints [--case NAME]                          a process ends at each step: every cell of the matrix
-    script/chaos fuzz                                              hostile bodies in bulk
-    script/chaos hammer                                            many processes on one store
-    script/chaos bursts                                            bursts against the limits, in real time
+    script/chaos fuzz | hammer | bursts | limits | kills | speed | properties      one of the suites of pytest
     script/chaos all [--seed N] [--rounds N]                       everything, one after the other
 
 Each prints a line a step, and how to play a failure again.
@@ -38,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     named = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     rounds.add_options(named.add_parser("rounds", help="rounds of random faults"))
     failpoints.add_options(named.add_parser("failpoints", help="the failpoint matrix"))
-    for name, file in suites.FILES.items():
-        named.add_parser(name, help=file)
+    for name, (shows, _tests) in suites.SUITES.items():
+        named.add_parser(name, help=shows)
     rounds.add_options(named.add_parser("all", help="every suite"))
     return parser
 

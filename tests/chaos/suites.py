@@ -5,23 +5,36 @@ import sys
 import time
 from collections.abc import Sequence
 
-#: Suites of pytest, by name; each prints its seed and how to play a failure again.
-FILES = {
-    "fuzz": "tests/long/test_fuzz.py",
-    "hammer": "tests/long/test_hammer.py",
-    "bursts": "tests/long/test_bursts.py",
+#: Suites of pytest by name, with what they show and which tests they are.
+SUITES: dict[str, tuple[str, Sequence[str]]] = {
+    "fuzz": ("hostile bodies in bulk", ("tests/long/test_fuzz.py",)),
+    "hammer": ("many processes on one store", ("tests/long/test_hammer.py",)),
+    "bursts": ("bursts, backlogs and outages in real time", ("tests/long/test_bursts.py",)),
+    "limits": ("every recorded answer of a provider, to a running worker", ("tests/long/test_limits.py",)),
+    "kills": ("a worker that is killed with every thread in a call", ("tests/long/test_kills.py",)),
+    "speed": ("what must not cost more, as ratios", ("tests/long/test_speed.py",)),
+    "properties": (
+        "property tests with thousands of examples, other ones each time",
+        (
+            "--hypothesis-profile=bulk",
+            "--hypothesis-show-statistics",
+            "tests/test_ledger_property.py",
+            "tests/test_pool_property.py",
+            "tests/test_gate.py",
+        ),
+    ),
 }
 
 
 def run(name: str) -> int:
     """Play one suite of pytest; its exit code."""
-    return _call([sys.executable, "-m", "pytest", "-m", "long", "-v", FILES[name]])
+    return _call([sys.executable, "-m", "pytest", "-m", "long or not long", "-v", *SUITES[name][1]])
 
 
 def run_all(rounds: Sequence[str]) -> int:
     """Play every suite, whatever became of the one before; 0 when all have passed. `rounds`: options of the rounds."""
     ended = []
-    for name, *options in (("rounds", *rounds), ("failpoints",), *((name,) for name in FILES)):
+    for name, *options in (("rounds", *rounds), ("failpoints",), *((name,) for name in SUITES)):
         print(f"== script/chaos {' '.join([name, *options])}", flush=True)
         started = time.monotonic()
         code = _call([sys.executable, "-m", "tests.chaos", name, *options])
