@@ -1,4 +1,4 @@
-"""The contract of the key stores, through the pool, over both of them."""
+"""The contract of the key stores, through the pool, over both; steps in any order are in test_pool_property.py."""
 
 import sqlite3
 import threading
@@ -92,18 +92,6 @@ def refused(retry_after_s: float | None = None) -> AuthenticationFailed:
     return AuthenticationFailed("HTTP 401", reason="http_401", retry_after_s=retry_after_s)
 
 
-def test_keys_take_turns_in_the_order_of_the_settings(store: KeyStore, clock: Clock):
-    """The least recently used key is next, even among uses at the same moment."""
-    pool = pool_of(store, clock)
-    assert [lease_from(pool).key for _ in range(6)] == [ONE, TWO, THREE] * 2
-
-
-def test_turns_go_on_in_another_pool(store: KeyStore, clock: Clock):
-    """Another process, or the same after a restart, knows whose turn it is."""
-    lease_from(pool_of(store, clock))
-    assert lease_from(pool_of(store, clock)).key == TWO
-
-
 def test_a_window_is_exact(store: KeyStore, clock: Clock):
     """A place returns a window and the margin after its own use, not at a minute's turn and not all at once."""
     pool = pool_of(store, clock, ONE)
@@ -116,17 +104,6 @@ def test_a_window_is_exact(store: KeyStore, clock: Clock):
     clock.advance(0.25)
     lease_from(pool)
     assert wait_from(pool).retry_in_s == 10.0
-
-
-def test_a_cancelled_lease_gives_its_place_back(store: KeyStore, clock: Clock):
-    """No call was made; giving it back twice gives back one place."""
-    pool = pool_of(store, clock, ONE)
-    lease = lease_from(pool)
-    lease_from(pool)
-    pool.cancel(lease)
-    pool.cancel(lease)
-    lease_from(pool)
-    wait_from(pool)
 
 
 def test_the_count_of_uses_is_that_of_their_records(tmp_path: Path, clock: Clock):
@@ -147,22 +124,6 @@ def test_the_count_of_uses_is_that_of_their_records(tmp_path: Path, clock: Clock
     assert sum(counted.values()) > 0
 
 
-def test_a_released_lease_keeps_its_place(store: KeyStore, clock: Clock):
-    """The call was made and counts."""
-    pool = pool_of(store, clock, ONE, limit=1)
-    pool.release(lease_from(pool))
-    wait_from(pool)
-
-
-def test_a_limited_key_rests_and_the_others_go_on(store: KeyStore, clock: Clock):
-    """429 on a key is about that key."""
-    pool = pool_of(store, clock, ONE, TWO, limit=100)
-    pool.cool(lease_from(pool), limited())
-    assert {lease_from(pool).key for _ in range(4)} == {TWO}
-    clock.advance(60)
-    assert lease_from(pool).key == ONE
-
-
 def test_a_stated_wait_is_taken_as_it_is(store: KeyStore, clock: Clock):
     """Only what was guessed has our length: a provider may state a second or a week."""
     pool = pool_of(store, clock, ONE, TWO)
@@ -179,19 +140,6 @@ def test_a_hint_that_is_no_wait_is_ignored(store: KeyStore, clock: Clock, hint: 
     assert pool.ready_in_s() == 60.0
 
 
-def test_a_rest_is_never_shortened(store: KeyStore, clock: Clock):
-    """A later error with a shorter wait changes neither its end nor its reason."""
-    pool = pool_of(store, clock, ONE)
-    lease = lease_from(pool)
-    pool.cool(lease, refused())
-    pool.cool(lease, limited(retry_after_s=5.0))
-    (row,) = pool.status()
-    assert row.rest is not None
-    assert (row.rest.seconds, row.rest.kind) == (600.0, Kind.REFUSED)
-    pool.cool(lease, limited(retry_after_s=900.0))
-    assert pool.ready_in_s() == 900.0
-
-
 def test_a_rest_knows_its_reason(store: KeyStore, clock: Clock):
     """An operator reads why a key rests, and whether the provider said for how long."""
     pool = pool_of(store, clock, ONE, TWO, THREE)
@@ -199,26 +147,6 @@ def test_a_rest_knows_its_reason(store: KeyStore, clock: Clock):
     pool.cool(lease_from(pool), refused())
     facts = [(row.rest.kind, row.rest.source, row.rest.reason) for row in pool.status() if row.rest is not None]
     assert facts == [(Kind.LIMITED, Source.STATED, "http_429"), (Kind.REFUSED, Source.GUESSED, "http_401")]
-
-
-def test_an_account_rests_with_all_its_keys(store: KeyStore, clock: Clock):
-    """Keys of one label share an account, a key without a label has its own."""
-    first, second = ApiKey("sk-or-v1-mine-1", label="mine"), ApiKey("sk-or-v1-mine-2", label="mine")
-    pool = pool_of(store, clock, first, second, ONE, TWO, limit=100)
-    pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
-    assert {lease_from(pool).key for _ in range(4)} == {ONE, TWO}
-    pool.cool(next(lease for _ in range(2) if (lease := lease_from(pool)).key == ONE), limited(Scope.ACCOUNT))
-    assert {lease_from(pool).key for _ in range(4)} == {TWO}
-
-
-@pytest.mark.parametrize(("key_s", "account_s"), [(600.0, 60.0), (60.0, 600.0)])
-def test_a_key_rests_with_its_account_or_longer(store: KeyStore, clock: Clock, key_s: float, account_s: float):
-    """Whichever ends later counts, and says why."""
-    pool = pool_of(store, clock, ApiKey("sk-or-v1-mine-1", label="mine"))
-    lease = lease_from(pool)
-    pool.cool(lease, refused(retry_after_s=key_s))
-    pool.cool(lease, limited(Scope.ACCOUNT, retry_after_s=account_s))
-    assert wait_from(pool) == Unavailable(600.0, refused=key_s > account_s)
 
 
 def test_of_two_rests_that_end_together_the_refusal_counts(store: KeyStore, clock: Clock):
@@ -238,15 +166,6 @@ def test_a_key_that_joins_a_resting_account_rests(store: KeyStore, clock: Clock)
     assert wait_from(pool_of(store, clock, old, new)).retry_in_s == 60.0
 
 
-def test_a_model_rests_on_every_key(store: KeyStore, clock: Clock):
-    """Another key cannot help, another model can."""
-    pool = pool_of(store, clock)
-    pool.cool(lease_from(pool), limited(Scope.MODEL))
-    assert wait_from(pool) == Unavailable(60.0, refused=False)
-    assert (pool.ready_in_s(MODEL), pool.ready_in_s("other/model"), pool.ready_in_s()) == (60.0, 0.0, 0.0)
-    lease_from(pool, "other/model")
-
-
 @pytest.mark.parametrize("error", [RequestRejected("HTTP 400", reason="x"), UpstreamFailed("HTTP 503", reason="x")])
 def test_what_is_not_about_a_key_rests_nothing(store: KeyStore, clock: Clock, error: ProviderError):
     """The key is fine."""
@@ -256,73 +175,12 @@ def test_what_is_not_about_a_key_rests_nothing(store: KeyStore, clock: Clock, er
     assert all(row.rest is None for row in pool.status())
 
 
-def test_refused_means_that_every_key_was_refused(store: KeyStore, clock: Clock):
-    """As long as one key is only busy, waiting helps."""
-    pool = pool_of(store, clock, ONE, TWO, limit=1)
-    first, second = lease_from(pool), lease_from(pool)
-    pool.cool(first, refused())
-    assert wait_from(pool) == Unavailable(60.25, refused=False)
-    pool.cool(second, refused())
-    assert wait_from(pool) == Unavailable(600.0, refused=True)
-
-
-def test_a_refusal_that_has_ended_counts_no_more(store: KeyStore, clock: Clock):
-    """The key is busy then, and waiting helps."""
-    pool = pool_of(store, clock, ONE, TWO, limit=1)
-    pool.cool(lease_from(pool), refused(retry_after_s=30.0))
-    pool.cool(lease_from(pool), refused(retry_after_s=300.0))
-    assert wait_from(pool) == Unavailable(60.25, refused=True)
-    clock.advance(30)
-    assert wait_from(pool) == Unavailable(30.25, refused=False)
-
-
 def test_the_status_is_in_the_order_of_the_settings(store: KeyStore, clock: Clock):
     """However many keys there are, and whoever was used."""
     keys = [ApiKey(f"sk-or-v1-order-{n:04}") for n in range(600)]
     pool = pool_of(store, clock, *keys)
     lease_from(pool)
     assert [row.key for row in pool.status()] == keys
-
-
-def test_the_wait_is_that_of_the_first_key_to_return(store: KeyStore, clock: Clock):
-    """Windows and rests together."""
-    pool = pool_of(store, clock, ONE, TWO, limit=1)
-    lease_from(pool)
-    clock.advance(20)
-    pool.cool(lease_from(pool), limited(retry_after_s=100.0))
-    assert wait_from(pool).retry_in_s == pool.ready_in_s() == 40.25
-    clock.advance(40.25)
-    assert lease_from(pool).key == ONE
-    assert wait_from(pool).retry_in_s == 59.75  # of the second key's rest of 100 s
-
-
-def test_asking_changes_nothing(store: KeyStore, clock: Clock):
-    """`ready_in_s` and `status` take no turn and no place."""
-    pool = pool_of(store, clock, ONE, TWO)
-    lease_from(pool)
-    for _ in range(3):
-        assert pool.ready_in_s(MODEL) == 0.0
-        assert [row.used for row in pool.status()] == [1, 0]
-    assert lease_from(pool).key == TWO
-
-
-def test_a_store_that_was_never_used_is_ready(store: KeyStore, clock: Clock):
-    """Before the first acquire of a fresh installation."""
-    pool = pool_of(store, clock, ONE)
-    assert pool.ready_in_s() == 0.0
-    assert [(row.used, row.ready_in_s, row.rest) for row in pool.status()] == [(0, 0.0, None)]
-
-
-def test_clear_ends_the_rest_of_a_key_and_its_account(store: KeyStore, clock: Clock):
-    """An operator has paid the bill and does not wait; the window still counts."""
-    key = ApiKey("sk-or-v1-mine-1", label="mine")
-    pool = pool_of(store, clock, key, limit=1)
-    lease = lease_from(pool)
-    pool.cool(lease, refused())
-    pool.cool(lease, limited(Scope.ACCOUNT, retry_after_s=9000.0))
-    pool.clear(key.digest)
-    assert wait_from(pool) == Unavailable(60.25, refused=False)
-    pool.clear("0000000000000000")
 
 
 @pytest.mark.parametrize("scope", [Scope.KEY, Scope.ACCOUNT])
@@ -364,29 +222,6 @@ def test_of_two_limits_at_once_the_lower_is_kept(store: KeyStore, clock: Clock):
     lease_from(high)
 
 
-def test_a_clock_that_is_set_back_stops_nothing(store: KeyStore, clock: Clock):
-    """Windows and rests keep their length, and no use is forgotten."""
-    pool = pool_of(store, clock, ONE, TWO, limit=1)
-    lease_from(pool)
-    pool.cool(lease_from(pool), limited(retry_after_s=100.0))
-    clock.advance(-86_400 * 365)
-    assert wait_from(pool).retry_in_s == 60.25
-    clock.advance(60.25)
-    assert lease_from(pool).key == ONE
-    clock.advance(39.75)
-    assert lease_from(pool).key == TWO
-
-
-def test_time_goes_on_for_somebody_who_only_asks(store: KeyStore, clock: Clock):
-    """The waiting room looks at the wait, and acquires when it is over."""
-    pool = pool_of(store, clock, ONE, limit=1)
-    lease_from(pool)
-    clock.advance(-3600)
-    assert pool.ready_in_s() == 60.25
-    clock.advance(60)
-    assert pool.ready_in_s() == 0.25
-
-
 def test_what_is_still_used_is_not_forgotten(store: KeyStore, clock: Clock):
     """A key of a week ago is, unless its configuration has been at work since."""
     day_s, pool, other = 86_400, pool_of(store, clock, ONE, TWO), pool_of(store, clock, THREE)
@@ -419,46 +254,6 @@ def everything_in_redis(url: str) -> str:
         keys = list(client.scan_iter())
         values = [client.dump(key) for key in keys]
     return repr(keys) + repr(values)
-
-
-def test_at_most_so_many_calls_of_a_key_are_in_flight(store: KeyStore, clock: Clock):
-    """A release makes room for one more, and giving the same lease back twice makes room once."""
-    pool = pool_of(store, clock, ONE, TWO, limit=100, in_flight=2)
-    leases = [lease_from(pool) for _ in range(4)]
-    assert [row.in_flight for row in pool.status()] == [2, 2]
-    wait_from(pool)
-    for _ in range(2):
-        pool.release(leases[1])
-    assert lease_from(pool).key == TWO
-    wait_from(pool)
-    pool.cancel(leases[0])
-    assert lease_from(pool).key == ONE
-    assert [row.used for row in pool.status()] == [2, 3]
-
-
-def test_a_lease_that_nobody_releases_ends_by_itself(store: KeyStore, clock: Clock):
-    """Its process was killed: the key is free again after the longest that a call can take."""
-    pool = pool_of(store, clock, ONE, limit=100, in_flight=2)
-    lease_from(pool)
-    clock.advance(5)
-    lease_from(pool)
-    assert wait_from(pool) == Unavailable(FLIGHT_S - 5, refused=False)
-    clock.advance(FLIGHT_S - 5)
-    assert [(row.in_flight, row.ready_in_s) for row in pool.status()] == [(1, 0.0)]
-    lease_from(pool)
-    assert wait_from(pool).retry_in_s == pool.ready_in_s() == 5.0
-
-
-def test_a_released_lease_opens_no_window(store: KeyStore, clock: Clock):
-    """Both limits count, whichever ends later, and a rest as well."""
-    pool = pool_of(store, clock, ONE, limit=1, in_flight=1)
-    lease = lease_from(pool)
-    assert wait_from(pool).retry_in_s == FLIGHT_S
-    pool.release(lease)
-    assert wait_from(pool).retry_in_s == 60.25
-    pool.cool(lease, limited(retry_after_s=200.0))
-    pool.release(lease)
-    assert wait_from(pool).retry_in_s == 200.0
 
 
 def test_without_a_limit_nothing_is_in_flight(store: KeyStore, clock: Clock):

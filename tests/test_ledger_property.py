@@ -79,6 +79,8 @@ STEPS = st.lists(st.sampled_from([0.0, 0.0001, 0.25, 4.9999, 9.9999, LEASE_S]), 
 @given(operations=OPERATIONS, steps=STEPS)
 # The same delivery looks again at 109.9999, a moment before its first run's lease of 10 s from 100 has ended.
 @example(operations=[("begin", "a", 0), ("begin", "a", 0)], steps=(0.0, 9.9999, 0.0002, 0.0002, 0.0002))
+@example(operations=[("begin", "a", 0), ("answer", "a", 0), ("restart", "b", 0)], steps=(0.0,))
+@example(operations=[("begin", "a", 0), ("scheduled", "a", 0), ("begin", "a", 1)], steps=(0.0,))
 def test_every_entry_is_true_at_some_moment_of_the_question(
     store: str, operations: list[tuple[str, str, int]], steps: tuple[float, ...], tmp_path: Path, request: Any
 ):

@@ -280,12 +280,6 @@ def test_the_facts_of_a_refused_key_are_an_error(make, http):
     assert_clean(caught.value)
 
 
-def test_closing_twice_is_fine(make):
-    """Shutdown hooks may meet."""
-    make().close()
-    make().close()
-
-
 def assert_clean(error: ProviderError) -> None:
     assert error.__cause__ is None
     assert error.__context__ is None

@@ -339,6 +339,7 @@ def test_a_message_needs_an_id(vhost_url: str):
         publisher.submit("q", b"body", pika.BasicProperties())
 
 
+@pytest.mark.timeout(1200)  # each of its steps has a deadline of its own, and a busy machine starts servers slowly
 def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqServer, monkeypatch: pytest.MonkeyPatch):
     """F8, F42, F9: connections closed, application stopped, killed, frozen, an alarm: every confirm is true."""
     monkeypatch.setattr(amqp, "HEARTBEAT_S", 2)  # a frozen server is noticed after two of them
