@@ -16,25 +16,10 @@ settings.register_profile("every-day", deadline=None, derandomize=True, database
 settings.register_profile("bulk", deadline=None, max_examples=5000, stateful_step_count=100, print_blob=True)
 settings.load_profile("every-day")
 
-#: Fixtures that start processes for a whole file: tests that share one are run by the same parallel run.
-SHARED = ("running_stack", "openrouter", "gemini")
-
 
 def pytest_configure() -> None:
     """A SIGTERM, as from `timeout` or a CI system, tidies up like Ctrl-C: no server is left behind."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """For pytest-xdist: which tests belong together."""
-    for name in SHARED:
-        if name in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}-{name}"))
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first: those that hurt a server of their own."""
-    items.sort(key=lambda item: "own_rabbitmq" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,7 @@
-"""Processes that stop or die, and a RabbitMQ that goes away: nothing is lost, nothing is paid twice."""
+"""Processes that die, and a RabbitMQ that goes away: nothing is lost, nothing is paid twice."""
 
 import os
 import signal
-import socket
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +11,7 @@ import pytest
 
 from tests.rabbitmq_server import RabbitmqServer
 from tests.system.conftest import MakeStack
-from tests.system.stack import procfile_command, wait_until
+from tests.system.stack import wait_until
 from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
@@ -20,69 +19,6 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 def request(number: int, **fields: object) -> dict[str, object]:
     return {"request_id": f"r-{number}", "prompt": f"Question {number}", **fields}
-
-
-def test_a_second_sigterm_does_not_cut_a_call_short(make_stack: MakeStack):
-    """F50: called once, answered, exit code 0."""
-    stack, fake = make_stack()
-    fake.script([{"gate": "held"}])
-    worker, _bridge = stack.start_both()
-    stack.publish(request(1))
-    fake.wait_for_calls(1)
-    worker.signal_group(signal.SIGTERM)
-    worker.wait_for_output("Draining")
-    worker.signal_group(signal.SIGTERM)
-    fake.open_gate("held")
-    assert worker.wait(25) == 0
-    (answer,) = stack.answers(1)
-    assert (answer["request_id"], answer["status"]) == ("r-1", "success")
-    assert len(fake.calls()) == 1
-    assert stack.depth("gemini.generate") == 0
-
-
-def test_what_a_stopping_worker_has_not_started_goes_to_another(make_stack: MakeStack):
-    """F51: prefetched requests do not wait for the drain."""
-    stack, fake = make_stack(WORKER_THREADS=2)
-    fake.script([{"gate": "held"}])
-    worker, _bridge = stack.start_both()
-    stack.publish(*(request(n) for n in range(4)))
-    fake.wait_for_calls(2)
-    worker.signal_group(signal.SIGTERM)
-    worker.wait_for_output("Draining")
-    wait_until(lambda: stack.depth("gemini.generate") == 2, what="two requests back in their queue")
-    fake.open_gate("held")
-    assert worker.wait(25) == 0
-    stack.start_worker()
-    assert len(stack.answers(4)) == 4
-    assert Counter(call["prompt"] for call in fake.calls()).most_common(1)[0][1] == 1
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("process", ["worker", "bridge"])
-def test_a_process_that_waits_for_rabbitmq_can_be_stopped(make_stack: MakeStack, process: str, signum: signal.Signals):
-    """F10, F51: somebody has forgotten to start RabbitMQ, and presses Ctrl-C. By itself it would wait for a minute."""
-    stack, _fake = make_stack()
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        waiting = stack.start(process, RABBITMQ_URL=f"amqp://127.0.0.1:{nobody.getsockname()[1]}/")
-        waiting.wait_for_output("trying again", count=3)
-        waiting.signal_group(signum)
-        assert waiting.wait(20) == 0
-
-
-def test_a_call_that_outlasts_the_grace_period_leaves_its_request_in_rabbitmq(make_stack: MakeStack):
-    """F51: the worker is gone before the platform kills it, and the request is delivered again."""
-    stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=90)
-    fake.script([{"gate": "held"}])
-    # The Procfile gives 25 s, of the 30 that Heroku gives.
-    in_a_hurry = procfile_command("worker").replace("--worker-shutdown-timeout 25000", "--worker-shutdown-timeout 2000")
-    worker, _bridge = stack.start_both(command=in_a_hurry)
-    stack.publish(request(1))
-    fake.wait_for_calls(1)
-    worker.signal_group(signal.SIGTERM)
-    worker.wait()  # long before the call is over
-    wait_until(lambda: stack.depth("gemini.generate") == 1, what="the request back in its queue")
-    assert stack.depth("gemini.responses") == 0
 
 
 def test_a_worker_killed_in_mid_call_loses_no_request(make_stack: MakeStack):
