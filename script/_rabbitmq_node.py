@@ -18,8 +18,8 @@ from typing import Any
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
 
-#: Where a server's ports are looked for.
-PORTS = range(20_000, 32_000)
+#: Where a server's ports are looked for: the first one of each block says that the other three are taken.
+BLOCKS = range(20_000, 32_000, 4)
 
 CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -63,11 +63,7 @@ class Node:
 
     @property
     def running(self) -> bool:
-        # The server itself is the last one: its name server alone is no server.
-        return any(_alive(*process) for process in self.facts.get("processes", [])[1:])
-
-    def _server_runs(self) -> bool:
-        """Whether RabbitMQ itself runs: its name server outlives a start that failed."""
+        """Whether RabbitMQ itself runs: its name server, the first of the processes, outlives a start that failed."""
         return any(_alive(*process) for process in self.facts.get("processes", [])[1:])
 
     def start(self, binaries: Path | None) -> None:
@@ -185,7 +181,7 @@ class Node:
 
     def _wait_until_it_answers(self) -> None:
         def answered_or_ended() -> bool:
-            return answers("127.0.0.1", self.port) or not (self._server_runs() or self.facts.get("container"))
+            return answers("127.0.0.1", self.port) or not (self.running or self.facts.get("container"))
 
         if not wait_until(answered_or_ended, START_TIMEOUT_S) or not answers("127.0.0.1", self.port):
             raise NodeFailed(f"RabbitMQ did not start:\n{self._last_words()}")
@@ -280,22 +276,28 @@ def _docker(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on; all are held until the last one is found, so that they differ.
+    """Up to three ports in a row that nobody listens on, and that no other process of ours takes while this one runs.
 
-    Below those that systems give to outgoing connections: while the server is down, a client that tries to reach it
-    could be given its port, and the server would not come back.
+    They lie below those that systems give to outgoing connections: while the server is down, a client that tries to
+    reach it could be given its port, and the server would not come back.
     """
-    candidates = random.sample(PORTS, len(PORTS))
-    with ExitStack() as held:
-        return [_bound(held, candidates) for _ in range(count)]
+    for reserved in random.sample(BLOCKS, len(BLOCKS)):
+        ports = [reserved + number for number in range(1, count + 1)]
+        with ExitStack() as held:
+            try:
+                reservation = _bound(held, reserved)
+                for port in ports:
+                    _bound(held, port)
+            except OSError:
+                continue
+            reservation.listen()
+            os.dup(reservation.fileno())  # open until the end of this process: nobody else gets this block
+            return ports
+    raise NodeFailed(f"no free ports between {BLOCKS.start} and {BLOCKS.stop}")
 
 
-def _bound(held: ExitStack, candidates: list[int]) -> int:
-    while True:
-        port, one = candidates.pop(), held.enter_context(socket.socket())
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: old connections do not count
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            continue
-        return port
+def _bound(held: ExitStack, port: int) -> socket.socket:
+    one = held.enter_context(socket.socket())
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does: old connections do not count
+    one.bind(("127.0.0.1", port))
+    return one
