@@ -7,7 +7,7 @@ import pytest
 
 from tests.rabbitmq_server import RabbitmqServer
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack, wait_until
+from tests.system.stack import Process, Stack
 from tests.system.test_faults import lose_nothing_while_rabbitmq_is_away
 from tests.system.test_waiting import behind_long_waits, lateness
 
@@ -38,7 +38,7 @@ def test_without_early_release_a_burst_climbs_the_schedule(make_stack: MakeStack
     """After one window all come back at once; those who find no key then wait for ten windows, and longer."""
     stack, _fake = make_stack(keys=2, per_minute=10, window=WINDOW_S, QUEUE_RETRY_DELAYS=DELAYS, QUEUE_EARLY_RELEASE=0)
     burst(stack)
-    wait_until(lambda: stack.depth("gemini.generate.delay.30s") == 60, what="60 requests in their second wait")
+    stack.wait_for_depth("gemini.generate.delay.30s", 60)
     with capsys.disabled():
         print("\nwithout early release: 60 of them wait for ten windows after the first")  # noqa: T201 - a figure
     assert len(stack.answers(40)) == 40
@@ -47,7 +47,7 @@ def test_without_early_release_a_burst_climbs_the_schedule(make_stack: MakeStack
 def burst(stack: Stack) -> Process:
     stack.start_bridge()
     stack.publish(*({"request_id": f"r-{number}", "prompt": f"Question {number}"} for number in range(100)))
-    wait_until(lambda: stack.depth("gemini.generate") == 100, what="100 requests in the work queue")
+    stack.wait_for_depth("gemini.generate", 100)
     return stack.start_worker()
 
 

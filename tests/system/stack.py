@@ -185,6 +185,19 @@ class Stack:
             except pika.exceptions.ChannelClosedByBroker:
                 return 0
 
+    def wait_for_depth(self, queue: str, count: int, *, or_more: bool = False) -> None:
+        """Return when so many messages lie ready in a queue; what is there instead is said after a minute."""
+        found: list[int] = []
+
+        def reached() -> bool:
+            found[:] = [self.depth(queue)]
+            return found == [count] or (or_more and found[0] > count)
+
+        try:
+            wait_until(reached, timeout_s=60, what=f"{count} messages in {queue}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {found}\n{self.tail()}") from None
+
     def consumers(self, queue: str) -> int:
         """How many consume a queue; 0 when it does not exist. A worker says that it is ready before it does."""
         with self.channel() as channel:

@@ -190,7 +190,7 @@ def test_what_is_no_request_is_answered_or_kept(running_stack: Running):
     assert by_id["r-2"]["status"] == "success"
     (mine,) = stack.answers(1, queue="my.answers")
     assert (mine["request_id"], mine["status"]) == ("c-1", "error")
-    wait_until(lambda: stack.depth("gemini.requests.dead") == 2, what="two dead requests")
+    stack.wait_for_depth("gemini.requests.dead", 2)
     with stack.channel() as channel:
         codes = Counter(
             channel.basic_get("gemini.requests.dead", auto_ack=True)[1].headers["x-error-code"] for _ in range(2)
@@ -205,7 +205,7 @@ def test_a_callback_that_would_loop_is_refused_before_any_call(running_stack: Ru
     stack.publish(*(request(60 + number, callback_queue=name) for number, name in enumerate(names)), request(70))
     (answer,) = stack.answers(1)
     assert answer["request_id"] == "r-70"
-    wait_until(lambda: stack.depth("gemini.requests.dead") == len(names), what="the dead requests")
+    stack.wait_for_depth("gemini.requests.dead", len(names))
     assert not any(calls_about(fake, f"Question {60 + number}") for number in range(len(names)))
     with stack.channel() as channel:
         channel.queue_purge("gemini.requests.dead")
@@ -218,7 +218,7 @@ def test_a_full_callback_queue_delays_the_answer_and_never_pays_again(running_st
         channel.queue_declare("small", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
         channel.basic_publish("", "small", b"{}")
     stack.publish(request(30, callback_queue="small"))
-    wait_until(lambda: stack.depth("gemini.callbacks.delay.5s") == 1, what="a held answer")
+    stack.wait_for_depth("gemini.callbacks.delay.5s", 1)
     with stack.channel() as channel:
         channel.queue_purge("small")
         method, _properties, body = None, None, b""
@@ -237,7 +237,7 @@ def test_a_missing_callback_queue_is_declared(running_stack: Running):
     """F40: an answer is never published into nothing."""
     stack, _fake = running_stack
     stack.publish(request(40, callback_queue="new.answers"))
-    wait_until(lambda: stack.depth("new.answers") == 1, what="the answer in its new queue")
+    stack.wait_for_depth("new.answers", 1)
 
 
 def test_a_forged_message_on_the_work_queue_is_buried(running_stack: Running):
@@ -248,7 +248,7 @@ def test_a_forged_message_on_the_work_queue_is_buried(running_stack: Running):
             channel.basic_publish("", "gemini.generate", body, pika.BasicProperties(delivery_mode=2))
     stack.publish(request(50))
     assert stack.answers(1)[0]["status"] == "success"
-    wait_until(lambda: stack.depth("gemini.generate.dead") == 2, what="two dead messages")
+    stack.wait_for_depth("gemini.generate.dead", 2)
 
 
 def test_keys_take_turns_and_never_exceed_their_window(make_stack: MakeStack):

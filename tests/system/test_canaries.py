@@ -24,7 +24,7 @@ from tests.rabbitmq_server import RabbitmqServer, vhost_of
 from tests.system import canaries
 from tests.system.canaries import Canary, leaks
 from tests.system.sinks import Proxy, SentrySink
-from tests.system.stack import Process, Stack, wait_until
+from tests.system.stack import Process, Stack
 from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
@@ -259,9 +259,9 @@ def test_no_canary_is_where_it_does_not_belong(world: World):
     world.run([Scenario("every-key", error(401))])  # those left, with the one that had to rest for a second
     forge(world)
     break_the_store(world)
-    wait_until(lambda: world.stack.depth(f"gemini.generate.delay.{LONG_WAIT_S}s") >= 1, what="a request that waits")
-    wait_until(lambda: world.stack.depth("gemini.callbacks.delay.60s") == 1, what="a reply that is held")
-    wait_until(lambda: world.stack.depth("gemini.generate.dead") == 2, what="two dead messages")
+    world.stack.wait_for_depth(f"gemini.generate.delay.{LONG_WAIT_S}s", 1, or_more=True)
+    world.stack.wait_for_depth("gemini.callbacks.delay.60s", 1)
+    world.stack.wait_for_depth("gemini.generate.dead", 2)
     world.look_at_processes()
 
     check_provider(world)

@@ -80,7 +80,7 @@ def forge_messages(make_stack: MakeStack, *, count: int) -> None:
         for queue in queues * count:
             channel.basic_publish("", queue, forged(rng, queue), pika.BasicProperties(delivery_mode=2))
     total = count * len(queues)
-    wait_until(lambda: stack.depth("gemini.generate.dead") == total, timeout_s=60, what=f"{total} dead letters")
+    stack.wait_for_depth("gemini.generate.dead", total)
     assert good_request_is_answered(stack)
     assert len(fake.calls()) == calls + 1
     assert_no_thread_was_lost(threads, bridge)
@@ -141,7 +141,7 @@ def good_request_is_answered(stack: Stack) -> bool:
 def warm_up(stack: Stack) -> None:
     """Threads that start with the first call, or with the first missing queue, are there afterwards."""
     stack.publish(*({"request_id": f"w-{n}", "prompt": "Hello", "callback_queue": "warm.up"} for n in range(16)))
-    wait_until(lambda: stack.depth("warm.up") == 16, what="16 answers in a queue that the worker has made")
+    stack.wait_for_depth("warm.up", 16)
     stack.answers(16, queue="warm.up")
 
 

@@ -93,7 +93,7 @@ def test_a_delivery_that_was_fetched_and_never_started_runs_normally(make_stack:
         channel.queue_declare("gemini.requests", durable=True)
     stack.start_bridge()
     stack.publish({"request_id": "fetched", "prompt": "Hello"})
-    wait_until(lambda: stack.depth("gemini.generate") == 1, what="the request in the work queue")
+    stack.wait_for_depth("gemini.generate", 1)
     fetch_and_give_back(stack)
     started = time.monotonic()
     stack.start_worker()

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.system.conftest import MakeStack
-from tests.system.stack import procfile_command, wait_until
+from tests.system.stack import procfile_command
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -43,7 +43,7 @@ def test_what_a_stopping_worker_has_not_started_goes_to_another(make_stack: Make
     fake.wait_for_calls(2)
     worker.signal_group(signal.SIGTERM)
     worker.wait_for_output("Draining")
-    wait_until(lambda: stack.depth("gemini.generate") == 2, what="two requests back in their queue")
+    stack.wait_for_depth("gemini.generate", 2)
     fake.open_gate("held")
     assert worker.wait(25) == 0
     stack.start_worker()
@@ -75,5 +75,5 @@ def test_a_call_that_outlasts_the_grace_period_leaves_its_request_in_rabbitmq(ma
     fake.wait_for_calls(1)
     worker.signal_group(signal.SIGTERM)
     worker.wait()  # long before the call is over
-    wait_until(lambda: stack.depth("gemini.generate") == 1, what="the request back in its queue")
+    stack.wait_for_depth("gemini.generate", 1)
     assert stack.depth("gemini.responses") == 0

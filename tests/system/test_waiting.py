@@ -12,7 +12,7 @@ import pika
 import pytest
 
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack, wait_until
+from tests.system.stack import Process, Stack
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -106,7 +106,7 @@ def behind_long_waits(make_stack: MakeStack, count: int) -> list[float]:
         stack.publish({"request_id": f"r-{number}", "prompt": "Hello"})
         worker.wait_for_output("Settled", count=2 * (number + 1))
         late += lateness(worker, f"r-{number}", (1,))
-    wait_until(lambda: stack.depth("gemini.generate.delay.3600s") == count + 3, what="three more in the long wait")
+    stack.wait_for_depth("gemini.generate.delay.3600s", count + 3)
     assert memory_kib(worker.popen.pid) - before < 20_000
     return late
 
@@ -135,4 +135,4 @@ def park(stack: Stack, queue: str, count: int) -> None:
                 "message_timestamp": 1,
             }
             channel.basic_publish("", queue, json.dumps(message).encode(), pika.BasicProperties(delivery_mode=2))
-    wait_until(lambda: stack.depth(queue) == count, what=f"{count} messages in {queue}", timeout_s=60)
+    stack.wait_for_depth(queue, count)
