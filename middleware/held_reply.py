@@ -8,12 +8,13 @@ from dramatiq.broker import MessageProxy
 
 from gateway import sentry
 from gateway.dead_letters import dead_letter
-from gateway.errors import ErrorCode, Nacked, Unroutable
+from gateway.errors import ErrorCode
 from gateway.messages import Reply
 from gateway.policy import callback_wait_s
 from gateway.runtime import Runtime
 from gateway.topology import DEAD_WORK
 from middleware.attempt import Outcome
+from middleware.errors import NotRun
 from middleware.outbox import confirmed_publish, publish_until_stopped
 
 logger = logging.getLogger(__name__)
@@ -36,12 +37,13 @@ def hold(runtime: Runtime, message: Message[None], reply: Reply) -> Outcome:
 def settle_held(
     runtime: Runtime, message: MessageProxy, reply: Reply, exception: BaseException | None
 ) -> Outcome | None:
-    """What became of another try; None, so that it goes back to its queue, when RabbitMQ could not say."""
+    """What became of another try; None, so that it goes back to its queue, when the process is stopping."""
     if exception is None:
         return Outcome.ANSWERED
-    if isinstance(exception, Unroutable | Nacked):
-        return hold(runtime, message._message, reply)  # noqa: SLF001 - the proxy has no copy() of its own type
-    return None
+    if isinstance(exception, NotRun):
+        return None
+    # Refused, or a fault of ours: at once it would come back, and fail again, until RabbitMQ gives it up.
+    return hold(runtime, message._message, reply)  # noqa: SLF001 - the proxy has no copy() of its own type
 
 
 def _bury(runtime: Runtime, message: Message[None], reply: Reply) -> Outcome:

@@ -16,7 +16,7 @@ from dramatiq import Middleware
 from actors import broker as the_broker
 from actors.boot import EXIT_SETTINGS, Boot
 from actors.broker import MIDDLEWARE, runtime
-from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, UpstreamFailed
+from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, Unroutable, UpstreamFailed
 from gateway.keys.pool import KeyPool
 from gateway.ledger import Running, Work
 from gateway.ledger_sqlite import SqliteLedger
@@ -277,6 +277,23 @@ def test_a_request_whose_hook_has_failed_is_not_run_without_it(
     (copy,) = here.copies("gemini.generate.backoff.2s")
     assert here.publisher.to("gemini.responses") == []
     assert here.deliver(copy) == ("ack",)
+    assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
+    assert len(here.provider.calls) == 1
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: type(hook).__name__)
+def test_a_held_reply_whose_hook_has_failed_waits_for_its_next_try(
+    here: World, monkeypatch: pytest.MonkeyPatch, hook: Middleware
+):
+    """F61: it is paid for. Given back at once it would fail until RabbitMQ gives it up."""
+    here.publisher.refuse["gemini.responses"] = [Unroutable("missing", queue="gemini.responses")]
+    here.deliver(here.message(job()))
+    (held,) = here.copies("gemini.callbacks.delay.5s")
+    with monkeypatch.context() as faulty:
+        faulty.setattr(hook, "before_process_message", fail)
+        assert here.deliver(held) == ("ack",)
+    (again,) = here.copies("gemini.callbacks.delay.60s")
+    assert here.deliver(again) == ("ack",)
     assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
     assert len(here.provider.calls) == 1
 
