@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,24 @@ class Stack:
                 channel.basic_publish(
                     "", "gemini.requests", body, pika.BasicProperties(delivery_mode=2, **properties), mandatory=True
                 )
+
+    def put(self, queue: str, *bodies: bytes) -> None:
+        """Publish straight into a queue, and again until RabbitMQ has it.
+
+        A quorum queue refuses what it cannot take in time on a crowded machine. Without a confirm nobody is told.
+        """
+        with self.channel() as channel:
+            channel.confirm_delivery()
+
+            def confirmed(body: bytes) -> bool:
+                try:
+                    channel.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=2), mandatory=True)
+                except pika.exceptions.NackError:
+                    return False
+                return True
+
+            for body in bodies:
+                wait_until(partial(confirmed, body), what=f"a confirm of {queue}")
 
     def answers(self, count: int, *, queue: str = "gemini.responses", timeout_s: float = 30.0) -> list["Answer"]:
         """The next `count` envelopes of a callback queue."""

@@ -3,7 +3,6 @@
 from collections import Counter
 from typing import Any
 
-import pika
 import pytest
 
 from fake_openrouter.client import FakeClient
@@ -216,7 +215,7 @@ def test_a_full_callback_queue_delays_the_answer_and_never_pays_again(running_st
     stack, fake = running_stack
     with stack.channel() as channel:
         channel.queue_declare("small", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
-        channel.basic_publish("", "small", b"{}")
+    stack.put("small", b"{}")
     stack.publish(request(30, callback_queue="small"))
     stack.wait_for_depth("gemini.callbacks.delay.5s", 1)
     with stack.channel() as channel:
@@ -243,9 +242,7 @@ def test_a_missing_callback_queue_is_declared(running_stack: Running):
 def test_a_forged_message_on_the_work_queue_is_buried(running_stack: Running):
     """F3: no call, no worker thread lost, and the next request is answered."""
     stack, _fake = running_stack
-    with stack.channel() as channel:
-        for body in (b"garbage", FORGED):
-            channel.basic_publish("", "gemini.generate", body, pika.BasicProperties(delivery_mode=2))
+    stack.put("gemini.generate", b"garbage", FORGED)
     stack.publish(request(50))
     assert stack.answers(1)[0]["status"] == "success"
     stack.wait_for_depth("gemini.generate.dead", 2)

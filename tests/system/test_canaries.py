@@ -240,7 +240,7 @@ def world(
         with stack.channel() as channel:
             arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
             channel.queue_declare("full", durable=True, arguments=arguments)
-            channel.basic_publish("", "full", b"{}")
+        stack.put("full", b"{}")
         # The call that the first worker drains is held; those of the second one are cut short.
         worker, bridge = stack.start_both(REQUEST_TIMEOUT_SECONDS=60)
         yield World(
@@ -302,9 +302,7 @@ def forge(world: World) -> None:
         "kwargs": {},
     }
     message |= {"options": options, "message_id": "forged", "message_timestamp": 1}
-    with world.stack.channel() as channel:
-        for body in (json.dumps(message).encode(), scenario.prompt.value.encode()):
-            channel.basic_publish("", "gemini.generate", body, pika.BasicProperties(delivery_mode=2))
+    world.stack.put("gemini.generate", json.dumps(message).encode(), scenario.prompt.value.encode())
 
 
 def break_the_store(world: World) -> None:

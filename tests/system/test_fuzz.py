@@ -75,10 +75,8 @@ def forge_messages(make_stack: MakeStack, *, count: int) -> None:
     warm_up(stack)
     threads, calls = threads_of(bridge), len(fake.calls())
     rng, queues = random.Random(SEED), ("gemini.generate", "gemini.callbacks", "gemini.generate.delay.1s")
-    with stack.channel() as channel:
-        channel.confirm_delivery()
-        for queue in queues * count:
-            channel.basic_publish("", queue, forged(rng, queue), pika.BasicProperties(delivery_mode=2))
+    for queue in queues:
+        stack.put(queue, *(forged(rng, queue) for _ in range(count)))
     total = count * len(queues)
     stack.wait_for_depth("gemini.generate.dead", total)
     assert good_request_is_answered(stack)

@@ -4,7 +4,6 @@ import json
 import time
 from typing import Any
 
-import pika
 import pytest
 
 from fake_openrouter.client import FakeClient
@@ -79,9 +78,7 @@ def test_an_expiring_request_does_not_make_expiring_work(running_stack: Running)
 def test_a_message_of_the_first_form_is_still_read(running_stack: Running):
     """F53: a deploy meets what the release before has left in the queues."""
     stack, _fake = running_stack
-    with stack.channel() as channel:
-        properties = pika.BasicProperties(delivery_mode=2)
-        channel.basic_publish("", "gemini.generate", json.dumps(FIRST_FORM).encode(), properties)
+    stack.put("gemini.generate", json.dumps(FIRST_FORM).encode())
     (answer,) = stack.answers(1, queue="first.answers")
     assert (answer["request_id"], answer["status"]) == ("first-form", "success")
 

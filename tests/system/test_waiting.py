@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import pika
 import pytest
 
 from tests.system.conftest import MakeStack
@@ -113,26 +112,25 @@ def behind_long_waits(make_stack: MakeStack, count: int) -> list[float]:
 
 def park(stack: Stack, queue: str, count: int) -> None:
     """Put requests into a wait, as the worker would have."""
-    with stack.channel() as channel:
-        for number in range(count):
-            job = {
-                "v": 1,
-                "request": {
-                    "request_id": f"parked-{number}",
-                    "prompt": "x" * 200,
-                    "callback_queue": "gemini.responses",
-                },
-                "received_at": time.time(),
-                "retry_count": 2,
-            }
-            message = {
-                "queue_name": "gemini.generate",
-                "actor_name": "generate",
-                "args": [job],
-                "kwargs": {},
-                "options": {},
-                "message_id": f"parked-{number}",
-                "message_timestamp": 1,
-            }
-            channel.basic_publish("", queue, json.dumps(message).encode(), pika.BasicProperties(delivery_mode=2))
+    stack.put(queue, *(parked(number) for number in range(count)))
     stack.wait_for_depth(queue, count)
+
+
+def parked(number: int) -> bytes:
+    """A request in its third wait, as a Dramatiq message."""
+    job = {
+        "v": 1,
+        "request": {"request_id": f"parked-{number}", "prompt": "x" * 200, "callback_queue": "gemini.responses"},
+        "received_at": time.time(),
+        "retry_count": 2,
+    }
+    message = {
+        "queue_name": "gemini.generate",
+        "actor_name": "generate",
+        "args": [job],
+        "kwargs": {},
+        "options": {},
+        "message_id": f"parked-{number}",
+        "message_timestamp": 1,
+    }
+    return json.dumps(message).encode()
