@@ -118,7 +118,7 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
     done: set[str] = set()
     held: set[str] = set()
     under_way: Counter[tuple[str, int]] = Counter()  # deliveries by request and process
-    too_late: set[tuple[str, int]] = set()  # request and process of a delivery that has nothing left to do
+    late: dict[tuple[str, int], bool] = {}  # whether the delivery under way there has nothing left to do
     for line in journal:
         request_id, delivery = line["id"], (line["id"], line["pid"])
         if request_id not in asked:
@@ -127,14 +127,14 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
             case "bridge: relayed":
                 relayed[request_id] += 1
             case "received":
-                if request_id in done - held and relayed[request_id] == 1 and not under_way[delivery]:
-                    too_late.add(delivery)
+                if not under_way[delivery]:
+                    late[delivery] = request_id in done - held and relayed[request_id] == 1
                 under_way[delivery] += 1
             case "ack asked" | "given back":
                 under_way[delivery] -= 1
             case "envelope sent":
                 sent[line["message_id"]] += 1
-                if delivery in too_late:
+                if late.get(delivery):
                     verdict.faults.append(f"sent again although it was confirmed: the envelope of {request_id}")
             case "held" | "published" as step:
                 (held if step == "held" else done).add(request_id)

@@ -81,7 +81,7 @@ class Ground:
 
     def clear(self, outcome: Completion | ProviderError) -> None:
         """Leave all keys free, and none that the worker still asks the provider about: that would end another rest."""
-        if getattr(outcome, "reason", None) == UNKNOWN_KEY:
+        if self.provider == "openrouter" and getattr(outcome, "reason", None) == UNKNOWN_KEY:
             self.probes += 1
             self.worker.wait_for_output("is accepted again", count=self.probes)
         for one in self.pool.status():

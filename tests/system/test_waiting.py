@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack
+from tests.system.stack import Process, Stack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -48,7 +48,7 @@ def test_a_request_that_never_gets_a_key_waits_each_step_once_then_fails(make_st
     assert answer["error"] == "Rate limit exceeded after all retries"
     assert answer["error_code"] == "rate_limit"
     assert len(fake.calls()) == 1
-    worker.wait_for_output("Settled", count=len(delays) + 1)
+    wait_for_attempts(worker, "r-1", len(delays) + 1)
     assert len(waits := attempts(worker, "r-1", delays)) == len(delays) + 1
     # From the beginning of one attempt to that of the next; the log knows milliseconds.
     assert all(
@@ -67,11 +67,23 @@ def lateness(worker: Process, name: str, delays: Sequence[float]) -> list[float]
 
 def attempts(worker: Process, name: str, delays: Sequence[float]) -> "list[Attempt]":
     """All attempts of a request that has had these waits, by the worker's log (JSON)."""
-    lines = [json.loads(line) for line in worker.output().splitlines() if f'"{name}"' in line]
-    scheduled = [line["message"] for line in lines if line["message"].startswith("Waiting up to")]
+    scheduled = [line["message"] for line in told(worker, name) if line["message"].startswith("Waiting up to")]
     expected = [f"Waiting up to {delay:g} s " for delay in delays]
     assert [message.split("(")[0] for message in scheduled[: len(delays)]] == expected
-    return [attempt for line in lines if (attempt := Attempt.of(line)) is not None]
+    return [attempt for line in told(worker, name) if (attempt := Attempt.of(line)) is not None]
+
+
+def told(worker: Process, name: str) -> list[dict[str, str]]:
+    """The worker's log about a request (JSON); a last line may be half written."""
+    return [json.loads(line) for line in worker.output().rpartition("\n")[0].splitlines() if f'"{name}"' in line]
+
+
+def wait_for_attempts(worker: Process, name: str, count: int) -> None:
+    wait_until(
+        lambda: sum(line["message"].startswith("Settled") for line in told(worker, name)) >= count,
+        timeout_s=60,
+        what=f"{count} attempts of {name}",
+    )
 
 
 @dataclass(frozen=True)
@@ -98,22 +110,24 @@ def behind_long_waits(make_stack: MakeStack, count: int) -> list[float]:
     stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,3600", LOG_FORMAT="json")
     fake.script([{"status": 429, "headers": {"Retry-After": "3600"}}])
     worker, _bridge = stack.start_both()
+    stack.publish({"request_id": "first", "prompt": "Hello"})
+    wait_for_attempts(worker, "first", 2)  # from here on the key rests: nobody is released early
     before = memory_kib(worker.popen.pid)
-    park(stack, "gemini.generate.delay.3600s", count)
+    park(stack, "gemini.generate.delay.3600s", count, beside=1)
     late = []
     for number in range(3):
         stack.publish({"request_id": f"r-{number}", "prompt": "Hello"})
-        worker.wait_for_output("Settled", count=2 * (number + 1))
+        wait_for_attempts(worker, f"r-{number}", 2)
         late += lateness(worker, f"r-{number}", (1,))
-    stack.wait_for_depth("gemini.generate.delay.3600s", count + 3)
+    stack.wait_for_depth("gemini.generate.delay.3600s", count + 4)
     assert memory_kib(worker.popen.pid) - before < 20_000
     return late
 
 
-def park(stack: Stack, queue: str, count: int) -> None:
-    """Put requests into a wait, as the worker would have."""
+def park(stack: Stack, queue: str, count: int, *, beside: int) -> None:
+    """Put requests into a wait, as the worker would have, beside those that are there."""
     stack.put(queue, *(parked(number) for number in range(count)))
-    stack.wait_for_depth(queue, count)
+    stack.wait_for_depth(queue, count + beside)
 
 
 def parked(number: int) -> bytes:

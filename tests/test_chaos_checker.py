@@ -1,0 +1,58 @@
+"""The checker of `script/chaos`: which envelopes it takes for sent once too often."""
+
+from typing import Any
+
+import pytest
+
+from tests.chaos.checker import Envelope, Evidence, judge
+from tests.chaos.workload import Kind, Request
+
+ASKED = Request("r-1", Kind("plain", 1), "canary")
+
+
+def steps(*names: str) -> list[dict[str, Any]]:
+    """A journal of one request in one process."""
+    facts = {"id": "r-1", "pid": 1, "at": 0.0, "message_id": "m-1", "outcome": "answered"}
+    return [{**facts, "step": name} for name in names]
+
+
+RELAYED, ANSWERED = (
+    ("bridge: received", "bridge: relayed"),
+    ("received", "envelope sent", "confirmed", "published", "ack asked"),
+)
+DUPLICATE = ("received", "ack asked")
+
+
+@pytest.mark.parametrize(
+    ("journal", "wrong"),
+    [
+        ((*RELAYED, *ANSWERED, *DUPLICATE), False),
+        ((*RELAYED, *ANSWERED, *ANSWERED), True),
+        ((*RELAYED, *ANSWERED, *RELAYED, *ANSWERED), False),
+        ((*RELAYED, *ANSWERED, *DUPLICATE, *RELAYED, *ANSWERED), False),
+        ((*RELAYED, *ANSWERED, *DUPLICATE, *ANSWERED), True),
+    ],
+    ids=[
+        "a duplicate",
+        "sent again",
+        "relayed twice",
+        "a duplicate, then relayed again",
+        "a duplicate, then sent again",
+    ],
+)
+def test_what_is_confirmed_is_sent_again_only_for_another_relay(journal: tuple[str, ...], wrong: bool):
+    """P2: a delivery that comes late has nothing to send; one of a second relay, over a lost ack, may send a copy."""
+    sent = journal.count("envelope sent")
+    evidence = Evidence(
+        confirmed=[ASKED],
+        unsure=[],
+        envelopes=[Envelope("r-1", "success", "m-1", "{}")] * sent,
+        dead=[],
+        calls=[],
+        journal=steps(*journal),
+        left={},
+        output="",
+        secrets=(),
+        canary="canary",
+    )
+    assert bool(judge(evidence).faults) is wrong
