@@ -13,7 +13,7 @@ from tests.redis_server import redis_server
 
 #: What property tests try: every day the same, and no time is measured; many more, and others, in `script/chaos`.
 settings.register_profile("every-day", deadline=None, derandomize=True, database=None)
-settings.register_profile("bulk", deadline=None, max_examples=5000, stateful_step_count=100, print_blob=True)
+settings.register_profile("bulk", deadline=None, max_examples=2000, stateful_step_count=100, print_blob=True)
 settings.load_profile("every-day")
 
 

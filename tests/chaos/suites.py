@@ -17,7 +17,7 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
         "property tests with thousands of examples, other ones each time",
         (
             "--hypothesis-profile=bulk",
-            "--hypothesis-show-statistics",
+            "--timeout=1800",
             "tests/test_ledger_property.py",
             "tests/test_pool_property.py",
             "tests/test_gate.py",
