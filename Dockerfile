@@ -37,4 +37,4 @@ FROM base AS worker
 COPY --from=build /venv /venv
 # `exec`: the worker, not the shell, gets SIGTERM and drains. Give it 30 s: `docker stop --time 30`.
 # No HEALTHCHECK: the worker has no port, it ends when it cannot go on, and the restart policy does the rest.
-CMD ["sh", "-c", "exec dramatiq-gevent actors --processes ${WORKER_PROCESSES:-2} --threads ${WORKER_THREADS:-50} --worker-shutdown-timeout 25000 --worker-fork-timeout 5000"]
+CMD ["sh", "-c", "exec dramatiq-gevent actors --processes ${WORKER_PROCESSES:-2} --threads ${WORKER_THREADS:-50} --worker-shutdown-timeout 25000 --worker-fork-timeout 5000 --skip-logging"]
