@@ -15,6 +15,7 @@ COPY gateway gateway
 COPY middleware middleware
 COPY actors actors
 COPY bridge bridge
+COPY console console
 COPY fake_openrouter fake_openrouter
 RUN uv sync --frozen --no-editable --no-progress
 

@@ -8,8 +8,8 @@ from typing import TextIO
 
 from dramatiq import Broker, Middleware, Worker
 
-from gateway import logs, sentry
 from gateway.errors import GatewayError
+from gateway.reporting import logs, sentry
 from gateway.runtime import Runtime
 from gateway.settings import SettingsError, load_settings
 

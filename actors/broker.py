@@ -3,8 +3,8 @@
 import dramatiq
 
 from actors.boot import Boot
-from actors.encoder import StrictEncoder
-from actors.rabbitmq import RabbitmqBroker
+from bridge.rabbitmq_broker import RabbitmqBroker
+from bridge.wire import StrictEncoder
 from gateway.runtime import Runtime
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown

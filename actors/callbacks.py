@@ -1,4 +1,4 @@
-"""Publish a sealed reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
+"""Publish a finished reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
 
 import time
 
@@ -8,7 +8,7 @@ import pika
 from actors.broker import runtime
 from gateway.errors import PublishError
 from gateway.messages import Reply, fits_amqp
-from gateway.topology import CALLBACKS
+from gateway.rabbitmq.topology import CALLBACKS
 from middleware.outbox import confirmed_publish
 
 

@@ -6,10 +6,10 @@ import time
 import dramatiq
 
 from actors.broker import cooldown, runtime
-from gateway import sentry
 from gateway.errors import AuthenticationFailed, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
-from gateway.topology import WORK
+from gateway.rabbitmq.topology import WORK
+from gateway.reporting import sentry
 from middleware.attempt import Attempt, current_attempt
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def generate(job: Job) -> None:
     """Call the provider with the leased key, and with another key at once when that one is refused.
 
-    The completion is left in the attempt, from where the hooks seal, store and publish it. Raises ProviderError or
+    The completion is left in the attempt, from where the hooks finish, store and publish it. Raises ProviderError or
     NoKey; the retry schedule decides what becomes of the job then.
     """
     attempt = current_attempt()

@@ -40,7 +40,7 @@ from benchmarks.contenders import (
     running,
 )
 from gateway.messages import Job, Request
-from gateway.topology import Topology
+from gateway.rabbitmq.topology import Topology
 from middleware.outbox import message_properties
 from tests.rabbitmq_server import RabbitmqServer, vhost_of
 

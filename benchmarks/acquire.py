@@ -29,9 +29,9 @@ from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
-from gateway.redis_server import RedisServer
 from gateway.secrets import ApiKey
-from gateway.state_file import StateFile
+from gateway.stores.redis_server import RedisServer
+from gateway.stores.state_file import StateFile
 
 STORES = ("sqlite", "redis")
 KEYS = (10, 100, 1000)

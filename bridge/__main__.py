@@ -4,9 +4,13 @@ import logging
 import signal
 import sys
 
+import dramatiq
+
 from bridge.relay import Relay
-from gateway import logs, policies, sentry
+from bridge.wire import StrictEncoder
 from gateway.errors import GatewayError
+from gateway.rabbitmq import vhost_policies as policies
+from gateway.reporting import logs, sentry
 from gateway.runtime import Runtime
 from gateway.settings import SettingsError, load_settings
 
@@ -30,6 +34,7 @@ def main() -> int:
         if settings.rabbitmq_management_url is not None:
             url = settings.rabbitmq_url.get_secret_value()
             policies.look_in_background(url, settings.rabbitmq_management_url, runtime.topology.ours)
+        dramatiq.set_encoder(StrictEncoder())
         Relay(runtime).run()
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up yet

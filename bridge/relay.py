@@ -11,18 +11,18 @@ from typing import Any
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-import actors
 from bridge.gate import Sender, admit
-from gateway import amqp
-from gateway.connection_calls import ConnectionCalls
-from gateway.dead_letters import dead_letter
+from bridge.wire import callback_message, work_message
 from gateway.errors import InvalidMessage, PublishError, TopologyError
-from gateway.logs import request_id_var
 from gateway.messages import Failure, Job, Reply, Request
-from gateway.redaction import escape_controls
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.connection_calls import ConnectionCalls
+from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.settling import Settling
+from gateway.rabbitmq.topology import DEAD_REQUESTS, WORK
+from gateway.reporting.logs import request_id_var
+from gateway.reporting.redaction import escape_controls
 from gateway.runtime import Runtime
-from gateway.settling import Settling
-from gateway.topology import DEAD_REQUESTS, WORK
 from middleware.outbox import message_properties
 
 #: How long the loop waits for RabbitMQ before it looks whether it should stop, in seconds.
@@ -135,7 +135,7 @@ class Relay:
         request_id_var.set(request.request_id)
         logger.info("Received request (retry_count=%d)", request.retry_count)
         request_id_var.set(None)
-        message = actors.generate.message(Job.of(request, received_at=time.time(), redelivered=redelivered))
+        message = work_message(Job.of(request, received_at=time.time(), redelivered=redelivered))
         return self.runtime.publisher.submit(WORK, message.encode(), message_properties(message.message_id))
 
     def _reject(self, error: InvalidMessage, body: bytes) -> "Future[None]":
@@ -152,7 +152,7 @@ class Relay:
             )
             return self.runtime.publisher.submit(DEAD_REQUESTS, body, properties)
         envelope = Failure.of(error, request_id=error.request_id, processing_time_ms=0)
-        message = actors.publish_error.message(Reply.of(envelope, queue=error.callback_queue, work_id=_work_id(body)))
+        message = callback_message(Reply.of(envelope, queue=error.callback_queue, work_id=_work_id(body)))
         return self.runtime.publisher.submit(
             message.queue_name, message.encode(), message_properties(message.message_id)
         )

@@ -180,7 +180,7 @@ _ENVELOPE_NAMESPACE = uuid.UUID("6f1c3a52-6f55-4f0e-9b62-6a2f0f3f4c55")
 
 
 class Reply(_Message):
-    """A sealed envelope on its way out: the exact bytes, the queue they go to and the `message_id` of every copy.
+    """A finished envelope on its way out: the exact bytes, the queue they go to and the `message_id` of every copy.
 
     `attempts` counts deliveries that the callback queue refused, `first_refused_at` is epoch seconds of the first.
     """
@@ -196,7 +196,7 @@ class Reply(_Message):
 
     @classmethod
     def of(cls, envelope: Envelope, *, queue: str, work_id: str) -> Self:
-        """Seal an envelope that answers the work `work_id`; equal work and status give an equal `message_id`."""
+        """The finished envelope that answers the work `work_id`; equal work and status give an equal `message_id`."""
         return cls(
             request_id=envelope.request_id,
             queue=queue,

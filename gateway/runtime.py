@@ -5,19 +5,19 @@ from functools import partial
 
 import pika
 
-from gateway import amqp
 from gateway.errors import GatewayError
 from gateway.keys.pool import KeyPool
 from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.store import KeyStore
 from gateway.keys.survey import Survey
-from gateway.ledger import Ledger
+from gateway.ledger.store import Ledger
 from gateway.providers import Provider, provider_from
 from gateway.providers.openrouter import OpenRouter
-from gateway.publisher import Publisher
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.topology import Topology
+from gateway.resources import Stores, open_stores
 from gateway.settings import Settings
-from gateway.stores import Stores, open_stores
-from gateway.topology import Topology
 
 #: How long a queue stays missing before it is declared again, in seconds: its consumers are told in the meantime.
 REDECLARE_PAUSE_S = 1.0

@@ -9,7 +9,7 @@ from typing import Any
 from dramatiq.broker import MessageProxy
 
 from gateway.keys.pool import Lease
-from gateway.ledger import Work
+from gateway.ledger.store import Work
 from gateway.messages import Completion, Job, Reply
 
 
@@ -17,7 +17,7 @@ class Outcome(StrEnum):
     """What RabbitMQ has confirmed of a delivery. Without one of these a delivery is never acked."""
 
     ANSWERED = "answered"
-    HELD = "held"  # sealed and confirmed in gemini.callbacks, which delivers it later
+    HELD = "held"  # finished and confirmed in gemini.callbacks, which delivers it later
     SCHEDULED = "scheduled"
     DEAD = "dead"
     DUPLICATE = "duplicate"

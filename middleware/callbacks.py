@@ -1,13 +1,13 @@
-"""Fires `on_success` or `on_failure` once, on the final outcome, with the sealed reply."""
+"""Fires `on_success` or `on_failure` once, on the final outcome, with the finished reply."""
 
 import logging
 
 from dramatiq import Actor, Broker, Middleware
 from dramatiq.broker import MessageProxy
 
-from gateway import sentry
 from gateway.errors import Nacked, StoreUnavailable, Unroutable
 from gateway.messages import Reply
+from gateway.reporting import sentry
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import NotRun, Stopping
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Callbacks(Middleware):
     """The callback actor runs in this worker at once; when the callback queue refuses the reply it runs later.
 
-    Later means as a message of `gemini.callbacks`: the reply is sealed, so nothing is generated again.
+    Later means as a message of `gemini.callbacks`: the reply is finished, so nothing is generated again.
     """
 
     def __init__(self, runtime: Runtime, publishing: Publishing) -> None:

@@ -5,10 +5,10 @@ import logging
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
-from gateway import sentry
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, StoreUnavailable
 from gateway.keys.pool import Lease
 from gateway.keys.probe import UNKNOWN_KEY
+from gateway.reporting import sentry
 from gateway.runtime import Runtime
 from middleware.attempt import current_attempt
 from middleware.errors import NoKey, Outage

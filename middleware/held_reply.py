@@ -6,13 +6,13 @@ import time
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
-from gateway import sentry
-from gateway.dead_letters import dead_letter
 from gateway.errors import ErrorCode
 from gateway.messages import Reply
-from gateway.policy import callback_wait_s
+from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.topology import DEAD_WORK
+from gateway.reporting import sentry
 from gateway.runtime import Runtime
-from gateway.topology import DEAD_WORK
+from gateway.schedule import callback_wait_s
 from middleware.attempt import Outcome
 from middleware.errors import NotRun
 from middleware.outbox import confirmed_publish, publish_until_stopped
@@ -28,7 +28,7 @@ def hold(runtime: Runtime, message: Message[None], reply: Reply) -> Outcome:
     copy = message.copy(args=(refused,), options={})
     delay_s = callback_wait_s(refused.attempts)
     if delay_s is None:
-        return _bury(runtime, copy, refused)
+        return _to_dead_queue(runtime, copy, refused)
     publish_until_stopped(runtime, copy, runtime.topology.callback_wait(delay_s))
     logger.info("The reply waits %g s for its callback queue (refused %d times)", delay_s, refused.attempts)
     return Outcome.HELD
@@ -46,7 +46,7 @@ def settle_held(
     return hold(runtime, message._message, reply)  # noqa: SLF001 - the proxy has no copy() of its own type
 
 
-def _bury(runtime: Runtime, message: Message[None], reply: Reply) -> Outcome:
+def _to_dead_queue(runtime: Runtime, message: Message[None], reply: Reply) -> Outcome:
     properties = dead_letter(
         reason="the callback queue refused the reply at every try",
         code=ErrorCode.CALLBACK_REFUSED,

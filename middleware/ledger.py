@@ -9,7 +9,7 @@ from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger import Answered, Running, Started, Superseded, Work
+from gateway.ledger.store import Answered, Running, Started, Superseded, Work
 from gateway.messages import Failure, Job, Reply
 from gateway.runtime import Runtime
 from middleware.attempt import Attempt, Outcome, attempt_of

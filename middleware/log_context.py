@@ -5,7 +5,7 @@ import logging
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
-from gateway.logs import request_id_var
+from gateway.reporting.logs import request_id_var
 from middleware.attempt import attempt_of, current
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 import threading
 
-from gateway.ledger import Work
+from gateway.ledger.store import Work
 from middleware.attempt import Attempt
 
 

@@ -5,11 +5,11 @@ import logging
 from dramatiq import Broker, Middleware
 from dramatiq.broker import MessageProxy
 
-from gateway import sentry
 from gateway.errors import GatewayError
 from gateway.messages import Failure, Job, Reply, Success
-from gateway.policy import End, Wait, next_step
+from gateway.reporting import sentry
 from gateway.runtime import Runtime
+from gateway.schedule import End, Wait, next_step
 from middleware.attempt import Attempt, Outcome, attempt_of
 from middleware.errors import NotRun
 from middleware.outbox import publish_until_stopped
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class RetrySchedule(Middleware):
-    """After this hook an attempt is scheduled (its copy is confirmed in a delay queue) or has a sealed reply.
+    """After this hook an attempt is scheduled (its copy is confirmed in a delay queue) or has a finished reply.
 
     When the copy cannot be confirmed it is neither, and the original goes back to its queue.
     """

@@ -8,8 +8,8 @@ from contextlib import closing, contextmanager, suppress
 import pika
 import pytest
 
-from gateway import amqp
 from gateway.errors import TopologyError
+from gateway.rabbitmq import amqp
 from tests.rabbitmq_server import RabbitmqServer, vhost_of
 
 START = pika.frame.Method(

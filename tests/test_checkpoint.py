@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from gateway.checkpoint import checkpoint
+from gateway.stores.checkpoint import checkpoint
 
 
 def test_a_file_that_has_gone_is_not_made_by_a_checkpoint(tmp_path: Path):
@@ -17,7 +17,7 @@ NATIVE = """
 from gevent import monkey
 monkey.patch_all()
 import _thread, threading
-from gateway.checkpoint import _on_thread_of_system
+from gateway.stores.checkpoint import _on_thread_of_system
 seen = []
 _on_thread_of_system(lambda: seen.append(_thread.get_native_id()))
 while not seen:

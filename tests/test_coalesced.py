@@ -10,9 +10,9 @@ import pika
 import pytest
 from pika.adapters.utils.io_services_utils import _AsyncSSLTransport
 
-from gateway import amqp
-from gateway.coalesced import LONGEST, _Joined, coalesce, flush
-from gateway.settling import Settling
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.coalesced import LONGEST, _Joined, coalesce, flush
+from gateway.rabbitmq.settling import Settling
 
 PERSISTENT = pika.BasicProperties(delivery_mode=2)
 

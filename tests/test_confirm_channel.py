@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from gateway import amqp
-from gateway.confirm_channel import ConfirmChannel, Settled
-from gateway.in_flight import Outgoing
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.confirm_channel import ConfirmChannel, Settled
+from gateway.rabbitmq.in_flight import Outgoing
 
 
 class Owner:

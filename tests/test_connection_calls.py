@@ -7,7 +7,7 @@ import pika
 import pytest
 from pika.exceptions import ConnectionWrongStateError
 
-from gateway.connection_calls import LINGER_S, ConnectionCalls
+from gateway.rabbitmq.connection_calls import LINGER_S, ConnectionCalls
 
 
 class Connection:

@@ -12,11 +12,11 @@ import pytest
 from dramatiq.errors import ConnectionClosed
 
 from actors.broker import broker
-from actors.consumer import Consumer
+from bridge.consumer import Consumer
 from bridge.relay import Relay
-from gateway.publisher import Publisher
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.topology import WORK
 from gateway.runtime import Runtime
-from gateway.topology import WORK
 from tests.system.stack import wait_until
 from tests.world import World, world
 

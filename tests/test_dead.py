@@ -9,12 +9,12 @@ import pika
 import pytest
 
 from actors import generate, publish_success
-from bridge.dead.__main__ import main
-from bridge.dead.letter import DeadLetter
-from gateway.dead_letters import dead_letter
+from console.dead.__main__ import main
+from console.dead.letter import DeadLetter
 from gateway.errors import ErrorCode
 from gateway.messages import Reply
-from gateway.topology import CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK
+from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK
 from tests.system.stack import wait_until
 from tests.world import World, job, world
 
@@ -264,7 +264,7 @@ def test_a_wrong_command_says_how_it_is_used(run: Run, arguments: list[str]):
 
 def test_a_server_that_is_away_is_said_in_a_line(run: Run, monkeypatch: pytest.MonkeyPatch):
     """Without a traceback, and without the password."""
-    monkeypatch.setattr("bridge.dead.office.CONNECT_DEADLINE_S", 0.1)
+    monkeypatch.setattr("console.dead.queues.CONNECT_DEADLINE_S", 0.1)
     monkeypatch.setenv("RABBITMQ_URL", "amqp://guest:canary-password@127.0.0.1:1/")
     code, _, err = run("list")
     assert (code, err.count("\n"), "cannot be reached" in err, "canary" in err) == (69, 1, True, False)

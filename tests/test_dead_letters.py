@@ -3,8 +3,8 @@
 import pytest
 from pika import spec
 
-from gateway.dead_letters import dead_letter
 from gateway.errors import ErrorCode
+from gateway.rabbitmq.dead_letters import dead_letter
 
 
 @pytest.mark.parametrize("request_id", ["x" * 300, "ü🦔" * 100, "\ud800" * 100, "a\nb", ""])

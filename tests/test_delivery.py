@@ -6,7 +6,7 @@ from concurrent.futures import Future
 import dramatiq
 import pytest
 
-from actors.delivery import Delivery, settle_when
+from bridge.delivery import Delivery, settle_when
 from gateway.errors import ConnectionLost
 from gateway.messages import Job, Request
 from middleware.attempt import Outcome, attempt_of

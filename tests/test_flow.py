@@ -186,7 +186,7 @@ def test_a_confirm_that_is_late_is_waited_for(here: World):
     assert len(here.publisher.to("gemini.responses")) == 1
 
 
-def test_a_refused_callback_queue_holds_the_sealed_reply(here: World):
+def test_a_refused_callback_queue_holds_the_finished_reply(here: World):
     """F40, F41: the delivery is done, the reply waits in RabbitMQ, the answer is not paid for again."""
     here.publisher.refuse["gemini.responses"] = [Unroutable("missing", queue="gemini.responses")]
     assert here.deliver(here.message(job())) == ("ack",)

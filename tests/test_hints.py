@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfoNotFoundError
 
 import pytest
 
-from gateway import hints
+from gateway.providers import hints
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 

@@ -2,7 +2,7 @@
 
 import pika
 
-from gateway.in_flight import InFlight, Outgoing
+from gateway.rabbitmq.in_flight import InFlight, Outgoing
 
 
 def message(queue: str = "q", message_id: str = "m") -> Outgoing:

@@ -1,4 +1,4 @@
-"""`python -m gateway.keys`: what an operator reads about each key, and does about one."""
+"""`python -m console.keys`: what an operator reads about each key, and does about one."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from console.key_doctor import learn_accounts
+from console.keys import main
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
-from gateway.keys.__main__ import main
-from gateway.keys.doctor import learn_accounts
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.survey import retirement
 from gateway.providers import provider_from
 from gateway.providers.openrouter import OpenRouter
+from gateway.resources import open_stores
 from gateway.runtime import key_pool
 from gateway.settings import load_settings
-from gateway.stores import open_stores
 from tests.redis_server import empty
 
 KEYS = ("sk-or-v1-doctor-key-1111", "sk-or-v1-doctor-key-2222", "sk-or-v1-doctor-key-3333")

@@ -18,9 +18,9 @@ from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore, Kind, Source
-from gateway.redis_server import RedisServer
 from gateway.secrets import ApiKey
-from gateway.state_file import StateFile
+from gateway.stores.redis_server import RedisServer
+from gateway.stores.state_file import StateFile
 from tests.clock import Clock
 from tests.redis_server import empty
 

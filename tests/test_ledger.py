@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger import Answered, Ledger, NullLedger, Running, Started, Superseded, Work
-from gateway.ledger_redis import RedisLedger
-from gateway.ledger_sqlite import SWEEP_EVERY, SqliteLedger
+from gateway.ledger.redis import RedisLedger
+from gateway.ledger.sqlite import SWEEP_EVERY, SqliteLedger
+from gateway.ledger.store import Answered, Ledger, NullLedger, Running, Started, Superseded, Work
 from gateway.messages import Job, Parameters, Request
-from gateway.redis_server import RedisServer
-from gateway.state_file import StateFile
+from gateway.stores.redis_server import RedisServer
+from gateway.stores.state_file import StateFile
 from tests.clock import Clock
 from tests.redis_server import empty
 
@@ -81,7 +81,7 @@ def test_a_lease_that_has_ended_is_taken_over(ledger: Ledger, clock: Clock):
 
 
 def test_an_answer_is_kept_byte_for_byte(ledger: Ledger):
-    """A redelivery publishes exactly what was sealed."""
+    """A redelivery publishes exactly what was finished."""
     answer(ledger, begin(ledger).token)
     assert begin(ledger, delivery="b") == Answered(ENVELOPE, "m-1", published=False, delivery="a", failure=False)
 
@@ -275,9 +275,9 @@ def test_an_answer_from_the_future_expires_too(file: StateFile, clock: Clock):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gateway.ledger import Work
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.state_file import StateFile
+from gateway.ledger.store import Work
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.stores.state_file import StateFile
 ledger = SqliteLedger(StateFile(Path(sys.argv[1])), ttl_s=1000.0)
 ledger.answer(Work("r-1", "d"), "t", envelope=b"paid", message_id="m", failure=False, delivery="a")
 os.kill(os.getpid(), signal.SIGKILL)

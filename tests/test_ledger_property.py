@@ -11,11 +11,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from gateway.ledger import Answered, Entry, Ledger, Running, Started, Superseded, Work
-from gateway.ledger_redis import RedisLedger
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.redis_server import RedisServer
-from gateway.state_file import StateFile
+from gateway.ledger.redis import RedisLedger
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.ledger.store import Answered, Entry, Ledger, Running, Started, Superseded, Work
+from gateway.stores.redis_server import RedisServer
+from gateway.stores.state_file import StateFile
 from tests.clock import Clock
 from tests.redis_server import empty
 

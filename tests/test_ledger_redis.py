@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from gateway.ledger import Running, Started, Work
-from gateway.ledger_redis import RedisLedger
-from gateway.redis_server import RedisServer, Reply
+from gateway.ledger.redis import RedisLedger
+from gateway.ledger.store import Running, Started, Work
+from gateway.stores.redis_server import RedisServer, Rows
 from tests.redis_server import empty
 
 WORK = Work("request-1", "digest")
@@ -13,7 +13,7 @@ WORK = Work("request-1", "digest")
 class Lossy(RedisServer):
     """Loses each first answer: the step was done, and the client sends the same once more."""
 
-    def run(self, script: str, clock: Callable[[], float] | None, *args: str | bytes | int) -> Reply:
+    def run(self, script: str, clock: Callable[[], float] | None, *args: str | bytes | int) -> Rows:
         super().run(script, clock, *args)
         return super().run(script, clock, *args)
 

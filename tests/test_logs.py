@@ -15,8 +15,8 @@ import dramatiq
 import pytest
 from dramatiq.brokers.stub import StubBroker
 
-from gateway import logs
-from gateway.logs import request_id_var
+from gateway.reporting import logs
+from gateway.reporting.logs import request_id_var
 
 KEY = "sk-or-v1-canary-key-1111"
 PASSWORD = "canary/password"
@@ -269,7 +269,7 @@ def test_our_own_lines_at_debug_are_written(configured):
     """That is what LOG_LEVEL=DEBUG is for."""
     log = configured()
     record = logging.LogRecord("a", logging.DEBUG, logs.__file__, 1, "ours", None, None)
-    logging.getLogger("gateway.logs").handle(record)
+    logging.getLogger("gateway.reporting.logs").handle(record)
     logging.getLogger("somebody.else").debug("theirs")
     assert log.line.endswith("ours")
 
@@ -296,7 +296,7 @@ def test_what_ends_the_process_is_logged():
     program = """if True:
         import sys
         from types import SimpleNamespace
-        from gateway import logs
+        from gateway.reporting import logs
         logs.configure(SimpleNamespace(log_format="text", log_level="INFO", secrets=list), stream=sys.stderr)
         int("can" + "ary")
     """

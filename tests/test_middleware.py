@@ -18,9 +18,9 @@ from actors.boot import EXIT_SETTINGS, Boot
 from actors.broker import MIDDLEWARE, runtime
 from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, Unroutable, UpstreamFailed
 from gateway.keys.pool import KeyPool
-from gateway.ledger import Running, Work
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.state_file import StateFile
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.ledger.store import Running, Work
+from gateway.stores.state_file import StateFile
 from middleware import key_selection
 from middleware.graceful_stop import GracefulStop
 from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, LedgerMiddleware

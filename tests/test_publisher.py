@@ -12,10 +12,10 @@ from contextlib import contextmanager
 import pika
 import pytest
 
-from gateway import amqp
 from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
-from gateway.publisher import Publisher
-from gateway.window import Window
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.window import Window
 from tests.clock import Clock
 from tests.rabbitmq_server import RabbitmqServer
 
@@ -229,7 +229,7 @@ def test_a_message_that_cannot_be_encoded_fails_alone(vhost_url: str, queue: str
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the socket that it leaves behind
 def test_a_publisher_that_fails_starts_again(vhost_url: str, caplog: pytest.LogCaptureFixture):
     """A mistake in its thread costs a connection, not the process: what was submitted still arrives."""
-    caplog.set_level(logging.CRITICAL, "gateway.publisher")  # a record would keep the socket for another test to find
+    caplog.set_level(logging.CRITICAL, "gateway.rabbitmq.publisher")
     declare(vhost_url, "q")
     failing = threading.Event()
     failed = threading.Event()
@@ -251,7 +251,7 @@ def test_a_publisher_that_fails_starts_again(vhost_url: str, caplog: pytest.LogC
 
 def test_a_publish_without_a_server_ends_at_its_deadline(monkeypatch: pytest.MonkeyPatch):
     """F10: nobody there, so the caller hears of it in the time it gave."""
-    monkeypatch.setattr("gateway.publisher.GRACE_S", 60.0)
+    monkeypatch.setattr("gateway.rabbitmq.publisher.GRACE_S", 60.0)
     with publishing("amqp://guest:guest@127.0.0.1:1/") as publisher:
         assert not publisher.ready
         with pytest.raises(ConnectionLost):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.ledger import Work
+from gateway.ledger.store import Work
 from middleware.attempt import Attempt
 from middleware.publishing import Publishing
 from tests.system.stack import wait_until

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import redaction
-from gateway.redaction import FRAGMENT_CHARS, MASK, PROMPT_MASK, escape_controls, redact
+from gateway.reporting import redaction
+from gateway.reporting.redaction import FRAGMENT_CHARS, MASK, PROMPT_MASK, escape_controls, redact
 
 CANARY = "sk-or-v1-0123456789abcdef0123456789abcdef"
 

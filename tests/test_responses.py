@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway import responses
 from gateway.errors import GatewayError, ProviderError, Scope
 from gateway.messages import Completion
-from gateway.providers import gemini_responses, openrouter_responses
+from gateway.providers import gemini_responses, openrouter_responses, responses
 from gateway.providers.gemini_responses import classify_gemini
 from gateway.providers.openrouter_responses import classify_key, classify_openrouter
-from gateway.redaction import PROMPT_MASK, redact
-from gateway.responses import MAX_TEXT_CHARS, Answer
+from gateway.providers.responses import MAX_TEXT_CHARS, Answer
+from gateway.reporting.redaction import PROMPT_MASK, redact
 
 SAMPLES = Path(__file__).parent / "samples"
 #: 2026-01-01T00:00:00Z, when the samples were taken.

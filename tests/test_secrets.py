@@ -10,13 +10,13 @@ import pytest
 
 from gateway.keys.pool import KeyPool
 from gateway.providers import provider_from
-from gateway.publisher import Publisher
-from gateway.redis_server import RedisServer
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.topology import Topology
+from gateway.resources import open_stores
 from gateway.runtime import Runtime
 from gateway.secrets import ApiKey, mask
 from gateway.settings import load_settings
-from gateway.stores import open_stores
-from gateway.topology import Topology
+from gateway.stores.redis_server import RedisServer
 
 OURS = ("actors", "bridge", "gateway", "middleware")
 

@@ -18,7 +18,6 @@ from pydantic import SecretStr
 from sentry_sdk.transport import HttpTransport
 from urllib3.exceptions import ProtocolError
 
-from gateway import sentry
 from gateway.errors import (
     AuthenticationFailed,
     ErrorCode,
@@ -28,6 +27,7 @@ from gateway.errors import (
     StoreUnavailable,
     UpstreamFailed,
 )
+from gateway.reporting import sentry
 from gateway.settings import Settings
 
 KEY = "sk-or-v1-canary-key-1111"
@@ -293,7 +293,7 @@ def test_what_ends_the_process_is_sent(server: Server):
     """Before it is gone: it waits for as long as a busy machine needs, and not for the two seconds of a worker."""
     program = """if True:
         import sys
-        from gateway import sentry
+        from gateway.reporting import sentry
         send = sentry.close
         sentry.close = lambda timeout_s: send(timeout_s=30 * timeout_s)
         from gateway.settings import Settings

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import StoreUnavailable
-from gateway.state_file import StateFile
-from gateway.state_schema import COUNTING, SCHEMA, VERSION
+from gateway.stores.schema import COUNTING, SCHEMA, VERSION
+from gateway.stores.state_file import StateFile
 from tests.system.stack import wait_until
 
 
@@ -51,7 +51,7 @@ def test_only_the_owner_reads_it(file: StateFile):
 
 def test_writers_wait_for_one_of_another_process_outside_of_sqlite(file: StateFile, monkeypatch: pytest.MonkeyPatch):
     """Its write takes microseconds, and SQLite would sleep for a millisecond at least."""
-    monkeypatch.setattr("gateway.state_file.QUEUE_S", 3600.0)
+    monkeypatch.setattr("gateway.stores.state_file.QUEUE_S", 3600.0)
     count(file)
     with file.path.with_name("state.sqlite3-queue").open("w") as queue, ThreadPoolExecutor(1) as pool:
         fcntl.flock(queue, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ def test_writers_wait_for_one_of_another_process_outside_of_sqlite(file: StateFi
 
 def test_a_frozen_process_holds_no_writer_for_long(file: StateFile, monkeypatch: pytest.MonkeyPatch):
     """Who keeps writers apart is SQLite: the queue before it is a courtesy."""
-    monkeypatch.setattr("gateway.state_file.QUEUE_S", 0.05)
+    monkeypatch.setattr("gateway.stores.state_file.QUEUE_S", 0.05)
     count(file)
     with file.path.with_name("state.sqlite3-queue").open("w") as queue:
         fcntl.flock(queue, fcntl.LOCK_EX)
@@ -170,7 +170,7 @@ def test_processes_that_start_together_all_open_it(file: StateFile):
 
 def test_opening_waits_while_another_process_prepares_the_file(file: StateFile, monkeypatch: pytest.MonkeyPatch):
     """SQLite has nobody wait to switch to the write-ahead log: it refuses at once."""
-    monkeypatch.setattr("gateway.state_file.BUSY_S", 3600.0)
+    monkeypatch.setattr("gateway.stores.state_file.BUSY_S", 3600.0)
     file.path.parent.mkdir(parents=True)
     folder = os.open(file.path.parent, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
@@ -192,7 +192,7 @@ def count_once(path: str) -> int:
 FORKED = """
 import os, sys
 from pathlib import Path
-from gateway.state_file import StateFile
+from gateway.stores.state_file import StateFile
 file = StateFile(Path(sys.argv[1]))
 def count():
     with file.transaction() as db:
@@ -244,7 +244,7 @@ def carried_over(file: StateFile, folder: Path) -> int:
 
 def test_the_log_is_carried_over_beside_the_writers(file: StateFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Now and then, by nobody who has a request to answer."""
-    monkeypatch.setattr("gateway.state_file.CHECKPOINT_WRITES", 50)
+    monkeypatch.setattr("gateway.stores.state_file.CHECKPOINT_WRITES", 50)
     for _ in range(49):
         count(file)
     assert carried_over(file, tmp_path) == 0
@@ -258,6 +258,6 @@ def test_a_write_needs_no_thread_for_the_log(file: StateFile, monkeypatch: pytes
     def start(*_: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("gateway.state_file.CHECKPOINT_WRITES", 1)
+    monkeypatch.setattr("gateway.stores.state_file.CHECKPOINT_WRITES", 1)
     monkeypatch.setattr("_thread.start_new_thread", start)
     assert [count(file), count(file)] == [1, 2]

@@ -9,12 +9,12 @@ import pytest
 from gateway.errors import StoreUnavailable
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
-from gateway.ledger import NullLedger
-from gateway.ledger_redis import RedisLedger
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.redis_server import RedisServer
+from gateway.ledger.redis import RedisLedger
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.ledger.store import NullLedger
+from gateway.resources import open_stores
 from gateway.settings import Settings
-from gateway.stores import open_stores
+from gateway.stores.redis_server import RedisServer
 
 
 def settings_of(folder: Path, **environment: str) -> Settings:

@@ -9,9 +9,9 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from gateway import amqp
 from gateway.errors import TopologyError
-from gateway.topology import CALLBACKS, DEAD_WORK, WORK, Topology
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.topology import CALLBACKS, DEAD_WORK, WORK, Topology
 from tests.rabbitmq_server import RabbitmqServer
 
 

@@ -10,7 +10,7 @@ from dramatiq.errors import ConnectionClosed
 from pika.exceptions import ChannelClosedByBroker
 
 from gateway.errors import StoreUnavailable
-from gateway.tracebacks import text_of, trace_of
+from gateway.reporting.tracebacks import text_of, trace_of
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:

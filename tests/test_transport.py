@@ -19,8 +19,8 @@ from pydantic import SecretStr
 
 from gateway.errors import ErrorCode, UpstreamFailed
 from gateway.providers.connections import DeadlineAdapter, current_call
-from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
-from gateway.providers.watchdog import Call
+from gateway.providers.deadlines import Call
+from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
 from gateway.secrets import ApiKey
 
 # A deadline that does not hold shows as a call that never ends.
@@ -164,9 +164,9 @@ def hang(server: Server, connection: socket.socket) -> None:
     connection.recv(1)  # until the client goes
 
 
-def outgoing(url: str, key: str = KEY) -> Outgoing:
+def outgoing(url: str, key: str = KEY) -> HttpRequest:
     auth = KeyHeader(ApiKey(key), header="Authorization", prefix="Bearer ")
-    return Outgoing(url=url, auth=auth, payload=Payload({"prompt": PROMPT}))
+    return HttpRequest(url=url, auth=auth, payload=Payload({"prompt": PROMPT}))
 
 
 def failure(transport: Transport, url: str, *, deadline_s: float = AMPLE_S, key: str = KEY) -> UpstreamFailed:
@@ -227,7 +227,7 @@ def test_a_call_without_a_payload_is_a_get(serve, transport):
     """As for `GET /key`."""
     server = serve(answering(OK))
 
-    transport.send(Outgoing(server.url, KeyHeader(ApiKey(KEY), header="X-Key")), deadline_s=AMPLE_S)
+    transport.send(HttpRequest(server.url, KeyHeader(ApiKey(KEY), header="X-Key")), deadline_s=AMPLE_S)
 
     assert server.requests[0].startswith(b"GET /v1 HTTP/1.1")
 

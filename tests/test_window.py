@@ -3,7 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
-from gateway.window import Window
+from gateway.rabbitmq.window import Window
 
 
 def test_messages_are_counted():

@@ -17,12 +17,12 @@ from dramatiq.worker import WorkerThread
 
 from actors import broker as the_broker
 from actors.broker import runtime
-from actors.delivery import Delivery
+from bridge.delivery import Delivery
 from gateway.keys.pool import KeyPool
 from gateway.messages import Completion, Job, Request, Usage
+from gateway.rabbitmq.topology import Topology
+from gateway.resources import open_stores
 from gateway.settings import Settings, load_settings
-from gateway.stores import open_stores
-from gateway.topology import Topology
 
 Published = tuple[str, bytes, pika.BasicProperties]
 

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from gateway import sentry
 from gateway.errors import AuthenticationFailed, ProviderError, StoreUnavailable
 from gateway.keys.pool import KeyPool
+from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 
 #: Why a key rests that the provider does not know: a 401 that is about nothing else. The one rest that a probe ends.

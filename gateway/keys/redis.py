@@ -13,7 +13,7 @@ from gateway.keys.store import (
     key_subject,
     model_subject,
 )
-from gateway.redis_server import RedisServer, Reply, microseconds
+from gateway.stores.redis_server import RedisServer, Rows, microseconds
 
 #: The fields of one key in what the script STATUS returns.
 STATUS_FIELDS = 8
@@ -67,7 +67,7 @@ class RedisKeyStore:
     def close(self) -> None:
         self._server.close()
 
-    def _run_enrolled(self, script: str, ring: Ring, *args: str) -> Reply:
+    def _run_enrolled(self, script: str, ring: Ring, *args: str) -> Rows:
         while not (found := self._run(script, ring, *args)):
             self._enrol(ring)
         return found
@@ -77,7 +77,7 @@ class RedisKeyStore:
         pairs = [text for member in ring.members for text in (member.digest, member.account or "")]
         self._run(scripts.ENROL, ring, *limits, *pairs)
 
-    def _run(self, script: str, ring: Ring, *args: str | int) -> Reply:
+    def _run(self, script: str, ring: Ring, *args: str | int) -> Rows:
         return self._server.run(script, ring.clock, ring.id, *args)
 
 

@@ -20,7 +20,7 @@ from gateway.keys.store import (
     key_subject,
     model_subject,
 )
-from gateway.state_file import StateFile
+from gateway.stores.state_file import StateFile
 
 #: How often a ring says that its keys are still in use, in seconds, and after how long without it they are forgotten.
 SEEN_EVERY_S = 3600.0

@@ -26,7 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
 from gateway.providers.addresses import Addresses
-from gateway.providers.watchdog import Call
+from gateway.providers.deadlines import Call
 
 #: The call that this thread is making.
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)

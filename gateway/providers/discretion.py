@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from gateway.messages import Request
-from gateway.redaction import redact
+from gateway.reporting.redaction import redact
 from gateway.secrets import ApiKey
 
 

@@ -11,8 +11,8 @@ from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Parameters, Request
 from gateway.providers.discretion import hidden
 from gateway.providers.gemini_responses import classify_gemini
-from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
-from gateway.redaction import escape_controls
+from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
+from gateway.reporting.redaction import escape_controls
 from gateway.secrets import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ class Gemini:
         """Close the connections. Idempotent."""
         self.transport.close()
 
-    def _outgoing(self, request: Request, model: str, key: ApiKey) -> Outgoing:
-        return Outgoing(
+    def _outgoing(self, request: Request, model: str, key: ApiKey) -> HttpRequest:
+        return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/v1beta/models/{model}:generateContent",
             auth=KeyHeader(key, header="x-goog-api-key"),
             payload=Payload(_body(request)),

@@ -16,9 +16,9 @@ from gateway.errors import (
     Scope,
     UpstreamFailed,
 )
-from gateway.hints import longest, seconds, until_midnight_pacific
 from gateway.messages import Completion, Usage
-from gateway.responses import (
+from gateway.providers.hints import longest, seconds, until_midnight_pacific
+from gateway.providers.responses import (
     Answer,
     Fault,
     Hide,

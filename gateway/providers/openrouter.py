@@ -12,8 +12,8 @@ from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
 from gateway.providers.discretion import hidden
 from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_models, classify_openrouter
-from gateway.providers.transport import KeyHeader, Outgoing, Payload, Transport
-from gateway.redaction import escape_controls, redact
+from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
+from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class OpenRouter:
 
     def key_info(self, key: ApiKey, *, deadline_s: float) -> KeyInfo:
         """What OpenRouter knows about `key`; free of charge. Raises ProviderError."""
-        outgoing = Outgoing(f"{self.base_url.rstrip('/')}/key", _bearer(key))
+        outgoing = HttpRequest(f"{self.base_url.rstrip('/')}/key", _bearer(key))
         answer = self.transport.send(outgoing, deadline_s=deadline_s)
         outcome = classify_key(answer, now=time.time(), hide=lambda text: redact(text, [key.reveal()]))
         if isinstance(outcome, ProviderError):
@@ -69,7 +69,7 @@ class OpenRouter:
 
     def models(self, *, deadline_s: float) -> Mapping[str, str | None]:
         """Every model that OpenRouter has, with the day on which it retires or None. Raises ProviderError."""
-        answer = self.transport.send(Outgoing(f"{self.base_url.rstrip('/')}/models"), deadline_s=deadline_s)
+        answer = self.transport.send(HttpRequest(f"{self.base_url.rstrip('/')}/models"), deadline_s=deadline_s)
         outcome = classify_models(answer, now=time.time(), hide=redact)
         if isinstance(outcome, ProviderError):
             raise outcome
@@ -88,10 +88,10 @@ class OpenRouter:
             return self.default_model
         return f"google/{name}" if name.startswith("gemini-") else name
 
-    def _outgoing(self, request: Request, model: str, key: ApiKey) -> Outgoing:
+    def _outgoing(self, request: Request, model: str, key: ApiKey) -> HttpRequest:
         # As bytes: a name in Greek is no header text to http.client.
         site = {"HTTP-Referer": self.site_url.encode(), "X-Title": self.site_name.encode()}
-        return Outgoing(
+        return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/chat/completions",
             auth=_bearer(key),
             headers={name: value for name, value in site.items() if value},

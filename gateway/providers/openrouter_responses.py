@@ -18,9 +18,9 @@ from gateway.errors import (
     Scope,
     UpstreamFailed,
 )
-from gateway.hints import header_waits, longest, until
 from gateway.messages import Completion, Usage
-from gateway.responses import (
+from gateway.providers.hints import header_waits, longest, until
+from gateway.providers.responses import (
     Answer,
     Fault,
     Hide,

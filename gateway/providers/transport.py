@@ -23,8 +23,8 @@ from urllib3.exceptions import TimeoutError as TransportTimeout
 
 from gateway.errors import ErrorCode, UpstreamFailed
 from gateway.providers.connections import DeadlineAdapter, current_call
-from gateway.providers.watchdog import Call, Watchdog
-from gateway.responses import Answer
+from gateway.providers.deadlines import Call, Deadlines
+from gateway.providers.responses import Answer
 from gateway.secrets import ApiKey
 
 #: Above every real answer (a model's longest output is some 250 kB of text), below what hurts a small machine, and
@@ -68,7 +68,7 @@ class KeyHeader(AuthBase):
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class HttpRequest:
     """A call to make: a POST of `payload`, a GET without one."""
 
     url: str
@@ -104,26 +104,26 @@ class Transport:
     ) -> None:
         self._proxy = proxy
         self._max_body_bytes = max_body_bytes
-        self._watchdog = Watchdog()
+        self._deadlines = Deadlines()
         # The adapter alone: a session would merge settings that are not ours to use into every call, keep cookies,
         # which would tell the provider what keys belong together, and follow redirects.
         self._adapter = DeadlineAdapter(pool_size=pool_size)
 
-    def send(self, outgoing: Outgoing, *, deadline_s: float) -> Answer:
+    def send(self, outgoing: HttpRequest, *, deadline_s: float) -> Answer:
         """The whole answer within `deadline_s` seconds, else `UpstreamFailed`. Sent at most once.
 
         `reason` of the error is `deadline` (with code TIMEOUT), `network`, `proxy`, `too_large` or `redirect`.
         """
         call = Call(deadline_s)
         token = current_call.set(call)
-        self._watchdog.watch(call)
+        self._deadlines.watch(call)
         try:
             outcome = self._exchange(outgoing, call)
         except _FAULTS as fault:
             outcome = _translate(fault, call)
         finally:
             call.finish()
-            self._watchdog.forget(call)
+            self._deadlines.forget(call)
             current_call.reset(token)
         if call.expired:  # a body without a length ends like a whole one when its connection is shut down
             outcome = _deadline_passed()
@@ -133,10 +133,10 @@ class Transport:
 
     def close(self) -> None:
         """Close idle connections and end calls that are still running. Idempotent."""
-        self._watchdog.stop(timeout_s=1.0)
+        self._deadlines.stop(timeout_s=1.0)
         self._adapter.close()
 
-    def _exchange(self, outgoing: Outgoing, call: Call) -> Answer | UpstreamFailed:
+    def _exchange(self, outgoing: HttpRequest, call: Call) -> Answer | UpstreamFailed:
         with self._adapter.send(
             _prepared(outgoing), stream=True, timeout=call.remaining_s, verify=True, proxies=self._proxies()
         ) as response:
@@ -154,7 +154,7 @@ class Transport:
         return dict.fromkeys(("http", "https"), self._proxy.get_secret_value())
 
 
-def _prepared(outgoing: Outgoing) -> requests.PreparedRequest:
+def _prepared(outgoing: HttpRequest) -> requests.PreparedRequest:
     """As requests would prepare it, with the work on the URL done once."""
     prepared = requests.PreparedRequest()
     prepared.method, prepared.url, prepared.body = outgoing.method, _quoted(outgoing.url), outgoing.body

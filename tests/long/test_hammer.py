@@ -23,10 +23,10 @@ from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.messages import Request
 from gateway.providers import provider_from
-from gateway.redis_server import RedisServer
 from gateway.secrets import ApiKey
 from gateway.settings import Settings
-from gateway.state_file import StateFile
+from gateway.stores.redis_server import RedisServer
+from gateway.stores.state_file import StateFile
 from tests.redis_server import empty
 
 pytestmark = pytest.mark.long

@@ -14,11 +14,11 @@ from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
-from gateway.ledger import Started, Work
-from gateway.ledger_sqlite import SqliteLedger
-from gateway.redis_server import RedisServer
+from gateway.ledger.sqlite import SqliteLedger
+from gateway.ledger.store import Started, Work
 from gateway.secrets import ApiKey
-from gateway.state_file import StateFile
+from gateway.stores.redis_server import RedisServer
+from gateway.stores.state_file import StateFile
 from tests.clock import Clock
 from tests.redis_server import empty
 

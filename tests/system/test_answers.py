@@ -211,7 +211,7 @@ def test_a_callback_that_would_loop_is_refused_before_any_call(running_stack: Ru
 
 
 def test_a_full_callback_queue_delays_the_answer_and_never_pays_again(running_stack: Running):
-    """F41: the sealed answer waits in RabbitMQ until its queue takes it."""
+    """F41: the finished answer waits in RabbitMQ until its queue takes it."""
     stack, fake = running_stack
     with stack.channel() as channel:
         channel.queue_declare("small", durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"})

@@ -16,9 +16,9 @@ from gateway.keys.pool import KeyPool
 from gateway.keys.probe import UNKNOWN_KEY
 from gateway.keys.store import Rest, Source
 from gateway.messages import Completion
-from gateway.responses import Answer
+from gateway.providers.responses import Answer
+from gateway.resources import open_stores
 from gateway.settings import Settings
-from gateway.stores import open_stores
 from tests.rabbitmq_server import RabbitmqServer
 from tests.system.conftest import MakeStack
 from tests.system.stack import Process, Stack

@@ -299,11 +299,11 @@ CHANGES = {
     "pika.channel": channel,
     "pika.adapters.blocking_connection": blocking_connection,
     "gateway.providers.openrouter": openrouter,
-    "gateway.ledger_sqlite": lambda module: ledger(module.SqliteLedger),
-    "gateway.ledger_redis": lambda module: ledger(module.RedisLedger),
-    "gateway.publisher": publisher,
+    "gateway.ledger.sqlite": lambda module: ledger(module.SqliteLedger),
+    "gateway.ledger.redis": lambda module: ledger(module.RedisLedger),
+    "gateway.rabbitmq.publisher": publisher,
     "middleware.ledger": ledger_middleware,
-    "actors.delivery": delivery,
+    "bridge.delivery": delivery,
 }
 
 

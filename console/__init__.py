@@ -1,0 +1,1 @@
+"""What operators see and do. The worker does not import it."""

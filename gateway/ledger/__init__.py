@@ -1,0 +1,1 @@
+"""What was asked, whether a call for it runs, and what was answered."""

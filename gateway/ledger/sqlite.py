@@ -1,0 +1,155 @@
+"""The ledger of one machine: a table in the SQLite file that its processes share."""
+
+import itertools
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from gateway.errors import StoreUnavailable
+from gateway.ledger.store import Answered, Entry, Running, Started, Superseded, Work
+from gateway.stores.state_file import StateFile
+
+#: How many answers between two sweeps; a sweep removes more entries than were added since the last.
+SWEEP_EVERY = 100
+
+# Each is one statement, which SQLite makes one transaction. A thread gives up the interpreter at every statement, and
+# queues for it again, all the while with the file's lock in its hand.
+
+#: Starts work that is unknown, whose lease has ended, or whose answer is over or to be replaced; returns a row then.
+CLAIM = """
+INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
+VALUES (:request_id, :digest, 0, :token, :delivery, :hop, :lease_ends_at, 0, :expires_at)
+ON CONFLICT (request_id, digest) DO UPDATE SET
+    answered = 0, token = excluded.token, delivery = excluded.delivery, hop = excluded.hop,
+    lease_ends_at = excluded.lease_ends_at, published = 0, expires_at = excluded.expires_at,
+    message_id = NULL, failure = NULL, envelope = NULL
+WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failure)
+      ELSE lease_ends_at <= :now AND NOT (delivery = :delivery AND hop > :hop) END
+RETURNING 1
+"""
+
+#: Stores an answer, unless there is one already. The last parameter is the time.
+ANSWER = """
+INSERT INTO ledger (request_id, digest, answered, token, delivery, lease_ends_at, message_id, failure, published,
+    expires_at, envelope, hop)
+VALUES (?1, ?2, 1, ?3, ?4, 0.0, ?5, ?6, 0, ?7, ?8, 0)
+ON CONFLICT (request_id, digest) DO UPDATE SET
+    answered = 1, token = excluded.token, delivery = excluded.delivery, lease_ends_at = 0.0,
+    message_id = excluded.message_id, failure = excluded.failure, published = 0,
+    envelope = excluded.envelope, hop = 0
+WHERE NOT answered OR expires_at <= ?9
+"""
+
+ENTRY = """
+SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop
+FROM ledger WHERE request_id = :request_id AND digest = :digest
+"""
+
+#: A lease that was given while the clock was ahead ends as if it were given now.
+SHORTEN = "UPDATE ledger SET lease_ends_at = :lease_ends_at WHERE request_id = :request_id AND digest = :digest"
+
+
+class SqliteLedger:
+    """Keeps the contract of `Ledger`; an answer is kept for `ttl_s` seconds after the end of its lease.
+
+    An answer survives SIGKILL of the process at any time after `answer` has returned. A power cut can cost the answers
+    of the last moments, see `StateFile`.
+    """
+
+    def __init__(self, file: StateFile, *, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+        self._file = file
+        self._ttl_s = ttl_s
+        self._clock = clock
+        self._answers = itertools.count(1)
+
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, replace_failure=False)
+
+    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, replace_failure=True)
+
+    def answer(  # noqa: PLR0913 - as the protocol has it
+        self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
+    ) -> None:
+        now = self._clock()
+        answer = (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope, now)
+        self._file.run(ANSWER, answer)
+        if next(self._answers) % SWEEP_EVERY == 0:
+            with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
+                self.sweep(2 * SWEEP_EVERY)
+
+    def published(self, work: Work) -> None:
+        self._file.run(
+            "UPDATE ledger SET published = 1 WHERE request_id = ? AND digest = ? AND answered",
+            (work.request_id, work.digest),
+        )
+
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
+        with self._file.transaction() as db:
+            db.execute(
+                "UPDATE ledger SET token = '', delivery = ?, hop = ?, lease_ends_at = 0.0, expires_at = ?"
+                " WHERE request_id = ? AND digest = ? AND token = ? AND NOT answered",
+                (delivery, hop, self._clock() + self._ttl_s, work.request_id, work.digest, token),
+            )
+
+    def abandon(self, work: Work, token: str) -> None:
+        with self._file.transaction() as db:
+            db.execute(
+                "DELETE FROM ledger WHERE request_id = ? AND digest = ? AND token = ? AND NOT answered",
+                (work.request_id, work.digest, token),
+            )
+
+    def sweep(self, limit: int = 500) -> int:
+        with self._file.transaction() as db:
+            now = self._clock()
+            # Entries made while the clock was ahead, or under a longer LEDGER_TTL_SECONDS, end as if made now.
+            db.execute(
+                "UPDATE ledger SET expires_at = ?1"
+                " WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at > ?1 AND answered LIMIT ?2)",
+                (now + self._ttl_s, limit),
+            )
+            return db.execute(
+                "DELETE FROM ledger WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at <= ? LIMIT ?)",
+                (now, limit),
+            ).rowcount
+
+    def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
+        claim: dict[str, Any] = {
+            "request_id": work.request_id,
+            "digest": work.digest,
+            "token": uuid.uuid4().hex,
+            "delivery": delivery,
+            "hop": hop,
+            "replace_failure": replace_failure,
+            **self._times(lease_s),
+        }
+        if self._file.run(CLAIM, claim):
+            return Started(claim["token"])  # as a rule, and in one statement
+        # Why not is true of one moment only: so the claim is made again, in one transaction with the look, at one time.
+        with self._file.transaction() as db:
+            claim |= self._times(lease_s)
+            return Started(claim["token"]) if db.execute(CLAIM, claim).fetchall() else _found(db, claim, lease_s)
+
+    def _times(self, lease_s: float) -> dict[str, float]:
+        now = self._clock()
+        # The answer does not touch the end of the entry again, and is the cheaper for it.
+        return {"now": now, "lease_ends_at": now + lease_s, "expires_at": now + lease_s + self._ttl_s}
+
+
+def _found(db: sqlite3.Connection, claim: dict[str, Any], lease_s: float) -> Entry:
+    """Why the claim was refused, in its own transaction."""
+    (answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop) = db.execute(
+        ENTRY, claim
+    ).fetchone()
+    if answered:
+        return Answered(envelope, message_id, bool(published), delivery, bool(failure))
+    left_s = lease_ends_at - claim["now"]
+    if left_s <= 0 and delivery == claim["delivery"] and hop > claim["hop"]:
+        return Superseded()
+    if left_s > lease_s:  # longer than any lease: the clock was set back since it began
+        left_s = lease_s
+        db.execute(SHORTEN, claim)
+    return Running(max(0.0, left_s))

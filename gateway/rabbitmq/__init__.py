@@ -1,0 +1,1 @@
+"""RabbitMQ: connections, the queues as data, confirmed publishing. The only room that imports pika."""

@@ -1,0 +1,288 @@
+"""Confirmed publishing: one connection for the process, pipelined, each message with a deadline of its own.
+
+A thread of its own runs the connection, so heartbeats are served whatever the other threads do. `submit` hands a
+message over and returns a future; its result is RabbitMQ's confirm, its exception one of the four PublishErrors.
+
+    inbox ──▶ waiting ──▶ in flight ──▶ confirmed | refused
+                ▲  ▲          │  │
+                │  └──────────┘  │ the connection was lost: sent again, with the same message_id, until the deadline
+                ├─── missing ◀───┤ returned: once per message its queue is declared, then it is sent again
+                └── suspects ◀───┘ RabbitMQ closed the channel over one of them: sent again in ever smaller batches
+
+Other threads touch the window, the inbox and the answers; everything else belongs to the publisher's thread.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import IOLoop
+
+from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.confirm_channel import CLOSE_TIMEOUT_S, ConfirmChannel, Settled
+from gateway.rabbitmq.in_flight import Outgoing
+from gateway.rabbitmq.redeclare import Redeclarer
+from gateway.rabbitmq.window import Window
+
+#: How often deadlines are looked at, in seconds.
+TICK_S = 0.25
+
+#: Deadline of a publish that names none, in seconds.
+TIMEOUT_S = 30.0
+
+#: How long after its deadline a publish waits for a publisher that does not answer at all, in seconds.
+GRACE_S = 5.0
+
+#: What may wait for its outcome at a time; the rest waits in `submit`. Bytes count the bodies.
+MAX_MESSAGES, MAX_BYTES = 10_000, 64 * 1024 * 1024
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes to queues by name and reports only what RabbitMQ has confirmed. Thread-safe.
+
+    A message whose queue is missing is held while `redeclare(queue)`, on a thread of its own, says whether it could
+    make the queue; without `redeclare` the message is Unroutable at once.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        redeclare: Callable[[str], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        window: Window | None = None,
+    ) -> None:
+        self._clock = clock
+        self._window = window or Window(messages=MAX_MESSAGES, size=MAX_BYTES)
+        self._redeclarer = Redeclarer(redeclare, self._on_answer) if redeclare is not None else None
+        self._stopping = threading.Event()
+        self._channel = ConfirmChannel(amqp.parameters(url, name=name), self, stopping=self._stopping)
+        self._inbox: deque[Outgoing] = deque()
+        self._answers: deque[tuple[str, bool]] = deque()
+        self._waiting: deque[Outgoing] = deque()
+        self._suspects: deque[Outgoing] = deque()
+        self._missing: dict[str, list[Outgoing]] = {}
+        self._batch = 0  # of suspects; 0 when there are none
+        self._woken = False
+        self._drained = True
+        self._loop: Any = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether RabbitMQ takes publishes now: connected, in confirm mode, no memory or disk alarm.
+
+        RabbitMQ tells a connection of an alarm only when it publishes: an idle one hears of it with its next message.
+        """
+        return self._channel.ready.is_set()
+
+    def wait_ready(self, timeout_s: float) -> bool:
+        """Wait until RabbitMQ takes publishes, at most `timeout_s` seconds; whether it does."""
+        return self._channel.ready.wait(timeout_s)
+
+    def start(self) -> None:
+        """Start the thread. Not in the constructor: a process may be forked between the two. Idempotent."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+            self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """Wait up to `timeout_s` seconds for what is on its way, then close. Idempotent; whether nothing was left."""
+        if not self._stopping.is_set():
+            self._drained = self._window.wait_empty(timeout_s)
+            self._stopping.set()
+            self._window.close()
+        if self._thread is None:
+            self._fail_all()
+        else:
+            self._wake()
+            self._thread.join(2 * CLOSE_TIMEOUT_S)
+        return self._drained
+
+    def submit(
+        self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = TIMEOUT_S
+    ) -> "Future[None]":
+        """Hand a message over; the future is done when it is confirmed, refused, or `timeout_s` seconds have passed.
+
+        Returns at once, unless so much is on its way that the message has to wait for its place, within its deadline.
+        `properties` need a `message_id`: RabbitMQ returns an unroutable message without saying which one it was.
+        Callbacks of the future run on the publisher's thread: they must not wait.
+        """
+        if not properties.message_id:
+            raise ValueError("a published message needs a message_id")
+        outgoing = Outgoing(queue, body, properties, self._clock() + timeout_s)
+        # The publisher's own thread, in a callback, cannot wait for what only it can do.
+        patience_s = 0.0 if threading.current_thread() is self._thread else timeout_s
+        if not self._window.enter(len(body), patience_s):
+            self._give_up(outgoing)
+            return outgoing.confirmed
+        outgoing.confirmed.add_done_callback(lambda _done: self._window.leave(len(body)))
+        self._inbox.append(outgoing)
+        if self._stopping.is_set():
+            self._give_up(outgoing)
+        elif not self._woken:
+            # One wake-up for a burst. The flag is cleared before the inbox is read, so no message is left behind.
+            self._wake()
+        return outgoing.confirmed
+
+    def publish(
+        self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        """Publish and wait for the confirm. Raises Unroutable, Nacked, ConfirmTimeout or ConnectionLost."""
+        confirmed = self.submit(queue, body, properties, timeout_s=timeout_s)
+        try:
+            confirmed.result(timeout_s + GRACE_S)
+        except TimeoutError:
+            confirmed.cancel()
+            raise ConfirmTimeout(f"The publisher does not answer for a message to {queue}", queue=queue) from None
+
+    def _wake(self) -> None:
+        self._woken = True
+        loop = self._loop
+        if loop is not None:  # else the thread is about to start, and reads the inbox first
+            loop.add_callback_threadsafe(self._on_wake)
+
+    def _on_answer(self, queue: str, made: bool) -> None:
+        self._answers.append((queue, made))
+        self._wake()
+
+    # -- from here on: the publisher's thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._serve()
+        finally:
+            self._stopping.set()
+            self._window.close()
+            self._fail_all()
+
+    def _serve(self) -> None:
+        """Publish until asked to stop, over as many connections as it takes."""
+        self._loop = IOLoop()
+        try:
+            self._channel.open(self._loop)
+            self._tick()
+            self._loop.start()
+        except Exception:
+            # A mistake of ours or of pika's. A publisher that is dead for good would hold the worker for ever.
+            logger.exception("The publisher has failed: it starts again")
+        finally:
+            self._channel.abandon()
+            self._loop.close()
+        self._stopping.wait(self._channel.next_pause_s())
+
+    def _tick(self) -> None:
+        now = self._clock()
+        for outgoing in list(self._outstanding()):
+            if outgoing.deadline <= now and not outgoing.done:
+                self._expire(outgoing)
+        # Nothing that is done keeps its place, and its body, for as long as RabbitMQ stays away.
+        self._waiting = deque(outgoing for outgoing in self._waiting if not outgoing.done)
+        self._suspects = deque(outgoing for outgoing in self._suspects if not outgoing.done)
+        self._on_wake()
+        self._loop.call_later(TICK_S, self._tick)
+
+    def _on_wake(self) -> None:
+        self._woken = False
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
+        while self._answers:
+            self._on_redeclared(*self._answers.popleft())
+        if self._stopping.is_set():
+            self._channel.close()
+        else:
+            self._send()
+
+    def _send(self) -> None:
+        """Send what waits. While there are suspects: a batch of them alone, and the next when it has its outcome."""
+        if self._batch and not self._channel.in_flight:
+            self._send_from(self._suspects, self._batch)
+            if not self._suspects and not self._channel.in_flight:
+                self._batch = 0
+        if not self._batch:
+            self._send_from(self._waiting, len(self._waiting))
+        self._channel.flush()
+
+    def _send_from(self, source: "deque[Outgoing]", count: int) -> None:
+        while source and count > 0 and self._channel.ready.is_set():
+            outgoing = source.popleft()
+            if outgoing.done:
+                continue
+            count -= 1
+            if not self._channel.send(outgoing):
+                source.appendleft(outgoing)
+
+    def on_ready(self) -> None:
+        self._send()
+
+    def on_settled(self, outgoing: Outgoing, settled: Settled) -> None:
+        if settled is Settled.STORED:
+            outgoing.succeed()
+        elif settled is Settled.REFUSED:
+            outgoing.fail(Nacked(f"The queue {outgoing.queue} refused the message", queue=outgoing.queue))
+        else:
+            self._on_missing(outgoing)
+        if self._batch:
+            self._send()
+
+    def on_lost(self, lost: list[Outgoing], blame: str | None) -> None:
+        """Send again what was in flight; when one of many was the cause, in batches of half as many to find it."""
+        if blame is not None and len(lost) == 1:
+            text = f"RabbitMQ refused a message to {lost[0].queue}: {blame}"
+            lost[0].fail(Nacked(text, queue=lost[0].queue))
+            return
+        if blame is not None:
+            self._batch = max(1, len(lost) // 2)
+        again = self._suspects if self._batch else self._waiting
+        again.extendleft(reversed(lost))
+
+    def _on_missing(self, outgoing: Outgoing) -> None:
+        if self._redeclarer is None or outgoing.redeclared:
+            outgoing.fail(Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
+            return
+        outgoing.redeclared = True
+        asked = outgoing.queue in self._missing
+        self._missing.setdefault(outgoing.queue, []).append(outgoing)
+        if not asked:
+            self._redeclarer.ask(outgoing.queue)
+
+    def _on_redeclared(self, queue: str, made: bool) -> None:
+        for outgoing in self._missing.pop(queue, ()):
+            if made:
+                self._waiting.append(outgoing)
+            else:
+                outgoing.fail(Unroutable(f"The queue {queue} does not exist, and cannot be made", queue=queue))
+
+    def _outstanding(self) -> Iterator[Outgoing]:
+        for group in (self._waiting, self._suspects, self._channel.in_flight.messages(), *self._missing.values()):
+            yield from group
+
+    def _expire(self, outgoing: Outgoing) -> None:
+        if outgoing.sent:
+            text = f"RabbitMQ has not confirmed a message to {outgoing.queue} in time"
+            outgoing.fail(ConfirmTimeout(text, queue=outgoing.queue))
+        else:
+            self._give_up(outgoing)
+
+    def _give_up(self, outgoing: Outgoing) -> None:
+        late = f"No connection that takes a message to {outgoing.queue} in time"
+        text = "The publisher has stopped" if self._stopping.is_set() else late
+        outgoing.fail(ConnectionLost(text, queue=outgoing.queue))
+
+    def _fail_all(self) -> None:
+        while self._inbox:
+            self._waiting.append(self._inbox.popleft())
+        for outgoing in list(self._outstanding()):
+            self._give_up(outgoing)
+        if self._redeclarer is not None:
+            self._redeclarer.stop()

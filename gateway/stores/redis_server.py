@@ -1,0 +1,80 @@
+"""One Redis that machines share: runs scripts, each of which is one atomic step."""
+
+import time
+from collections.abc import Callable
+
+import redis
+
+from gateway.errors import StoreUnavailable
+
+#: How long to wait for a connection or an answer, in seconds; a script takes well under a millisecond.
+TIMEOUT_S = 5.0
+
+#: Before every script: `now`, in microseconds, on a clock that never goes back. After the clock of the server was set
+#: back, time goes on from where it was, so every window, rest and lease keeps its length. ARGV[1] is a clock to use
+#: instead of the server's. Numbers become text through `str`, because Lua's own way keeps only 14 digits.
+PRELUDE = """
+local P = '{gateway}:'
+local str = function(n) return string.format('%.0f', n) end
+local function read_clock()
+  if ARGV[1] ~= '' then return tonumber(ARGV[1]) end
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+local clock = read_clock()
+local known = redis.call('HMGET', P .. 'clock', 'latest', 'offset')
+local latest, offset = tonumber(known[1] or 0), tonumber(known[2] or 0)
+if clock + offset < latest then
+  offset = latest - clock
+  redis.call('HSET', P .. 'clock', 'offset', str(offset))
+end
+local now = clock + offset
+local function keep_time() redis.call('HSET', P .. 'clock', 'latest', str(now)) end
+local function expire(key, us)
+  -- An hour more than needed, since another clock may be in use; ten years at most, since Redis refuses what overflows.
+  redis.call('PEXPIRE', key, str(math.min(math.ceil(us / 1000) + 3600000, 315360000000)))
+end
+"""
+
+Rows = list[bytes]
+
+
+def microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)
+
+
+class RedisServer:
+    """Runs scripts on the server of `url`; connects when first used, in every process anew.
+
+    How much survives the death of the server is the server's setting (`appendonly`). Whatever Redis or the way to it
+    refuses is raised as StoreUnavailable, whose text names neither the URL nor its password.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._client = redis.Redis.from_url(
+                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, health_check_interval=30
+            )
+        except ValueError as error:
+            raise StoreUnavailable(f"REDIS_URL cannot be used: {error}") from None
+        self._scripts: dict[str, Callable[..., object]] = {}
+
+    def run(self, script: str, clock: Callable[[], float] | None, *args: str | bytes | int) -> Rows:
+        """What the script returns, as a list; `clock` gives epoch seconds, None takes the server's own time."""
+        if script not in self._scripts:
+            self._scripts[script] = self._client.register_script(PRELUDE + script)
+        # A caller's clock that is the system's differs between machines, which share this server: not to be used.
+        own = "" if clock is None or clock is time.time else microseconds(clock())
+        try:
+            found = self._scripts[script](args=[own, *args])
+        except redis.RedisError as error:
+            raise StoreUnavailable(f"Redis cannot be used: {error}. See REDIS_URL") from error
+        return found if isinstance(found, list) else []
+
+    def ping(self) -> None:
+        """Ask for a sign of life. Raises StoreUnavailable."""
+        self.run("return {}", None)
+
+    def close(self) -> None:
+        """Close the connections of this process. Idempotent."""
+        self._client.close()

@@ -1,0 +1,117 @@
+"""The retry policy as a table: error in, wait or end out."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from gateway.errors import (
+    ErrorCode,
+    GatewayError,
+    KeysUnavailable,
+    RequestRejected,
+    UpstreamFailed,
+)
+from gateway.messages import Job, Request
+from gateway.schedule import CALLBACK_MAX_ATTEMPTS, End, Wait, callback_wait_s, next_step
+
+
+@dataclass(frozen=True)
+class Schedules:
+    """The documented schedules, without a settings object."""
+
+    retry_delays: tuple[float, ...] = (60, 600, 3600, 86400)
+    upstream_retry_delays: tuple[float, ...] = (2, 10, 60)
+
+    def retry_delay_s(self, retry_count: int) -> float | None:
+        return self.retry_delays[retry_count] if retry_count < len(self.retry_delays) else None
+
+    def upstream_delay_s(self, retries: int) -> float | None:
+        return self.upstream_retry_delays[retries] if retries < len(self.upstream_retry_delays) else None
+
+
+SCHEDULES = Schedules()
+NO_KEY = KeysUnavailable("No key available", retry_in_s=12.0)
+BROKEN = UpstreamFailed("HTTP 503", reason="http_503", status=503)
+
+
+def job(**counts: int) -> Job:
+    return Job(request=Request(request_id="r-1", prompt="Hello", callback_queue="q"), received_at=0.0, **counts)
+
+
+@pytest.mark.parametrize(("retry_count", "delay_s"), [(0, 60), (1, 600), (2, 3600), (3, 86400)])
+def test_a_job_without_a_key_climbs_the_long_schedule(retry_count: int, delay_s: float):
+    """Each wait counts one retry, and only the key's counter moves."""
+    step = next_step(job(retry_count=retry_count, upstream_retries=1), NO_KEY, SCHEDULES)
+    assert step == Wait(delay_s, job(retry_count=retry_count + 1, upstream_retries=1), for_key=True)
+
+
+def test_after_the_last_wait_for_a_key_the_producer_reads_the_documented_sentence():
+    """The text is part of the contract."""
+    step = next_step(job(retry_count=4), NO_KEY, SCHEDULES)
+    assert isinstance(step, End)
+    assert (str(step.error), step.error.code) == ("Rate limit exceeded after all retries", ErrorCode.RATE_LIMIT)
+
+
+def test_refused_keys_end_a_job_at_once():
+    """No wait makes a revoked key valid."""
+    refused = KeysUnavailable("Authentication error: HTTP 401", retry_in_s=600.0, refused=True)
+    step = next_step(job(), refused, SCHEDULES)
+    assert isinstance(step, End)
+    assert step.error.code is ErrorCode.AUTHENTICATION
+    assert not step.expected
+
+
+@pytest.mark.parametrize(("retries", "delay_s"), [(0, 2), (1, 10), (2, 60)])
+def test_a_faulty_provider_is_tried_again_soon(retries: int, delay_s: float):
+    """The short schedule has a counter of its own and is never cut short."""
+    step = next_step(job(upstream_retries=retries, retry_count=3), BROKEN, SCHEDULES)
+    assert step == Wait(delay_s, job(upstream_retries=retries + 1, retry_count=3), for_key=False)
+
+
+def test_a_provider_that_stays_faulty_ends_the_job_with_its_reason():
+    """The producer reads what the provider said."""
+    assert next_step(job(upstream_retries=3), BROKEN, SCHEDULES) == End(BROKEN)
+
+
+@pytest.mark.parametrize(("stated_s", "delay_s"), [(1, 2), (5, 10), (60, 60), (500, 60)])
+def test_a_wait_that_the_provider_states_takes_the_shortest_queue_that_honours_it(stated_s: float, delay_s: float):
+    """Waits are queues, so there are only as many lengths as queues."""
+    step = next_step(job(), UpstreamFailed("HTTP 503", reason="http_503", retry_after_s=stated_s), SCHEDULES)
+    assert isinstance(step, Wait)
+    assert step.delay_s == delay_s
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (ErrorCode.CONTENT_BLOCKED, True),
+        (ErrorCode.OUTPUT_EXHAUSTED, True),
+        (ErrorCode.MODEL_NOT_FOUND, False),
+        (ErrorCode.INVALID_REQUEST, False),
+    ],
+)
+def test_a_request_at_fault_ends_at_once(code: ErrorCode, expected: bool):
+    """Sentry hears of it only where an operator can do something."""
+    error = RequestRejected("no", reason="x", code=code)
+    assert next_step(job(), error, SCHEDULES) == End(error, expected=expected)
+
+
+def test_an_unexpected_exception_is_tried_again_and_its_text_never_leaves():
+    """A bug must not lose a request, and its text may quote the prompt."""
+    bug = RuntimeError("canary prompt")
+    assert isinstance(next_step(job(), bug, SCHEDULES), Wait)
+    step = next_step(job(upstream_retries=3), bug, SCHEDULES)
+    assert isinstance(step, End)
+    assert (str(step.error), step.error.code) == ("Internal error", ErrorCode.INTERNAL)
+
+
+def test_every_error_of_the_tree_has_a_row():
+    """A new leaf is decided on, if only by the last row."""
+    assert isinstance(next_step(job(), GatewayError("new"), SCHEDULES), Wait)
+
+
+def test_a_refused_reply_is_tried_for_about_a_day():
+    """The callback queue's owner has a day to repair it before the reply is dead."""
+    waits = [callback_wait_s(n) for n in range(1, CALLBACK_MAX_ATTEMPTS)]
+    assert 23 * 3600 < sum(w or 0 for w in waits) < 26 * 3600
+    assert callback_wait_s(CALLBACK_MAX_ATTEMPTS) is None

@@ -1,0 +1,179 @@
+"""Early release: who waits is handed out in order, with the key it was released for, and only then."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pika.exceptions import ChannelClosedByBroker
+
+from actors.broker import runtime
+from bridge.waiting import WaitingRoom
+from gateway.errors import RateLimited, StoreUnavailable
+from gateway.keys.pool import KeyPool
+from middleware.attempt import attempt_of
+from tests.clock import Clock
+from tests.world import World, job, world
+
+SHORT, LONG = "gemini.generate.delay.60s", "gemini.generate.delay.600s"
+
+
+class DelayQueues:
+    """The delay queues, as a channel shows them."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, list[bytes]] = {}
+        self.got: list[tuple[str, bytes]] = []
+        self.settled: list[tuple[str, int]] = []
+        self.missing: set[str] = set()
+        self.is_open = True
+        self._impl = self  # pika's channel below the blocking one: acks go there
+
+    def channel(self) -> "DelayQueues":
+        self.is_open = True
+        return self
+
+    def basic_get(self, queue: str) -> tuple[Any, Any, bytes]:
+        if queue in self.missing:
+            self.is_open = False
+            raise ChannelClosedByBroker(404, "NOT_FOUND")
+        if not self.waiting.get(queue):
+            return None, None, b""
+        body = self.waiting[queue].pop(0)
+        self.got.append((queue, body))
+        return SimpleNamespace(delivery_tag=len(self.got)), None, body
+
+    def basic_ack(self, delivery_tag: int) -> None:
+        self.settled.append(("ack", delivery_tag))
+
+    def basic_nack(self, delivery_tag: int, *, requeue: bool = True) -> None:
+        self.settled.append(("requeue" if requeue else "drop", delivery_tag))
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path, OPENROUTER_API_KEYS="sk-or-v1-key-one-1111", KEYS_MAX_PER_MINUTE="2") as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """It stands, so that two looks are no further apart than a test says."""
+    made = Clock()
+    monkeypatch.setattr("bridge.waiting.time", SimpleNamespace(monotonic=made))
+    return made
+
+
+@pytest.fixture
+def queues(here: World) -> DelayQueues:
+    made = DelayQueues()
+    for queue, number in ((LONG, 1), (SHORT, 2), (SHORT, 3)):
+        body = here.message(job(number, retry_count=1)).encode()
+        made.waiting.setdefault(queue, []).append(body)
+    return made
+
+
+def room(queues: DelayQueues) -> WaitingRoom:
+    source = SimpleNamespace(call_soon=lambda callback: callback(), settled=lambda delivery: None)
+    return WaitingRoom(runtime, queues, source=source)  # type: ignore[arg-type]
+
+
+def test_the_shortest_wait_comes_first_and_in_order(here: World, queues: DelayQueues):
+    """No more are handed out than the keys have places: two of three."""
+    waiting = room(queues)
+    found = [waiting.next() for _ in range(3)]
+    assert [delivery.args[0].request_id for delivery in found if delivery] == ["r-2", "r-3"]
+    assert found[2] is None
+
+
+def test_an_early_release_counts_no_retry_and_brings_its_key(here: World, queues: DelayQueues):
+    """The wait was a ceiling, and it was not used up."""
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].retry_count == 0
+    assert attempt_of(delivery).lease is not None
+
+
+def test_what_is_released_is_acked_in_its_delay_queue_when_it_is_settled(here: World, queues: DelayQueues):
+    """Until then it keeps its place there: a crash loses nothing."""
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert queues.settled == []
+    delivery.settle()
+    assert queues.settled == [("requeue", 1)]
+
+
+def test_nothing_is_fetched_while_no_key_is_free(here: World, queues: DelayQueues):
+    """No message goes to and fro."""
+    for _ in range(2):
+        here.pool.acquire("any")
+    assert room(queues).next() is None
+    assert queues.got == []
+
+
+def test_nothing_is_fetched_while_answers_cannot_be_published(here: World, queues: DelayQueues):
+    """F42: a lease would grow old while its call is held back."""
+    here.publisher.ready = False
+    assert room(queues).next() is None
+    assert queues.got == []
+
+
+def test_a_store_that_fails_after_the_fetch_gives_the_request_back(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """It must not stay fetched by a consumer that has forgotten it."""
+
+    def fail(_pool: KeyPool, _model: str) -> None:
+        raise StoreUnavailable("gone")
+
+    monkeypatch.setattr(KeyPool, "acquire", fail)
+    assert room(queues).next() is None
+    assert queues.settled == [("requeue", 1)]
+
+
+def test_what_cannot_be_read_goes_back_and_is_looked_at_when_it_is_due(here: World, queues: DelayQueues):
+    """The dead queue is the work queue's business."""
+    queues.waiting[SHORT].insert(0, b"garbage")
+    assert room(queues).next() is None
+    assert queues.settled == [("requeue", 1)]
+
+
+def test_a_delay_queue_that_is_gone_does_not_stop_the_others(here: World, queues: DelayQueues):
+    """RabbitMQ closes the channel over it; the next look opens another."""
+    queues.missing = {SHORT}
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].request_id == "r-1"
+
+
+def test_a_look_that_found_nobody_is_not_repeated_at_once(here: World, clock: Clock):
+    """A busy consumer would spend its time asking, and deliveries would wait behind it."""
+    queues = DelayQueues()
+    waiting = room(queues)
+    assert waiting.next() is None
+    queues.waiting[SHORT] = [here.message(job()).encode()]
+    assert waiting.next() is None
+    assert waiting.patience_s(60.0) == 5.0
+    clock.advance(5.0)
+    assert waiting.next() is not None
+
+
+def test_who_is_sent_to_wait_here_is_looked_for_soon(here: World):
+    """This process knows of it; of those that other processes have sent it does not."""
+    waiting = room(DelayQueues())
+    assert waiting.next() is None
+    here.provider.script = [RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)]
+    here.deliver(here.message(job()))
+    assert here.copies(SHORT)
+    assert waiting.patience_s(60.0) == 1.0
+
+
+def test_while_there_are_more_the_looks_are_frequent(here: World, queues: DelayQueues):
+    """One was found, so there may be another, whoever has sent it."""
+    waiting = room(queues)
+    assert waiting.next() is not None
+    assert waiting.patience_s(60.0) == 0.01
+    queues.waiting.clear()
+    assert waiting.next() is None
+    assert waiting.patience_s(60.0) == 5.0
