@@ -1,6 +1,7 @@
 """HTTP under a deadline, against a server of our own that misbehaves over real sockets."""
 
 import contextlib
+import gc
 import gzip
 import itertools
 import json
@@ -192,6 +193,22 @@ def late(transport: Transport, server: Server, url: str) -> UpstreamFailed:
             return error
 
 
+@pytest.fixture
+def collected():
+    """What CPython 3.11 leaves unclosed is collected in the test that made it, and not in one that fails for it.
+
+    It forgets the socket when the peer's reset falls between the connect and the handshake (`SSLSocket._create`).
+    """
+    yield
+    gc.collect()
+
+
+def speaks_tls(test: Callable[..., None]) -> Callable[..., None]:
+    """For a test whose handshake may end at any moment."""
+    ignore = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")
+    return ignore(pytest.mark.usefixtures("collected")(test))
+
+
 # --- what is sent, what comes back
 
 
@@ -271,6 +288,7 @@ def test_no_server_holds_a_call_beyond_its_deadline(serve, transport, behave):
     assert server.closed.acquire(timeout=AMPLE_S)
 
 
+@speaks_tls
 def test_a_stalled_tls_handshake_ends_at_the_deadline(serve, transport):
     """The socket is reached although TLS has wrapped it."""
     server = serve(lambda server, connection: server.drip(connection, b"\x16\x03\x03\x40\x00" + bytes(16384)))
@@ -524,6 +542,7 @@ def test_a_redirect_is_not_followed(serve, transport, status):
     assert other.requests == []
 
 
+@speaks_tls
 def test_a_server_that_does_not_speak_tls_gets_no_key(serve, transport):
     """No fall-back to plain text."""
     server = serve(lambda server, connection: connection.sendall(OK + connection.recv(5)))
@@ -532,6 +551,7 @@ def test_a_server_that_does_not_speak_tls_gets_no_key(serve, transport):
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificate with openssl")
+@speaks_tls
 def test_an_untrusted_certificate_is_refused(serve, transport, tmp_path):
     """A host that cannot prove its name gets no key."""
     files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
