@@ -10,7 +10,7 @@ from dramatiq import Broker, Middleware, Worker
 
 from gateway.errors import GatewayError
 from gateway.reporting import logs, sentry
-from gateway.runtime import Runtime
+from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
 
 #: Exit codes of a worker that cannot start, from sysexits.h: EX_CONFIG, EX_UNAVAILABLE, EX_SOFTWARE.
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 class Boot(Middleware):
     """A worker starts with everything it needs, or its process ends with one line that says what is missing."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
 
     def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
         # Calls are long: a message that is fetched but not started waits here while another worker is idle.
@@ -34,12 +34,12 @@ class Boot(Middleware):
             settings = load_settings()
             logs.configure(settings, stream=_stderr())
             sentry.configure(settings)
-            self.runtime.open_messaging(settings, name="worker")
-            self.runtime.open_provider()
+            self.resources.open_messaging(settings, name="worker")
+            self.resources.open_provider()
         except SettingsError as error:
             self._give_up(error, EXIT_SETTINGS)
         except GatewayError as error:
-            self._give_up(error, 0 if self.runtime.stopping.is_set() else EXIT_UNAVAILABLE)
+            self._give_up(error, 0 if self.resources.stopping.is_set() else EXIT_UNAVAILABLE)
         except Exception as error:
             logger.exception("A fault of the worker at its start; please report it")
             self._give_up(error, EXIT_FAULT)
@@ -48,18 +48,18 @@ class Boot(Middleware):
         # SystemExit, because Dramatiq swallows any Exception of this hook and would start consuming.
         logger.log(logging.CRITICAL if code else logging.INFO, "%s", error)
         with suppress(Exception):  # of what was half opened
-            self.runtime.close(timeout_s=1.0)
+            self.resources.close(timeout_s=1.0)
         raise SystemExit(code)
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         # What lives until the end is looked at by no collection any more: a full one would stop all calls for long.
         gc.collect()
         gc.freeze()
-        if self.runtime.survey is not None:
-            self.runtime.survey.start()
+        if self.resources.survey.is_open:
+            self.resources.survey().start()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
-        self.runtime.close(timeout_s=5.0)
+        self.resources.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)
 
 

@@ -1,40 +1,54 @@
-"""The one broker, with its middleware in order. The only module with an effect at import: it sets Dramatiq's broker."""
+"""The wiring of a worker, on one screen. The only module with an effect at import: it sets Dramatiq's broker."""
+
+import threading
 
 import dramatiq
 
 from actors.boot import Boot
 from bridge.rabbitmq_broker import RabbitmqBroker
 from bridge.wire import StrictEncoder
-from gateway.runtime import Runtime
+from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
-from middleware.graceful_stop import GracefulStop
+from middleware.held_replies import HeldReplies
 from middleware.key_selection import KeySelection
-from middleware.ledger import LedgerMiddleware
+from middleware.ledger import Ledger
 from middleware.log_context import LogContext
+from middleware.outbox import Outbox
+from middleware.process import Process
+from middleware.publisher_ready import PublisherReady
 from middleware.publishing import Publishing
 from middleware.retry_schedule import RetrySchedule
-from middleware.watchdog import Watchdog
 
-runtime = Runtime()
-cooldown = Cooldown(runtime)
+#: Closed until the boot: importing this connects nowhere and asks for no settings.
+resources = Resources()
+settings, topology, publisher = resources.settings, resources.topology, resources.publisher
+pool, ledger, provider = resources.pool, resources.ledger, resources.provider
+stopping = resources.stopping
+
+#: Set when a request waits for a key, as far as this process knows.
+requests_wait = threading.Event()
+
+outbox = Outbox(publisher, stopping)
 publishing = Publishing()
+held_replies = HeldReplies(outbox, topology)
+key_selection = KeySelection(pool, provider, stopping)
+cooldown = Cooldown(key_selection, pool, resources.suspect)
 
-#: Before-hooks run from the top, after-hooks from the bottom.
+#: First halves run from the top to the actor, second halves and verdicts from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
-    Watchdog(runtime),  # above all: its exit code is the last word, after everything is closed
-    GracefulStop(runtime),  # before Boot, which may wait for RabbitMQ, and before anything is done for a delivery
-    Boot(runtime),  # before all that follow: opens what they use, and closes it after them
-    LogContext(),  # before all that log about the delivery; its after-hook reports the outcome, so it runs last
-    Callbacks(runtime, publishing),  # above the ledger: an answer is stored first, then published
-    LedgerMiddleware(
-        runtime, publishing
-    ),  # before a key is taken: answered work needs none; after the schedule: it stores its reply
-    RetrySchedule(runtime),  # above the keys: their lease has ended when it decides what becomes of the attempt
+    Process(stopping),  # above all: nothing is done for a delivery of a stopping worker; its exit code is the last word
+    Boot(resources),  # before all that follow: opens what they use, and closes it after them
+    LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
+    Callbacks(held_replies, ledger, publishing),  # above the ledger: an answer is stored first, then published
+    held_replies,  # its kind of delivery has nothing to do with what follows
+    PublisherReady(outbox),  # before anything is started that is to be published
+    Ledger(ledger, settings, publishing, stopping),  # before a key is taken: answered work needs none
+    RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     cooldown,  # above key selection: it rotates what that has leased
-    KeySelection(runtime),  # last: nothing stands between the lease and the call
+    key_selection,  # last: nothing stands between the lease and the call
 ]
 
-broker = RabbitmqBroker(runtime, middleware=MIDDLEWARE)
+broker = RabbitmqBroker(resources, requests_wait, middleware=MIDDLEWARE)
 dramatiq.set_encoder(StrictEncoder())
 dramatiq.set_broker(broker)

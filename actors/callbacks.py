@@ -5,11 +5,10 @@ import time
 import dramatiq
 import pika
 
-from actors.broker import runtime
+from actors.broker import outbox
 from gateway.errors import PublishError
 from gateway.messages import Reply, fits_amqp
 from gateway.rabbitmq.topology import CALLBACKS
-from middleware.outbox import confirmed_publish
 
 
 @dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
@@ -35,4 +34,4 @@ def _publish(reply: Reply, *, kind: str) -> None:
         type=kind,
         app_id="gemini-openrouter-worker",
     )
-    confirmed_publish(runtime, reply.queue, reply.body.encode(), properties)
+    outbox.publish(reply.queue, reply.body.encode(), properties)

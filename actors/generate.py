@@ -5,12 +5,12 @@ import time
 
 import dramatiq
 
-from actors.broker import cooldown, runtime
+from actors.broker import cooldown, provider, settings
 from gateway.errors import AuthenticationFailed, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
 from gateway.rabbitmq.topology import WORK
 from gateway.reporting import sentry
-from middleware.attempt import Attempt, current_attempt
+from middleware.attempt import JobAttempt, current_attempt
 
 logger = logging.getLogger(__name__)
 
@@ -24,34 +24,26 @@ logger = logging.getLogger(__name__)
 def generate(job: Job) -> None:
     """Call the provider with the leased key, and with another key at once when that one is refused.
 
-    The completion is left in the attempt, from where the hooks finish, store and publish it. Raises ProviderError or
-    NoKey; the retry schedule decides what becomes of the job then.
+    All calls together have one deadline. The completion is left in the attempt, from where the hooks store and publish
+    it. Raises ProviderError or NoKey; the retry schedule decides what becomes of the job then.
     """
     attempt = current_attempt()
+    deadline = time.monotonic() + settings().request_timeout_seconds
     while attempt.completion is None:
         try:
-            attempt.completion = _call(job)
+            attempt.completion = _call(job, attempt, deadline - time.monotonic())
         except (RateLimited, AuthenticationFailed) as error:
             cooldown.rotate(error)
 
 
-def _time_left_s(attempt: Attempt) -> float:
-    """Seconds until the deadline that all calls of this attempt share; the ledger's lease ends after it."""
-    if attempt.deadline is None:
-        attempt.deadline = time.monotonic() + runtime.settings.request_timeout_seconds
-    left_s = attempt.deadline - time.monotonic()
-    if left_s <= 0:
-        raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
-    return left_s
-
-
-def _call(job: Job) -> Completion:
-    attempt = current_attempt()
+def _call(job: Job, attempt: JobAttempt, time_left_s: float) -> Completion:
     if attempt.lease is None:
         raise LookupError("no key was leased: the actor runs below KeySelection only")
+    if time_left_s <= 0:
+        raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
     attempt.called = True
     with sentry.traced("generate"):
-        completion = runtime.provider.complete(job.request, attempt.lease.key, deadline_s=_time_left_s(attempt))
+        completion = provider().complete(job.request, attempt.lease.key, deadline_s=time_left_s)
     logger.info(
         "Answered by %s with key %s after %d ms (%d tokens)",
         completion.model_used,

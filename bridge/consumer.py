@@ -61,7 +61,7 @@ class Consumer(dramatiq.Consumer):
             if not self.channel.is_open:
                 # pika tells only those who use a closed channel, and a consumer would wait on it for ever.
                 raise ConnectionClosed(RuntimeError(f"RabbitMQ closed the channel of {self.queue}: its log says why"))
-            if self.broker.runtime.stopping.is_set():
+            if self.broker.resources.stopping.is_set():
                 self._stop_fetching()
                 return None
             if self._arrived:
@@ -137,7 +137,7 @@ class Consumer(dramatiq.Consumer):
     def _to_dead_queue(self, tag: int, body: bytes, *, reason: str) -> None:
         """Move what nobody can run to the dead queue: confirmed there, then acked here."""
         logger.error("Not a message of ours in %s, moved to the dead queue: %s", self.queue, reason)
-        moved = self.broker.runtime.publisher.submit(
+        moved = self.broker.resources.publisher().submit(
             DEAD_WORK, body, dead_letter(reason=reason, code=ErrorCode.INVALID_REQUEST, source=self.queue)
         )
         moved.add_done_callback(partial(settle_when, source=self, channel=Settling(self.channel), tag=tag))

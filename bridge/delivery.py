@@ -38,11 +38,20 @@ class Delivery(MessageProxy):
     given the message back already.
     """
 
-    def __init__(self, message: "Message[None]", *, source: Source, channel: Channel, tag: int) -> None:
+    def __init__(
+        self,
+        message: "Message[None]",
+        *,
+        source: Source,
+        channel: Channel,
+        tag: int,
+        on_settle: "Callable[[Delivery], None] | None" = None,
+    ) -> None:
         super().__init__(message)
         self._source = source
         self._channel = channel
         self._tag = tag
+        self._on_settle = on_settle
         self._open = True
 
     def settle(self) -> None:
@@ -53,6 +62,8 @@ class Delivery(MessageProxy):
         if not self._open:
             return
         self._open = False
+        if self._on_settle is not None:
+            self._on_settle(self)
         self._source.call_soon(
             partial(_settle, self._channel, self._tag, confirmed=attempt_of(self).outcome is not None)
         )

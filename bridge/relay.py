@@ -22,7 +22,7 @@ from gateway.rabbitmq.settling import Settling
 from gateway.rabbitmq.topology import DEAD_REQUESTS, WORK
 from gateway.reporting.logs import request_id_var
 from gateway.reporting.redaction import escape_controls
-from gateway.runtime import Runtime
+from gateway.resources import Resources
 from middleware.outbox import message_properties
 
 #: How long the loop waits for RabbitMQ before it looks whether it should stop, in seconds.
@@ -38,14 +38,14 @@ logger = logging.getLogger(__name__)
 
 
 class Relay:
-    """Consumes until `runtime.stopping` is set, over as many connections as that takes.
+    """Consumes until `resources.stopping` is set, over as many connections as that takes.
 
     A delivery is acked when its outcome is confirmed: relayed, answered with an error envelope, or in the dead queue.
     Otherwise it stays where it is.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    def __init__(self, resources: Resources) -> None:
+        self.resources = resources
         self._calls: Any = None
         self._channel: Any = None
         self._on_its_way: set[int] = set()
@@ -53,7 +53,7 @@ class Relay:
 
     def run(self, *, connect_deadline_s: float = 60.0) -> None:
         """Relay until asked to stop. Raises TopologyError when RabbitMQ stays away for `connect_deadline_s`."""
-        while not self.runtime.stopping.is_set():
+        while not self.resources.stopping.is_set():
             try:
                 self._consume(connect_deadline_s)
             except AMQPError as error:
@@ -61,14 +61,14 @@ class Relay:
         logger.info("Stopped")
 
     def _consume(self, connect_deadline_s: float) -> None:
-        settings = self.runtime.settings
+        settings = self.resources.settings()
         parameters = amqp.parameters(settings.rabbitmq_url.get_secret_value(), name="bridge.consumer")
-        connection = amqp.connect(parameters, deadline_s=connect_deadline_s, stop=self.runtime.stopping)
+        connection = amqp.connect(parameters, deadline_s=connect_deadline_s, stop=self.resources.stopping)
         try:
             self._calls, self._on_its_way, self._cancelled = ConnectionCalls(connection), set(), False
             tag = self._subscribe(connection)
             with suppress(ChannelClosedByBroker):  # told below, however it was noticed
-                while not self.runtime.stopping.is_set() and not self._cancelled and self._channel.is_open:
+                while not self.resources.stopping.is_set() and not self._cancelled and self._channel.is_open:
                     self._calls.serve(TICK_S)
             if not self._channel.is_open:
                 # pika tells only those who use a closed channel, and this loop would wait on it for ever.
@@ -85,9 +85,9 @@ class Relay:
 
     def _subscribe(self, connection: pika.BlockingConnection) -> str:
         """Consume on a channel of its own; returns the consumer tag. Raises TopologyError when that is refused."""
-        settings = self.runtime.settings
+        settings = self.resources.settings()
         try:
-            self.runtime.topology.declare_one(connection, settings.request_queue)
+            self.resources.topology().declare_one(connection, settings.request_queue)
             self._channel = connection.channel()
             self._channel.basic_qos(prefetch_count=settings.worker_prefetch_count)
             self._channel.add_on_cancel_callback(self._on_cancel)
@@ -124,8 +124,8 @@ class Relay:
             request = admit(
                 body,
                 sender,
-                default_callback=self.runtime.settings.response_queue,
-                refusal=self.runtime.topology.refusal,
+                default_callback=self.resources.settings().response_queue,
+                refusal=self.resources.topology().refusal,
             )
         except InvalidMessage as error:
             return self._reject(error, body)
@@ -136,7 +136,7 @@ class Relay:
         logger.info("Received request (retry_count=%d)", request.retry_count)
         request_id_var.set(None)
         message = work_message(Job.of(request, received_at=time.time(), redelivered=redelivered))
-        return self.runtime.publisher.submit(WORK, message.encode(), message_properties(message.message_id))
+        return self.resources.publisher().submit(WORK, message.encode(), message_properties(message.message_id))
 
     def _reject(self, error: InvalidMessage, body: bytes) -> "Future[None]":
         """Answer the sender where one can be answered, else keep the message for an operator."""
@@ -147,13 +147,13 @@ class Relay:
             properties = dead_letter(
                 reason=str(error),
                 code=error.code,
-                source=self.runtime.settings.request_queue,
+                source=self.resources.settings().request_queue,
                 request_id=error.request_id,
             )
-            return self.runtime.publisher.submit(DEAD_REQUESTS, body, properties)
+            return self.resources.publisher().submit(DEAD_REQUESTS, body, properties)
         envelope = Failure.of(error, request_id=error.request_id, processing_time_ms=0)
         message = callback_message(Reply.of(envelope, queue=error.callback_queue, work_id=_work_id(body)))
-        return self.runtime.publisher.submit(
+        return self.resources.publisher().submit(
             message.queue_name, message.encode(), message_properties(message.message_id)
         )
 

@@ -2,8 +2,9 @@
 
 import logging
 import math
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pika
 from dramatiq.errors import DecodeError
@@ -16,10 +17,8 @@ from gateway.keys.pool import Lease
 from gateway.messages import Job
 from gateway.rabbitmq.settling import Settling
 from gateway.rabbitmq.topology import WORK
-from middleware.attempt import attempt_of
-
-if TYPE_CHECKING:
-    from gateway.runtime import Runtime
+from gateway.resources import Resources
+from middleware.attempt import JobAttempt, attempt_of
 
 #: How often an idle worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for
 #: another process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
@@ -38,8 +37,16 @@ class WaitingRoom:
     lease before it is handed out, so no more are released than the keys can serve, by any number of workers.
     """
 
-    def __init__(self, runtime: "Runtime", connection: pika.BlockingConnection, *, source: Source) -> None:
-        self.runtime = runtime
+    def __init__(
+        self,
+        resources: Resources,
+        requests_wait: threading.Event,
+        connection: pika.BlockingConnection,
+        *,
+        source: Source,
+    ) -> None:
+        self.resources = resources
+        self.requests_wait = requests_wait
         self.connection = connection
         self.source = source
         self.encoder = StrictEncoder()
@@ -54,10 +61,10 @@ class WaitingRoom:
 
     def next(self) -> Delivery | None:
         """The next waiting request with its lease, or None when no key is free or nobody waits."""
-        if time.monotonic() < self._next_look_at() or not self.runtime.publisher.ready:
+        if time.monotonic() < self._next_look_at() or not self.resources.publisher().ready:
             return None
         try:
-            pause_s = self.runtime.pool.ready_in_s()
+            pause_s = self.resources.pool().ready_in_s()
             if pause_s > 0:
                 self._pause(pause_s)
                 return None
@@ -68,18 +75,18 @@ class WaitingRoom:
             return None
 
     def _next_look_at(self) -> float:
-        every_s = LOOK_EVERY_S if self.runtime.requests_wait.is_set() else LOOK_IDLE_S
+        every_s = LOOK_EVERY_S if self.requests_wait.is_set() else LOOK_IDLE_S
         return max(self._not_before, self._found_nobody_at + every_s)
 
     def _pause(self, seconds: float) -> None:
         self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
 
     def _first_waiting(self) -> Delivery | None:
-        self.runtime.requests_wait.clear()  # before the look: who comes during it sets it again
-        for queue in self.runtime.topology.key_waits:
+        self.requests_wait.clear()  # before the look: who comes during it sets it again
+        for queue in self.resources.topology().key_waits:
             method, _properties, body = self._get(queue)
             if method is not None:
-                self.runtime.requests_wait.set()
+                self.requests_wait.set()
                 return self._release(queue, method.delivery_tag, body)
         self._found_nobody_at = time.monotonic()
         return None
@@ -104,23 +111,36 @@ class WaitingRoom:
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
         channel = Settling(self._channel)
-        delivery = Delivery(message.copy(args=(uncounted,)), source=self.source, channel=channel, tag=tag)
-        attempt_of(delivery).lease = lease
+        released = message.copy(args=(uncounted,))
+        delivery = Delivery(released, source=self.source, channel=channel, tag=tag, on_settle=self._give_lease_back)
+        attempt = attempt_of(delivery)
+        assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
+        attempt.lease = lease
         logger.info("[%s] Released early from %s", job.request_id, queue)
         return delivery
 
     def _lease(self, job: Job) -> Lease | None:
         """A key for the job; None when it has to go back, whatever the reason."""
         try:
-            grant = self.runtime.pool.acquire(self._model(job))
+            grant = self.resources.pool().acquire(self._model(job))
         except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
             return None
         return grant if isinstance(grant, Lease) else None
 
+    def _give_lease_back(self, delivery: Delivery) -> None:
+        """End the lease of a delivery that was settled before key selection took it over: it was not used."""
+        attempt = attempt_of(delivery)
+        if isinstance(attempt, JobAttempt) and attempt.lease is not None:
+            lease, attempt.lease = attempt.lease, None
+            try:
+                self.resources.pool().cancel(lease)
+            except StoreUnavailable as error:
+                logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
+
     def _model(self, job: Job) -> str:
         try:
-            return self.runtime.provider.resolve_model(job.request.model)
+            return self.resources.provider().resolve_model(job.request.model)
         except RequestRejected:
             return ""  # it needs no key to be refused; the lease goes back unused
 

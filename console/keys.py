@@ -17,8 +17,7 @@ from gateway.keys.pool import KeyPool
 from gateway.keys.survey import Ask, retirement
 from gateway.providers import provider_from
 from gateway.providers.openrouter import OpenRouter
-from gateway.resources import open_stores
-from gateway.runtime import key_pool
+from gateway.resources import key_pool, open_stores
 from gateway.secrets import ApiKey
 from gateway.settings import Settings, SettingsError, load_settings
 

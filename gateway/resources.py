@@ -1,17 +1,144 @@
-"""Chooses the stores: Redis for many machines, a SQLite file for one."""
+"""What a process opens at its boot and shares between its threads.
 
+Each resource is made closed, so that it can be handed to who uses it before there are any settings, and is opened once.
+"""
+
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
 
+from gateway.keys.pool import KeyPool
+from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
+from gateway.keys.survey import Survey
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Ledger, NullLedger
+from gateway.providers import Provider, provider_from
+from gateway.providers.openrouter import OpenRouter
+from gateway.rabbitmq import amqp
+from gateway.rabbitmq.declare import declare, declare_missing
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.topology import Topology
+from gateway.secrets import ApiKey
 from gateway.settings import Settings
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
+
+#: How much longer than a call a lease may be in flight, in seconds: the way to the provider's client and back.
+LEASE_MARGIN_S = 15.0
+
+T = TypeVar("T")
+
+
+class Resource(Generic[T]):
+    """One thing that exists from the boot of the process on; calling the resource gives it.
+
+    Raises LookupError before that.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._thing: T | None = None
+
+    def __call__(self) -> T:
+        if self._thing is None:
+            raise LookupError(f"no {self._name}: it is opened when the worker boots")
+        return self._thing
+
+    @property
+    def is_open(self) -> bool:
+        return self._thing is not None
+
+    def open(self, thing: T) -> T:
+        """From now on there is `thing`; returns it."""
+        self._thing = thing
+        return thing
+
+
+class Resources:
+    """All of one process. Who uses one of them is given that one; who opens and closes them has this.
+
+    `stopping` is set as soon as the process is asked to stop: whoever waits for anything waits on it too.
+    """
+
+    def __init__(self) -> None:
+        self.stopping = threading.Event()
+        self.settings = Resource[Settings]("settings")
+        self.topology = Resource[Topology]("topology")
+        self.publisher = Resource[Publisher]("publisher")
+        self.pool = Resource[KeyPool]("key pool")
+        self.ledger = Resource[Ledger]("ledger")
+        self.provider = Resource[Provider]("provider")
+        self.prober = Resource[Prober]("prober")  # of a provider that can be asked about a key
+        self.survey = Resource[Survey]("survey")
+        self._stores = Resource[Stores]("stores")
+
+    def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
+        """Declare the queues and start the publisher.
+
+        Raises TopologyError, with one line for an operator, when RabbitMQ refuses us or cannot be reached in
+        `deadline_s` seconds.
+        """
+        self.settings.open(settings)
+        topology = self.topology.open(Topology(settings))
+        url = settings.rabbitmq_url.get_secret_value()
+        declare(topology, amqp.parameters(url, name=f"{name}.setup"), deadline_s=deadline_s, stop=self.stopping)
+        redeclare = partial(declare_missing, topology, amqp.parameters(url, name=f"{name}.setup"))
+        self.publisher.open(Publisher(url, name=f"{name}.publisher", redeclare=redeclare)).start()
+
+    def open_provider(self) -> None:
+        """Open the stores and the provider's client. Raises StoreUnavailable."""
+        settings = self.settings()
+        stores = self._stores.open(open_stores(settings))
+        pool = self.pool.open(key_pool(settings, stores.keys))
+        self.ledger.open(stores.ledger)
+        provider = self.provider.open(provider_from(settings))
+        if isinstance(provider, OpenRouter):
+            ask = partial(provider.key_info, deadline_s=DEADLINE_S)
+            self.prober.open(Prober(pool, ask))
+            survey = Survey(
+                pool,
+                keys=settings.keys,
+                models=sorted({settings.openrouter_model, *settings.model_aliases.values()}),
+                ask=ask,
+                ask_models=partial(provider.models, deadline_s=DEADLINE_S),
+            )
+            self.survey.open(survey)
+
+    def suspect(self, key: ApiKey) -> None:
+        """Have a key that was refused asked about, where the provider can be asked."""
+        if self.prober.is_open:
+            self.prober().suspect(key)
+
+    def close(self, timeout_s: float) -> None:
+        """Close what was opened, the publisher after its last confirm or `timeout_s` seconds. Idempotent."""
+        if self.publisher.is_open:
+            self.publisher().stop(timeout_s)
+        for thread in (self.prober, self.survey):
+            if thread.is_open:
+                thread().stop(timeout_s=1.0)
+        if self.provider.is_open:
+            self.provider().close()
+        if self._stores.is_open:
+            self._stores().close()
+
+
+def key_pool(settings: Settings, store: KeyStore) -> KeyPool:
+    """The pool of the configured keys. No I/O."""
+    return KeyPool(
+        settings.keys,
+        store,
+        max_per_window=settings.keys_max_per_minute,
+        window_s=settings.keys_window_seconds,
+        cooldown_s=settings.keys_cooldown_seconds,
+        max_in_flight=settings.keys_max_in_flight,
+        max_lease_s=settings.request_timeout_seconds + LEASE_MARGIN_S,
+    )
 
 
 @dataclass(frozen=True)
@@ -24,7 +151,7 @@ class Stores:
 
 
 def open_stores(settings: Settings) -> Stores:
-    """The stores that the settings ask for, tried once. Raises StoreUnavailable when they cannot be used."""
+    """Redis where it is set, else a SQLite file; tried once. Raises StoreUnavailable when they cannot be used."""
     if settings.redis_url is not None:
         return _in_redis(settings.redis_url.get_secret_value(), settings.ledger_ttl_seconds)
     return _in_a_file(StateFile(settings.state_path), settings.ledger_ttl_seconds)

@@ -1,11 +1,13 @@
-"""One delivery of a job, from the first hook to the last: what is known of it, and what became of it."""
+"""One delivery, from the first hook to the last: what is known of it, and what became of it."""
 
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any
 
+from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
 from gateway.keys.pool import Lease
@@ -23,29 +25,47 @@ class Outcome(StrEnum):
     DUPLICATE = "duplicate"
 
 
-@dataclass(slots=True)
+@dataclass(kw_only=True, eq=False)
 class Attempt:
-    """The state of one delivery, shared by the hooks.
+    """What every delivery has. `hooks` are those that run around it, each where its `yield` stands."""
 
-    A hook may run although its counterpart did not, so each field says by itself whether there is something to undo.
-    """
-
-    delivery_id: str
-    job: Job | None = None
-    reply: Reply | None = None
-    lease: Lease | None = None
-    deadline: float | None = None  # of all its calls together, monotonic seconds; set by the first one
-    called: bool = False  # a provider has been called with `lease`
-    completion: Completion | None = None
-    work: Work | None = None  # the job's identity in the ledger
-    ledger_token: str | None = None
-    stored: bool = False  # `reply` is in the ledger
+    message: "Message[None]"
+    request_id: str | None
     outcome: Outcome | None = None
     started: float = field(default_factory=time.monotonic)
+    hooks: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def delivery_id(self) -> str:
+        return self.message.message_id
 
     @property
     def elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)
+
+
+@dataclass(kw_only=True, eq=False)
+class JobAttempt(Attempt):
+    """A delivery of `generate`. The fields are what hooks and actor hand to one another."""
+
+    job: Job
+    lease: Lease | None = None
+    called: bool = False  # a provider has been called with `lease`
+    completion: Completion | None = None
+    reply: Reply | None = None
+    stored: bool = False  # `reply` is in the ledger
+
+    @cached_property
+    def work(self) -> Work:
+        """The job's identity in the ledger."""
+        return Work.of(self.job)
+
+
+@dataclass(kw_only=True, eq=False)
+class ReplyAttempt(Attempt):
+    """A delivery of a callback actor: a reply that was refused before."""
+
+    reply: Reply
 
 
 #: The attempt that the current thread works on. The lease travels here and never in message options: those are
@@ -57,23 +77,24 @@ def attempt_of(message: MessageProxy) -> Attempt:
     """The attempt of a delivery; made on first use."""
     attempt: Attempt | None = vars(message).get("attempt")
     if attempt is None:
-        attempt = Attempt(delivery_id=message.message_id)
-        _fill(attempt, message.args)
+        attempt = _made(message)
         message.attempt = attempt  # type: ignore[attr-defined]
     return attempt
 
 
-def current_attempt() -> Attempt:
-    """The attempt that the current thread works on. Raises LookupError outside a delivery."""
+def current_attempt() -> JobAttempt:
+    """The attempt at a job that the current thread works on. Raises LookupError outside a delivery."""
     attempt = current.get()
-    if attempt is None:
-        raise LookupError("there is no delivery in this context: actors are run by Dramatiq")
+    if not isinstance(attempt, JobAttempt):
+        raise LookupError("there is no job in this context: actors are run by Dramatiq")  # noqa: TRY004
     return attempt
 
 
-def _fill(attempt: Attempt, args: tuple[Any, ...]) -> None:
-    match args:
+def _made(delivery: MessageProxy) -> Attempt:
+    message = delivery._message  # noqa: SLF001 - the proxy has no copy() of its own type
+    match message.args:
         case (Job() as job,):
-            attempt.job = job
+            return JobAttempt(message=message, request_id=job.request_id, job=job)
         case (Reply() as reply,):
-            attempt.reply = reply
+            return ReplyAttempt(message=message, request_id=reply.request_id, reply=reply)
+    return Attempt(message=message, request_id=None)

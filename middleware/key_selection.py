@@ -1,17 +1,17 @@
 """Takes a key before the actor runs, and gives it back after."""
 
 import logging
-
-from dramatiq import Broker, Middleware
-from dramatiq.broker import MessageProxy
+import threading
+from collections.abc import Callable
 
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
-from gateway.keys.pool import Lease, Unavailable
+from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.probe import UNKNOWN_KEY
 from gateway.messages import Job
-from gateway.runtime import Runtime
-from middleware.attempt import Attempt, attempt_of
+from gateway.providers import Provider
+from middleware.attempt import JobAttempt
 from middleware.errors import NoKey, Outage, Rejected, Stopping
+from middleware.hook import Around, Hook
 
 #: How long to wait before the store is asked again after it could not be reached.
 STORE_RETRY_S = 2.0
@@ -19,84 +19,75 @@ STORE_RETRY_S = 2.0
 logger = logging.getLogger(__name__)
 
 
-class KeySelection(Middleware):
+class KeySelection(Hook[JobAttempt]):
     """The actor runs with a leased key in its attempt, or not at all.
 
     A delivery that was released early brings the lease that it was released for.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    kind = JobAttempt
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        attempt = attempt_of(message)
-        if attempt.job is not None and attempt.lease is None:
-            attempt.lease = acquire(self.runtime, attempt.job)
-
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
+    def __init__(
+        self, pool: Callable[[], KeyPool], provider: Callable[[], Provider], stopping: threading.Event
     ) -> None:
-        release(self.runtime, attempt_of(message))
+        self.pool = pool
+        self.provider = provider
+        self.stopping = stopping
 
+    def around(self, attempt: JobAttempt) -> Around:
+        attempt.lease = attempt.lease or self.acquire(attempt.job)
+        yield
+        self.release(attempt)
 
-def acquire(runtime: Runtime, job: Job) -> Lease:
-    """A key that may be used now for the job's model.
+    def acquire(self, job: Job) -> Lease:
+        """A key that may be used now for the job's model.
 
-    Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name.
-    """
-    grant = _ask_until_answered(runtime, _model(runtime, job))
-    if isinstance(grant, Unavailable):
-        if grant.refused and _looks_like_an_outage(runtime):
-            text = "Authentication error: the provider refuses every key"
-            raise Outage(text, reason="every_key_refused", code=ErrorCode.AUTHENTICATION)
-        text = "Authentication error: the provider refused every key" if grant.refused else "No key available"
-        raise NoKey(text, retry_in_s=grant.retry_in_s, refused=grant.refused)
-    logger.debug("Using key %s", grant.key)
-    return grant
+        Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name.
+        """
+        grant = self._ask_until_answered(self._model(job))
+        if isinstance(grant, Unavailable):
+            if grant.refused and self._looks_like_an_outage():
+                text = "Authentication error: the provider refuses every key"
+                raise Outage(text, reason="every_key_refused", code=ErrorCode.AUTHENTICATION)
+            text = "Authentication error: the provider refused every key" if grant.refused else "No key available"
+            raise NoKey(text, retry_in_s=grant.retry_in_s, refused=grant.refused)
+        logger.debug("Using key %s", grant.key)
+        return grant
 
-
-def release(runtime: Runtime, attempt: Attempt) -> None:
-    """End the attempt's lease, if it has one; one that made no call gives its place in the window back."""
-    if attempt.lease is None:
-        return
-    lease, called = attempt.lease, attempt.called
-    attempt.lease, attempt.called = None, False
-    try:
-        runtime.pool.release(lease) if called else runtime.pool.cancel(lease)
-    except StoreUnavailable as error:
-        logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
-
-
-def _looks_like_an_outage(runtime: Runtime) -> bool:
-    """Whether two or more keys are refused for what they are: that they all went bad at once is unlikely.
-
-    OpenRouter has answered 401 to healthy keys for half an hour. Accounts without credit are no outage.
-    """
-    try:
-        rests = [status.rest for status in runtime.pool.status()]
-    except StoreUnavailable:
-        return False
-    return len(rests) > 1 and all(rest is not None and rest.reason == UNKNOWN_KEY for rest in rests)
-
-
-def _model(runtime: Runtime, job: Job) -> str:
-    try:
-        return runtime.provider.resolve_model(job.request.model)
-    except RequestRejected as error:
-        raise Rejected(str(error), reason=error.reason, code=error.code) from None
-
-
-def _ask_until_answered(runtime: Runtime, model: str) -> Lease | Unavailable:
-    """Ask the pool, and wait while its store is away: without it the limits would be a guess."""
-    while True:
+    def release(self, attempt: JobAttempt) -> None:
+        """End the attempt's lease, if it has one; one that made no call gives its place in the window back."""
+        if attempt.lease is None:
+            return
+        lease, called = attempt.lease, attempt.called
+        attempt.lease, attempt.called = None, False
         try:
-            return runtime.pool.acquire(model)
+            self.pool().release(lease) if called else self.pool().cancel(lease)
         except StoreUnavailable as error:
-            logger.error("Waiting for the key store: %s", error)  # noqa: TRY400 - expected, and the text says it all
-            if runtime.stopping.wait(STORE_RETRY_S):
-                raise Stopping("the worker is stopping") from None
+            logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
+
+    def _looks_like_an_outage(self) -> bool:
+        """Whether two or more keys are refused for what they are: that they all went bad at once is unlikely.
+
+        OpenRouter has answered 401 to healthy keys for half an hour. Accounts without credit are no outage.
+        """
+        try:
+            rests = [status.rest for status in self.pool().status()]
+        except StoreUnavailable:
+            return False
+        return len(rests) > 1 and all(rest is not None and rest.reason == UNKNOWN_KEY for rest in rests)
+
+    def _model(self, job: Job) -> str:
+        try:
+            return self.provider().resolve_model(job.request.model)
+        except RequestRejected as error:
+            raise Rejected(str(error), reason=error.reason, code=error.code) from None
+
+    def _ask_until_answered(self, model: str) -> Lease | Unavailable:
+        """Ask the pool, and wait while its store is away: without it the limits would be a guess."""
+        while True:
+            try:
+                return self.pool().acquire(model)
+            except StoreUnavailable as error:
+                logger.error("Waiting for the key store: %s", error)  # noqa: TRY400 - expected, the text says it all
+                if self.stopping.wait(STORE_RETRY_S):
+                    raise Stopping("the worker is stopping") from None

@@ -2,18 +2,19 @@
 
 import logging
 import math
+import threading
 import time
+from collections.abc import Callable
 from datetime import datetime
 
-from dramatiq import Broker, Middleware
-from dramatiq.broker import MessageProxy
-
 from gateway.errors import StoreUnavailable
-from gateway.ledger.store import Answered, Running, Started, Superseded, Work
+from gateway.ledger import store
+from gateway.ledger.store import Answered, Running, Started, Superseded
 from gateway.messages import Failure, Job, Reply
-from gateway.runtime import Runtime
-from middleware.attempt import Attempt, Outcome, attempt_of
+from gateway.settings import Settings
+from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, Stopping
+from middleware.hook import Around, Hook
 from middleware.key_selection import STORE_RETRY_S
 from middleware.publishing import Publishing
 
@@ -31,57 +32,47 @@ PUBLISHING_S, PUBLISHING_POLL_S = 1.0, 0.05
 logger = logging.getLogger(__name__)
 
 
-class LedgerMiddleware(Middleware):
+class Ledger(Hook[JobAttempt]):
     """An answer is stored before it is published, so that nothing is paid for twice after a crash.
 
-    Its after-hook runs below that of the callbacks: first stored, then published.
+    Its second half runs below the callbacks: first stored, then published.
     """
 
-    def __init__(self, runtime: Runtime, publishing: Publishing) -> None:
-        self.runtime = runtime
-        self.publishing = publishing
+    kind = JobAttempt
 
-    def before_process_message(self, broker: Broker, message: MessageProxy) -> None:
-        attempt = attempt_of(message)
-        if attempt.job is None:
-            return
-        attempt.work = Work.of(attempt.job)
-        match self._begin(attempt.job, attempt.work, attempt):
-            case Started(token):
-                attempt.ledger_token = token
+    def __init__(
+        self,
+        ledger: Callable[[], store.Ledger],
+        settings: Callable[[], Settings],
+        publishing: Publishing,
+        stopping: threading.Event,
+    ) -> None:
+        self.ledger = ledger
+        self.settings = settings
+        self.publishing = publishing
+        self.stopping = stopping
+
+    def around(self, attempt: JobAttempt) -> Around:
+        match self._begin(attempt):
             case Answered() as answered:
-                self._answer_again(attempt, attempt.job, answered)
+                self._answer_again(attempt, answered)
+                raise AlreadyAnswered("the ledger has the answer")
             case Superseded():
                 attempt.outcome = Outcome.DUPLICATE
                 raise AlreadyAnswered("a later copy of this delivery waits, or has waited")
-
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        attempt = attempt_of(message)
-        if attempt.job is None or attempt.work is None or attempt.ledger_token is None:
-            return
+            case Started(token):
+                yield
         if attempt.reply is None:
-            self._give_back(attempt.work, attempt, attempt.job, attempt.ledger_token)
-            return
-        self.publishing.begin(attempt.work, attempt)  # first: from the answer on, a redelivery looks for its publisher
-        self._store(attempt.work, attempt, attempt.reply)
+            self._give_back(attempt, token)
+        else:
+            self.publishing.begin(attempt)  # first: from the answer on, a redelivery looks for its publisher
+            self._store(attempt, token, attempt.reply)
 
-    def _begin(self, job: Job, work: Work, attempt: Attempt) -> Started | Superseded | Answered:
-        lease_s = self.runtime.settings.request_timeout_seconds + LEASE_MARGIN_S
+    def _begin(self, attempt: JobAttempt) -> Started | Superseded | Answered:
         patient_until, ours = math.inf, False
         while True:
             try:
-                entry = self.runtime.ledger.begin(work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
-                if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
-                    entry = self.runtime.ledger.restart(
-                        work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s
-                    )
+                entry = self._entry(attempt)
             except StoreUnavailable as error:
                 logger.error("Waiting for the ledger: %s", error)  # noqa: TRY400 - expected, the text says it all
                 self._pause(STORE_RETRY_S)
@@ -89,7 +80,7 @@ class LedgerMiddleware(Middleware):
             if isinstance(entry, Answered) and not entry.published and not ours:
                 # Another copy of the delivery may be about to publish it: two in flight would be two envelopes.
                 patient_until = min(patient_until, time.monotonic() + PUBLISHING_S)
-                ours = time.monotonic() >= patient_until and self.publishing.begin(work, attempt)
+                ours = time.monotonic() >= patient_until and self.publishing.begin(attempt)
                 if not ours:
                     self._pause(PUBLISHING_POLL_S)
                 continue  # and look again: it may have been published a moment ago
@@ -98,40 +89,48 @@ class LedgerMiddleware(Middleware):
             logger.debug("The same work runs elsewhere; its lease ends in %.1f s", entry.lease_ends_in_s)
             self._pause(min(POLL_S, max(0.01, entry.lease_ends_in_s)))
 
+    def _entry(self, attempt: JobAttempt) -> store.Entry:
+        job, lease_s = attempt.job, self.settings().request_timeout_seconds + LEASE_MARGIN_S
+        ledger = self.ledger()
+        entry = ledger.begin(attempt.work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
+        if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
+            return ledger.restart(attempt.work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
+        return entry
+
     def _pause(self, seconds: float) -> None:
-        if self.runtime.stopping.wait(seconds):
+        if self.stopping.wait(seconds):
             raise Stopping("the worker is stopping")
 
-    def _answer_again(self, attempt: Attempt, job: Job, answered: Answered) -> None:
+    def _answer_again(self, attempt: JobAttempt, answered: Answered) -> None:
+        """Have the stored answer published, unless this very delivery was answered before."""
         if answered.published and answered.delivery == attempt.delivery_id:
             attempt.outcome = Outcome.DUPLICATE
-            raise AlreadyAnswered("this delivery was answered before")
+            return
         logger.info("Answering from the ledger: no call")
         attempt.reply = Reply(
-            request_id=job.request_id,
-            queue=job.request.callback_queue,
+            request_id=attempt.job.request_id,
+            queue=attempt.job.request.callback_queue,
             body=answered.envelope.decode(),
             message_id=answered.message_id,
             success=not answered.failure,
         )
         attempt.stored = True
-        raise AlreadyAnswered("the ledger has the answer")
 
-    def _give_back(self, work: Work, attempt: Attempt, job: Job, token: str) -> None:
-        ledger = self.runtime.ledger
+    def _give_back(self, attempt: JobAttempt, token: str) -> None:
+        ledger = self.ledger()
         try:
             if attempt.outcome is Outcome.SCHEDULED:
-                ledger.scheduled(work, token, delivery=attempt.delivery_id, hop=job.hop + 1)
+                ledger.scheduled(attempt.work, token, delivery=attempt.delivery_id, hop=attempt.job.hop + 1)
             else:
-                ledger.abandon(work, token)
+                ledger.abandon(attempt.work, token)
         except StoreUnavailable as error:
             logger.warning("The next delivery waits for this one's lease to end: %s", error)
 
-    def _store(self, work: Work, attempt: Attempt, reply: Reply) -> None:
+    def _store(self, attempt: JobAttempt, token: str, reply: Reply) -> None:
         try:
-            self.runtime.ledger.answer(
-                work,
-                attempt.ledger_token or "",
+            self.ledger().answer(
+                attempt.work,
+                token,
                 envelope=reply.body.encode(),
                 message_id=reply.message_id,
                 failure=not reply.success,
@@ -143,7 +142,7 @@ class LedgerMiddleware(Middleware):
             logger.error("Publishing without a ledger entry: %s", error)  # noqa: TRY400 - expected
 
 
-def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: Attempt) -> bool:
+def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: JobAttempt) -> bool:
     """A producer that sends a failed request again wants another try.
 
     The second of two copies that the bridge has relayed, because its ack was lost, does not. One of the two says that

@@ -1,40 +1,61 @@
 """Publishing from a worker thread: confirmed, and patient while RabbitMQ is away."""
 
 import logging
+import threading
+from collections.abc import Callable
 
 import pika
 from dramatiq import Message
 
 from gateway.errors import ConfirmTimeout, ConnectionLost
-from gateway.runtime import Runtime
+from gateway.rabbitmq.publisher import Publisher
 from middleware.errors import Stopping
 
 #: Deadline of one publish; the loop around it has none but the end of the process.
 PUBLISH_TIMEOUT_S = 15.0
 
+#: How often a worker looks whether RabbitMQ takes publishes again.
+READY_POLL_S = 1.0
+
 logger = logging.getLogger(__name__)
 
 
-def publish_until_stopped(runtime: Runtime, message: Message[None], queue: str) -> None:
-    """Publish a Dramatiq message to `queue` and return when it is confirmed.
+class Outbox:
+    """The publisher as hooks and actors use it: they wait as long as it takes, or until the process stops.
 
-    Raises Unroutable or Nacked when the queue refuses it, Stopping when the process ends before the confirm.
+    Each method raises Stopping when the process ends before it is done.
     """
-    properties = message_properties(message.message_id)
-    confirmed_publish(runtime, queue, message.encode(), properties)
 
+    def __init__(self, publisher: Callable[[], Publisher], stopping: threading.Event) -> None:
+        self._publisher = publisher
+        self._stopping = stopping
 
-def confirmed_publish(runtime: Runtime, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
-    """Publish and wait for the confirm, over as many deadlines as it takes while RabbitMQ cannot be reached."""
-    while True:
-        try:
-            runtime.publisher.publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S)
-        except (ConfirmTimeout, ConnectionLost) as error:
-            logger.warning("Not confirmed yet: %s", error)
-            if runtime.stopping.is_set():
-                raise Stopping("the worker is stopping") from None
-        else:
-            return
+    def wait_ready(self) -> None:
+        """Return when RabbitMQ takes publishes."""
+        publisher = self._publisher()
+        waiting = False
+        while not publisher.ready and not publisher.wait_ready(READY_POLL_S):
+            if self._stopping.is_set():
+                raise Stopping("the worker is stopping")
+            if not waiting:
+                logger.warning("Waiting: RabbitMQ takes no publishes now (connection lost, or a memory or disk alarm)")
+                waiting = True
+
+    def send(self, message: "Message[None]", queue: str) -> None:
+        """Publish a Dramatiq message to `queue` and return when it is confirmed. Raises Unroutable or Nacked."""
+        self.publish(queue, message.encode(), message_properties(message.message_id))
+
+    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+        """Publish and return when it is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
+        while True:
+            try:
+                self._publisher().publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S)
+            except (ConfirmTimeout, ConnectionLost) as error:
+                logger.warning("Not confirmed yet: %s", error)
+                if self._stopping.is_set():
+                    raise Stopping("the worker is stopping") from None
+            else:
+                return
 
 
 def message_properties(message_id: str) -> pika.BasicProperties:

@@ -3,7 +3,7 @@
 import threading
 
 from gateway.ledger.store import Work
-from middleware.attempt import Attempt
+from middleware.attempt import JobAttempt
 
 
 class Publishing:
@@ -15,15 +15,15 @@ class Publishing:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._publishers: dict[Work, Attempt] = {}
+        self._publishers: dict[Work, JobAttempt] = {}
 
-    def begin(self, work: Work, attempt: Attempt) -> bool:
+    def begin(self, attempt: JobAttempt) -> bool:
         """Whether the answer is this attempt's to publish from now on; False while it is another's. Idempotent."""
         with self._lock:
-            return self._publishers.setdefault(work, attempt) is attempt
+            return self._publishers.setdefault(attempt.work, attempt) is attempt
 
-    def end(self, attempt: Attempt) -> None:
+    def end(self, attempt: JobAttempt) -> None:
         """The attempt has published its answer, or never will. Idempotent."""
         with self._lock:
-            if attempt.work is not None and self._publishers.get(attempt.work) is attempt:
+            if self._publishers.get(attempt.work) is attempt:
                 del self._publishers[attempt.work]

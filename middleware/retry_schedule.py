@@ -1,64 +1,69 @@
 """Decides what becomes of an attempt: answered, waiting in a delay queue, or failed for good."""
 
 import logging
+import threading
+from collections.abc import Callable
 
-from dramatiq import Broker, Middleware
-from dramatiq.broker import MessageProxy
+from dramatiq import Broker
 
 from gateway.errors import GatewayError
-from gateway.messages import Failure, Job, Reply, Success
+from gateway.messages import Failure, Reply, Success
+from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
-from gateway.runtime import Runtime
-from gateway.schedule import End, Wait, next_step
-from middleware.attempt import Attempt, Outcome, attempt_of
+from gateway.schedule import End, Schedules, Wait, next_step
+from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import NotRun
-from middleware.outbox import publish_until_stopped
+from middleware.hook import Verdict
+from middleware.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
 
-class RetrySchedule(Middleware):
+class RetrySchedule(Verdict[JobAttempt]):
     """After this hook an attempt is scheduled (its copy is confirmed in a delay queue) or has a finished reply.
 
-    When the copy cannot be confirmed it is neither, and the original goes back to its queue.
+    When the copy cannot be confirmed it is neither, and the original goes back to its queue. `requests_wait` is set for
+    who waits for a key.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
+    kind = JobAttempt
+
+    def __init__(
+        self,
+        schedules: Callable[[], Schedules],
+        topology: Callable[[], Topology],
+        outbox: Outbox,
+        requests_wait: threading.Event,
+    ) -> None:
+        self.schedules = schedules
+        self.topology = topology
+        self.outbox = outbox
+        self.requests_wait = requests_wait
 
     @property
     def actor_options(self) -> set[str]:
         return {"throws"}  # Dramatiq logs these exceptions of an actor in a line, not with a traceback
 
-    def after_process_message(
-        self,
-        broker: Broker,
-        message: MessageProxy,
-        *,
-        result: object = None,
-        exception: BaseException | None = None,
-    ) -> None:
-        attempt = attempt_of(message)
-        if attempt.job is None or isinstance(exception, NotRun):
+    def after(self, broker: Broker, attempt: JobAttempt, error: BaseException | None) -> None:
+        if isinstance(error, NotRun):
             return
-        if exception is None:
-            attempt.reply = self._success(attempt, attempt.job)
+        if error is None:
+            attempt.reply = _success(attempt)
             return
-        match next_step(attempt.job, exception, self.runtime.settings):
+        match next_step(attempt.job, error, self.schedules()):
             case Wait() as wait:
-                self._schedule(message, attempt, wait, exception)
+                self._schedule(attempt, wait, error)
             case End() as end:
-                message.fail()
-                attempt.reply = self._failure(attempt, attempt.job, end, exception)
+                attempt.reply = _failure(attempt, end, error)
 
-    def _schedule(self, message: MessageProxy, attempt: Attempt, wait: Wait, why: BaseException) -> None:
-        topology = self.runtime.topology
+    def _schedule(self, attempt: JobAttempt, wait: Wait, why: BaseException) -> None:
+        topology = self.topology()
         queue = topology.key_wait(wait.delay_s) if wait.for_key else topology.upstream_wait(wait.delay_s)
         job = wait.job.model_copy(update={"hop": wait.job.hop + 1})
-        publish_until_stopped(self.runtime, message.copy(args=(job,), options={}), queue)
+        self.outbox.send(attempt.message.copy(args=(job,), options={}), queue)
         attempt.outcome = Outcome.SCHEDULED
         if wait.for_key:
-            self.runtime.requests_wait.set()
+            self.requests_wait.set()
         logger.info(
             "Waiting up to %g s (retry_count=%d, upstream_retries=%d): %s",
             wait.delay_s,
@@ -67,19 +72,21 @@ class RetrySchedule(Middleware):
             why if isinstance(why, GatewayError) else type(why).__name__,
         )
 
-    @staticmethod
-    def _success(attempt: Attempt, job: Job) -> Reply:
-        if attempt.completion is None:
-            raise LookupError("the actor has ended without an error and without a completion")
-        envelope = Success.of(job, attempt.completion, processing_time_ms=job.age_ms)
-        return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id)
 
-    @staticmethod
-    def _failure(attempt: Attempt, job: Job, end: End, cause: BaseException) -> Reply:
-        logger.error("Failed: %s", end.error)
-        if not end.expected:
-            sentry.capture_failure(end.error, request_id=job.request_id, model=job.request.model, cause=cause)
-        envelope = Failure.of(
-            end.error, request_id=job.request_id, processing_time_ms=job.age_ms, metadata=job.request.metadata
-        )
-        return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id)
+def _success(attempt: JobAttempt) -> Reply:
+    job = attempt.job
+    if attempt.completion is None:
+        raise LookupError("the actor has ended without an error and without a completion")
+    envelope = Success.of(job, attempt.completion, processing_time_ms=job.age_ms)
+    return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id)
+
+
+def _failure(attempt: JobAttempt, end: End, cause: BaseException) -> Reply:
+    job = attempt.job
+    logger.error("Failed: %s", end.error)
+    if not end.expected:
+        sentry.capture_failure(end.error, request_id=job.request_id, model=job.request.model, cause=cause)
+    envelope = Failure.of(
+        end.error, request_id=job.request_id, processing_time_ms=job.age_ms, metadata=job.request.metadata
+    )
+    return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id)

@@ -16,7 +16,7 @@ from bridge.consumer import Consumer
 from bridge.relay import Relay
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import WORK
-from gateway.runtime import Runtime
+from gateway.resources import Resources
 from tests.system.stack import wait_until
 from tests.world import World, world
 
@@ -61,7 +61,7 @@ def test_a_worker_notices_that_its_queue_was_deleted(consumer: Consumer, vhost_u
 @pytest.mark.parametrize("in_use", [False, True])
 def test_the_bridge_consumes_again_after_its_channel_was_closed(here: World, vhost_url: str, in_use: bool):
     """A request that comes afterwards is relayed. pika tells of the end where the channel is just being used."""
-    relay = Relay(_runtime(here))
+    relay = Relay(_resources(here))
     thread = threading.Thread(target=relay.run, daemon=True)
     thread.start()
     try:
@@ -81,7 +81,7 @@ def test_the_bridge_consumes_again_after_its_channel_was_closed(here: World, vho
             channel.basic_publish("", "gemini.requests", b'{"request_id": "r-1", "prompt": "Hello"}')
         wait_until(lambda: here.publisher.to(WORK), what="the request to be relayed")
     finally:
-        relay.runtime.stopping.set()
+        relay.resources.stopping.set()
         thread.join(60)
     assert not thread.is_alive()
 
@@ -92,11 +92,12 @@ def _look_often(consumer: Consumer) -> None:
         next(consumer)
 
 
-def _runtime(here: World) -> Runtime:
-    runtime = Runtime()
-    runtime.settings, runtime.topology = here.settings, here.topology
-    runtime.publisher = cast("Publisher", here.publisher)
-    return runtime
+def _resources(here: World) -> Resources:
+    resources = Resources()
+    resources.settings.open(here.settings)
+    resources.topology.open(here.topology)
+    resources.publisher.open(cast("Publisher", here.publisher))
+    return resources
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import dramatiq
 import pytest
 
-from actors.broker import MIDDLEWARE, runtime
+from actors.broker import MIDDLEWARE, stopping
 from gateway.errors import (
     AuthenticationFailed,
     ConfirmTimeout,
@@ -36,12 +36,13 @@ def here(tmp_path: Path) -> Iterator[World]:
 def test_the_order_of_the_middleware_is_pinned():
     """Each position has its reason in actors/broker.py; a change there is a decision."""
     assert [type(m).__name__ for m in MIDDLEWARE] == [
-        "Watchdog",
-        "GracefulStop",
+        "Process",
         "Boot",
         "LogContext",
         "Callbacks",
-        "LedgerMiddleware",
+        "HeldReplies",
+        "PublisherReady",
+        "Ledger",
         "RetrySchedule",
         "Cooldown",
         "KeySelection",
@@ -235,14 +236,14 @@ def test_an_unexpected_exception_is_tried_again_then_answered(here: World):
 
 def test_a_stopping_worker_starts_nothing(here: World):
     """F50: the delivery goes back, no key is used, nothing is called."""
-    runtime.stopping.set()
+    stopping.set()
     assert here.deliver(here.message(job())) == ("requeue",)
     assert here.provider.calls == []
 
 
 def test_a_call_that_runs_while_the_worker_stops_is_still_answered(here: World):
     """The drain covers everything up to the ack."""
-    here.provider.during = runtime.stopping.set
+    here.provider.during = stopping.set
     assert here.deliver(here.message(job())) == ("ack",)
     assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
 

@@ -17,8 +17,7 @@ from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.survey import retirement
 from gateway.providers import provider_from
 from gateway.providers.openrouter import OpenRouter
-from gateway.resources import open_stores
-from gateway.runtime import key_pool
+from gateway.resources import key_pool, open_stores
 from gateway.settings import load_settings
 from tests.redis_server import empty
 

@@ -7,7 +7,7 @@ import pytest
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.store import Granted, Member, Rest, Ring
-from gateway.runtime import Runtime
+from gateway.resources import Resources
 from gateway.secrets import ApiKey
 from gateway.settings import Settings
 
@@ -80,23 +80,25 @@ def test_a_release_asks_the_store_only_where_flights_are_limited():
 
 def test_the_settings_limit_what_is_in_flight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A lease that nobody releases counts for as long as a call may take, and a margin more."""
-    monkeypatch.setattr("gateway.runtime.LEASE_MARGIN_S", 1000.0)
-    runtime = Runtime()
-    runtime.settings = Settings(
+    monkeypatch.setattr("gateway.resources.LEASE_MARGIN_S", 1000.0)
+    resources = Resources()
+    settings = Settings(
         OPENROUTER_API_KEYS="sk-or-v1-canary-key-1",
         STATE_PATH=tmp_path / "state.sqlite3",
         KEYS_MAX_IN_FLIGHT=1,
         REQUEST_TIMEOUT_SECONDS=30,
         _env_file=None,
     )
-    runtime.open_provider()
-    lease = runtime.pool.acquire("m")
-    found = runtime.pool.acquire("m")
-    runtime.close(1.0)
+    resources.settings.open(settings)
+    resources.open_provider()
+    pool = resources.pool()
+    lease = pool.acquire("m")
+    found = pool.acquire("m")
+    resources.close(1.0)
     assert isinstance(lease, Lease)
     assert isinstance(found, Unavailable)
     assert 30.0 < found.retry_in_s <= 1030.0
-    assert repr(runtime.pool) == "KeyPool(1 keys, 10 per 61 s, 1 in flight)"
+    assert repr(pool) == "KeyPool(1 keys, 10 per 61 s, 1 in flight)"
 
 
 def test_no_key_and_no_label_is_told_to_the_store():

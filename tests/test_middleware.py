@@ -11,20 +11,22 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dramatiq import Middleware
+import sentry_sdk
 
 from actors import broker as the_broker
 from actors.boot import EXIT_SETTINGS, Boot
-from actors.broker import MIDDLEWARE, runtime
+from actors.broker import MIDDLEWARE, cooldown, resources, stopping
 from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, Unroutable, UpstreamFailed
 from gateway.keys.pool import KeyPool
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Running, Work
+from gateway.reporting import sentry
 from gateway.stores.state_file import StateFile
 from middleware import key_selection
-from middleware.graceful_stop import GracefulStop
-from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, LedgerMiddleware
-from middleware.watchdog import EXIT_THREAD_LOST, Watchdog
+from middleware.attempt import Attempt
+from middleware.hook import Hook
+from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, Ledger
+from middleware.process import EXIT_THREAD_LOST, Process
 from tests.clock import Clock
 from tests.system.stack import wait_until
 from tests.world import World, job, world
@@ -81,7 +83,7 @@ def test_a_stop_ends_the_wait_for_a_store(here: World, monkeypatch: pytest.Monke
     """The delivery goes back; nothing was called."""
 
     def away(*_args: Any, **_kwargs: Any) -> None:
-        runtime.stopping.set()
+        stopping.set()
         raise AWAY
 
     if where == "pool":
@@ -194,17 +196,17 @@ def test_a_second_delivery_is_patient_from_the_answer_on(here: World, monkeypatc
         waited_for.wait(60)
         publish(*arguments, **named)
 
-    def pause(_ledger: LedgerMiddleware, seconds: float) -> None:
+    def pause(_ledger: Ledger, seconds: float) -> None:
         if seconds == PUBLISHING_POLL_S:  # for the publish of an answer that is there
             waited_for.set()
         else:  # for the end of the call
             clock.advance(seconds)
             if clock() > calling_since + 2 * PUBLISHING_S:
                 go_on.set()
-        runtime.stopping.wait(0.01)
+        stopping.wait(0.01)
 
     monkeypatch.setattr("middleware.ledger.time", SimpleNamespace(monotonic=clock))
-    monkeypatch.setattr(LedgerMiddleware, "_pause", pause)
+    monkeypatch.setattr(Ledger, "_pause", pause)
     here.publisher.publish = held  # type: ignore[method-assign]
     deliveries = [threading.Thread(target=here.deliver, args=(message,)) for _ in range(2)]
     deliveries[0].start()
@@ -229,11 +231,11 @@ def test_a_second_delivery_leaves_an_answer_to_the_first_that_publishes_it(
         go_on.wait(60)
         publish(*arguments, **named)
 
-    def pause(_ledger: LedgerMiddleware, _seconds: float) -> None:
+    def pause(_ledger: Ledger, _seconds: float) -> None:
         go_on.set()
-        runtime.stopping.wait(0.01)
+        stopping.wait(0.01)
 
-    monkeypatch.setattr(LedgerMiddleware, "_pause", pause)
+    monkeypatch.setattr(Ledger, "_pause", pause)
     here.publisher.publish = held  # type: ignore[method-assign]
     settled: list[tuple[str, ...]] = []
     deliveries = [threading.Thread(target=lambda: settled.append(here.deliver(message))) for _ in range(2)]
@@ -253,8 +255,8 @@ def test_a_delivery_whose_first_run_died_is_run_after_its_lease(
     message, clock = here.message(job()), Clock()
     began = clock()
     ledger = SqliteLedger(file := StateFile(tmp_path / "ledger.sqlite3"), ttl_s=1000.0, clock=clock)
-    monkeypatch.setattr(runtime, "ledger", ledger)
-    monkeypatch.setattr(LedgerMiddleware, "_pause", lambda _ledger, seconds: clock.advance(seconds))
+    resources.ledger.open(ledger)
+    monkeypatch.setattr(Ledger, "_pause", lambda _ledger, seconds: clock.advance(seconds))
     ledger.begin(Work.of(job()), delivery=message.message_id, lease_s=30.0)
     assert here.deliver(message) == ("ack",)
     assert len(here.provider.calls) == 1
@@ -262,18 +264,35 @@ def test_a_delivery_whose_first_run_died_is_run_after_its_lease(
     file.close()
 
 
-HOOKS = [hook for hook in MIDDLEWARE if "before_process_message" in vars(type(hook))]
+HOOKS = [hook for hook in MIDDLEWARE if isinstance(hook, Hook)]
+
+
+@pytest.fixture
+def sentry_events(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Any]]:
+    """What would be sent to Sentry."""
+    events: list[Any] = []
+    monkeypatch.setattr(sentry, "_hourly", sentry.Once(3600.0))
+    with sentry_sdk.new_scope() as scope:
+        client = sentry_sdk.Client(
+            dsn="http://key@sentry.invalid/1",
+            default_integrations=False,
+            before_send=lambda event, _hint: events.append(event),
+        )
+        scope.set_client(client)
+        yield events
+        client.close(timeout=0)
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: type(hook).__name__)
 def test_a_request_whose_hook_has_failed_is_not_run_without_it(
-    here: World, monkeypatch: pytest.MonkeyPatch, hook: Middleware
+    here: World, monkeypatch: pytest.MonkeyPatch, sentry_events: list[Any], hook: Hook[Any]
 ):
-    """F61: no call, tried again on the short schedule as after any fault of ours, and answered when that has passed."""
+    """F61: no call, one event, tried again on the short schedule as after any fault of ours, and answered after it."""
     with monkeypatch.context() as faulty:
-        faulty.setattr(hook, "before_process_message", fail)
+        faulty.setattr(hook, "around", failing)
         assert here.deliver(here.message(job())) == ("ack",)
     assert here.provider.calls == []
+    assert [e["exception"]["values"][-1]["type"] for e in sentry_events] == ["ValueError"]
     (copy,) = here.copies("gemini.generate.backoff.2s")
     assert here.publisher.to("gemini.responses") == []
     assert here.deliver(copy) == ("ack",)
@@ -282,15 +301,24 @@ def test_a_request_whose_hook_has_failed_is_not_run_without_it(
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: type(hook).__name__)
+def test_a_hook_that_does_not_yield_has_failed(here: World, monkeypatch: pytest.MonkeyPatch, hook: Hook[Any]):
+    """A `return` before the `yield` would leave the actor without it."""
+    monkeypatch.setattr(hook, "around", lambda _attempt: iter(()))
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert here.provider.calls == []
+    assert len(here.copies("gemini.generate.backoff.2s")) == 1
+
+
+@pytest.mark.parametrize("hook", [hook for hook in HOOKS if hook.kind is Attempt], ids=lambda hook: type(hook).__name__)
 def test_a_held_reply_whose_hook_has_failed_waits_for_its_next_try(
-    here: World, monkeypatch: pytest.MonkeyPatch, hook: Middleware
+    here: World, monkeypatch: pytest.MonkeyPatch, hook: Hook[Any]
 ):
     """F61: it is paid for. Given back at once it would fail until RabbitMQ gives it up."""
     here.publisher.refuse["gemini.responses"] = [Unroutable("missing", queue="gemini.responses")]
     here.deliver(here.message(job()))
     (held,) = here.copies("gemini.callbacks.delay.5s")
     with monkeypatch.context() as faulty:
-        faulty.setattr(hook, "before_process_message", fail)
+        faulty.setattr(hook, "around", failing)
         assert here.deliver(held) == ("ack",)
     (again,) = here.copies("gemini.callbacks.delay.60s")
     assert here.deliver(again) == ("ack",)
@@ -314,6 +342,11 @@ def test_a_fault_in_what_a_hook_uses_ends_in_one_error_envelope(
     assert here.provider.calls == []
     (envelope,) = here.publisher.to("gemini.responses")
     assert (envelope["error"], envelope["error_code"]) == ("Internal error", "internal")
+
+
+def failing(_attempt: Attempt) -> Iterator[None]:
+    raise ValueError("canary-prompt")
+    yield
 
 
 def fail(*_args: Any, **_kwargs: Any) -> None:
@@ -373,7 +406,7 @@ def test_a_401_of_the_only_key_is_no_outage(tmp_path: Path):
 def test_a_key_that_is_not_known_is_asked_about(here: World, monkeypatch: pytest.MonkeyPatch):
     """A 401 is probed; a key without credit, or at its limit, comes back when its rest is over."""
     suspects: list[str] = []
-    monkeypatch.setattr(runtime, "prober", SimpleNamespace(suspect=lambda key: suspects.append(str(key))))
+    monkeypatch.setattr(cooldown, "suspect", lambda key: suspects.append(str(key)))
     here.provider.script = [AuthenticationFailed("HTTP 401", reason="http_401", status=401), LIMITED]
     here.deliver(here.message(job()))
     assert suspects == ["****1111"]
@@ -402,9 +435,9 @@ def test_the_first_signal_stops_and_the_second_is_ignored(here: World):
         writer.send(bytes([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP]))
         writer.close()
         stops = {signum: lambda number, _frame: handled.append(number) for signum in (signal.SIGTERM, signal.SIGHUP)}
-        GracefulStop(runtime)._wait(reader, stops)
+        Process(stopping)._wait(reader, stops)
     assert handled == [signal.SIGTERM]
-    assert runtime.stopping.is_set()
+    assert stopping.is_set()
 
 
 def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: pytest.MonkeyPatch):
@@ -414,9 +447,9 @@ def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: py
     record = lambda _signum, _frame: handled.append(threading.current_thread().name)  # noqa: E731
     monkeypatch.setattr(signal, "getsignal", lambda _signum: record)
     try:
-        GracefulStop(runtime).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
+        Process(stopping).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGTERM)
-        assert runtime.stopping.wait(60)
+        assert stopping.wait(60)
         wait_until(lambda: handled, what="Dramatiq's handler")
         assert handled == ["signals"]
     finally:
@@ -436,10 +469,10 @@ def test_a_stop_gives_back_what_was_not_started(here: World):
     worker = SimpleNamespace(
         work_queue=work, consumers={"gemini.generate": SimpleNamespace(post_process_message=given_back.append)}
     )
-    GracefulStop(runtime).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
+    Process(stopping).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
     assert given_back == [waiting.message]
     assert work.unfinished_tasks == 1
-    assert runtime.stopping.is_set()
+    assert stopping.is_set()
 
 
 def test_a_worker_fetches_as_much_as_it_has_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -448,7 +481,7 @@ def test_a_worker_fetches_as_much_as_it_has_threads(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("QUEUE_MAX_RETRIES", "many")
     worker = SimpleNamespace(worker_threads=7, queue_prefetch=14)
     with pytest.raises(SystemExit) as left:
-        Boot(runtime).before_worker_boot(the_broker, worker)  # type: ignore[arg-type]
+        Boot(resources).before_worker_boot(the_broker, worker)  # type: ignore[arg-type]
     assert worker.queue_prefetch == 7
     assert left.value.code == EXIT_SETTINGS
 
@@ -471,7 +504,7 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     monkeypatch.setattr(os, "kill", lambda _pid, _signum: asked.set())
     alive, ended = threading.current_thread(), threading.Thread()
     worker: Any = SimpleNamespace(workers=[alive], consumers={"gemini.generate": ended})
-    watchdog = Watchdog(runtime, look_every_s=0.01)
+    watchdog = Process(stopping, look_every_s=0.01)
     watchdog.after_worker_boot(the_broker, worker)
     assert asked.wait(60)
     with pytest.raises(SystemExit) as left:
@@ -481,8 +514,8 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
 
 def test_a_whole_worker_ends_without_a_word(here: World):
     """A stop is no failure."""
-    watchdog = Watchdog(runtime, look_every_s=0.01)
-    runtime.stopping.set()
+    watchdog = Process(stopping, look_every_s=0.01)
+    stopping.set()
     worker: Any = SimpleNamespace(workers=[threading.current_thread()], consumers={})
     watchdog.after_worker_boot(the_broker, worker)
     watchdog.after_worker_shutdown(the_broker, worker)

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dramatiq import Message
 
-from gateway.ledger.store import Work
-from middleware.attempt import Attempt
+from middleware.attempt import JobAttempt
 from middleware.publishing import Publishing
 from tests.system.stack import wait_until
 from tests.world import World, job, world
@@ -95,12 +95,17 @@ def test_an_answer_that_its_process_could_not_publish_is_published_by_the_redeli
 
 def test_the_answer_of_a_work_is_one_attempts_to_publish_until_that_has_ended():
     """Only who has begun can end it."""
-    work, publishing = Work.of(job()), Publishing()
-    first, second = (Attempt(delivery_id="d", work=work) for _ in range(2))
-    assert publishing.begin(work, first)
-    assert publishing.begin(work, first)
-    assert not publishing.begin(work, second)
+    publishing = Publishing()
+    first, second = (an_attempt() for _ in range(2))
+    assert publishing.begin(first)
+    assert publishing.begin(first)
+    assert not publishing.begin(second)
     publishing.end(second)
-    assert not publishing.begin(work, second)
+    assert not publishing.begin(second)
     publishing.end(first)
-    assert publishing.begin(work, second)
+    assert publishing.begin(second)
+
+
+def an_attempt() -> JobAttempt:
+    message = Message[None]("gemini.generate", "generate", (job(),), {}, {})
+    return JobAttempt(message=message, request_id="r-1", job=job())

@@ -8,12 +8,9 @@ from typing import Any
 
 import pytest
 
-from gateway.keys.pool import KeyPool
-from gateway.providers import provider_from
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import Topology
-from gateway.resources import open_stores
-from gateway.runtime import Runtime
+from gateway.resources import Resources
 from gateway.secrets import ApiKey, mask
 from gateway.settings import load_settings
 from gateway.stores.redis_server import RedisServer
@@ -22,7 +19,7 @@ OURS = ("actors", "bridge", "gateway", "middleware")
 
 
 @pytest.fixture
-def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runtime]:
+def resources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Resources]:
     """Everything that a worker opens and that needs nobody else, with "canary" in each secret."""
     monkeypatch.chdir(tmp_path)  # where there is no .env
     for name, value in {
@@ -33,22 +30,19 @@ def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Runtime
         "STATE_PATH": str(tmp_path / "state.sqlite3"),
     }.items():
         monkeypatch.setenv(name, value)
-    opened = Runtime()
-    opened.settings = load_settings()
-    opened.topology = Topology(opened.settings)
-    opened.publisher = Publisher(opened.settings.rabbitmq_url.get_secret_value(), name="test")
-    opened._stores = open_stores(opened.settings)
-    opened.pool = KeyPool(opened.settings.keys, opened._stores.keys, max_per_window=10, window_s=60, cooldown_s=60)
-    opened.ledger = opened._stores.ledger
-    opened.provider = provider_from(opened.settings)
+    opened = Resources()
+    settings = opened.settings.open(load_settings())
+    opened.topology.open(Topology(settings))
+    opened.publisher.open(Publisher(settings.rabbitmq_url.get_secret_value(), name="test"))
+    opened.open_provider()
     yield opened
     opened.close(1)
 
 
-def test_nothing_that_a_worker_holds_shows_a_secret(runtime: Runtime):
-    """S3, S7: repr, str and vars of the runtime and of every object of ours that can be reached from there."""
-    seen = list(reachable(runtime))
-    assert {"Runtime", "Settings", "ApiKey", "KeyPool", "OpenRouter", "Publisher"} <= {
+def test_nothing_that_a_worker_holds_shows_a_secret(resources: Resources):
+    """S3, S7: repr, str and vars of the resources and of every object of ours that can be reached from there."""
+    seen = list(reachable(resources))
+    assert {"Resources", "Settings", "ApiKey", "KeyPool", "OpenRouter", "Publisher"} <= {
         type(one).__name__ for one in seen
     }
     assert [type(one).__name__ for one in seen if "canary" in shown(one)] == []
@@ -60,9 +54,9 @@ def test_a_redis_url_is_not_shown():
     assert [type(one).__name__ for one in reachable(server) if "canary" in shown(one)] == []
 
 
-def test_a_leased_key_is_not_shown(runtime: Runtime):
+def test_a_leased_key_is_not_shown(resources: Resources):
     """S3: it is what travels through the middleware."""
-    lease = runtime.pool.acquire("vendor/model")
+    lease = resources.pool().acquire("vendor/model")
     assert "****1111" in shown(lease)
     assert "canary" not in shown(lease)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from actors.broker import runtime
+from actors.broker import requests_wait, resources
 from bridge.waiting import WaitingRoom
 from gateway.errors import RateLimited, StoreUnavailable
 from gateway.keys.pool import KeyPool
@@ -76,7 +76,7 @@ def queues(here: World) -> DelayQueues:
 
 def room(queues: DelayQueues) -> WaitingRoom:
     source = SimpleNamespace(call_soon=lambda callback: callback(), settled=lambda delivery: None)
-    return WaitingRoom(runtime, queues, source=source)  # type: ignore[arg-type]
+    return WaitingRoom(resources, requests_wait, queues, source=source)  # type: ignore[arg-type]
 
 
 def test_the_shortest_wait_comes_first_and_in_order(here: World, queues: DelayQueues):
@@ -93,6 +93,16 @@ def test_an_early_release_counts_no_retry_and_brings_its_key(here: World, queues
     assert delivery is not None
     assert delivery.args[0].retry_count == 0
     assert attempt_of(delivery).lease is not None
+
+
+def test_a_key_that_was_not_used_is_given_back_with_its_delivery(here: World, queues: DelayQueues):
+    """A hook above key selection has ended it, or the worker stops: the key's place in its window is free again."""
+    waiting = room(queues)
+    for _ in range(3):
+        delivery = waiting.next()
+        assert delivery is not None
+        delivery.settle()
+    assert [status.used for status in here.pool.status()] == [0]
 
 
 def test_what_is_released_is_acked_in_its_delay_queue_when_it_is_settled(here: World, queues: DelayQueues):

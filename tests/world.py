@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from queue import PriorityQueue
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import dramatiq
@@ -16,10 +16,12 @@ import pika
 from dramatiq.worker import WorkerThread
 
 from actors import broker as the_broker
-from actors.broker import runtime
+from actors.broker import requests_wait, resources
 from bridge.delivery import Delivery
 from gateway.keys.pool import KeyPool
 from gateway.messages import Completion, Job, Request, Usage
+from gateway.providers import Provider as RealProvider
+from gateway.rabbitmq.publisher import Publisher as RealPublisher
 from gateway.rabbitmq.topology import Topology
 from gateway.resources import open_stores
 from gateway.settings import Settings, load_settings
@@ -110,7 +112,7 @@ class Channel:
 
 
 class World:
-    """The runtime of one test: real pool, ledger, topology and policy; played publisher and provider."""
+    """The resources of one test: real pool, ledger, topology and policy; played publisher and provider."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
         self.settings = settings
@@ -127,17 +129,14 @@ class World:
         self.topology = Topology(settings)
 
     def install(self) -> None:
-        runtime.stopping.clear()
-        runtime.requests_wait.clear()
-        for name, value in {
-            "settings": self.settings,
-            "topology": self.topology,
-            "publisher": self.publisher,
-            "pool": self.pool,
-            "ledger": self.stores.ledger,
-            "provider": self.provider,
-        }.items():
-            setattr(runtime, name, value)
+        resources.stopping.clear()
+        requests_wait.clear()
+        resources.settings.open(self.settings)
+        resources.topology.open(self.topology)
+        resources.publisher.open(cast("RealPublisher", self.publisher))
+        resources.pool.open(self.pool)
+        resources.ledger.open(self.stores.ledger)
+        resources.provider.open(cast("RealProvider", self.provider))
 
     def message(self, job: Job, actor: str = "generate", **fields: Any) -> "dramatiq.Message[Any]":
         return dramatiq.Message("gemini.generate", actor, (job,), {}, {}, **fields)

@@ -110,6 +110,16 @@ def capture_failure(
             sentry_sdk.capture_exception(cause, scope=scope)
 
 
+def capture_fault(error: BaseException, *, where: str) -> None:
+    """One event an hour for a fault of ours of this type in this place; its stack says where."""
+    if not _hourly.first((where, type(error))):
+        return
+    with sentry_sdk.new_scope() as scope:
+        scope.set_tag("what", f"fault in {where}")
+        scope.fingerprint = [where, type(error).__name__]
+        sentry_sdk.capture_exception(error, scope=scope)
+
+
 def tell_operator(what: str, text: str, *, about: str | None = None) -> None:
     """Tell an operator once an hour what only a person can mend: a refused key, an empty account, a full queue.
 

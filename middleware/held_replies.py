@@ -1,0 +1,64 @@
+"""Replies whose callback queue refused them: they wait in RabbitMQ and are tried again, for about a day."""
+
+import logging
+import time
+from collections.abc import Callable
+
+from dramatiq import Broker, Message
+
+from gateway.errors import ErrorCode
+from gateway.messages import Reply
+from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.topology import DEAD_WORK, Topology
+from gateway.reporting import sentry
+from gateway.schedule import callback_wait_s
+from middleware.attempt import Outcome, ReplyAttempt
+from middleware.errors import NotRun
+from middleware.hook import Verdict
+from middleware.outbox import Outbox
+
+logger = logging.getLogger(__name__)
+
+
+class HeldReplies(Verdict[ReplyAttempt]):
+    """Another try of a held reply has answered, or the reply is held again; without an outcome it goes back."""
+
+    kind = ReplyAttempt
+
+    def __init__(self, outbox: Outbox, topology: Callable[[], Topology]) -> None:
+        self.outbox = outbox
+        self.topology = topology
+
+    def after(self, broker: Broker, attempt: ReplyAttempt, error: BaseException | None) -> None:
+        if error is None:
+            attempt.outcome = Outcome.ANSWERED
+        elif not isinstance(error, NotRun):
+            # Refused, or a fault of ours: at once it would come back, and fail again, until RabbitMQ gives it up.
+            attempt.outcome = self.hold(attempt.message, attempt.reply)
+
+    def hold(self, message: "Message[None]", reply: Reply) -> Outcome:
+        """Put a refused reply into its next wait, or into the dead queue after the last one; confirmed either way."""
+        refused = reply.model_copy(
+            update={"attempts": reply.attempts + 1, "first_refused_at": reply.first_refused_at or time.time()}
+        )
+        copy = message.copy(args=(refused,), options={})
+        delay_s = callback_wait_s(refused.attempts)
+        if delay_s is None:
+            return self._to_dead_queue(copy, refused)
+        self.outbox.send(copy, self.topology().callback_wait(delay_s))
+        logger.info("The reply waits %g s for its callback queue (refused %d times)", delay_s, refused.attempts)
+        return Outcome.HELD
+
+    def _to_dead_queue(self, message: "Message[None]", reply: Reply) -> Outcome:
+        properties = dead_letter(
+            reason="the callback queue refused the reply at every try",
+            code=ErrorCode.CALLBACK_REFUSED,
+            source=reply.queue,
+            request_id=reply.request_id,
+            first_seen=reply.first_refused_at,
+            attempts=reply.attempts,
+        )
+        self.outbox.publish(DEAD_WORK, message.encode(), properties)
+        sentry.tell_operator("reply_dead", "a reply could not be delivered for a day", about=reply.queue)
+        logger.error("The callback queue refused the reply %d times: moved to the dead queue", reply.attempts)
+        return Outcome.DEAD

@@ -1,0 +1,109 @@
+"""The life of a worker process: it stops once and drains, and it ends when it has lost a thread."""
+
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from types import FrameType
+
+from dramatiq import Broker, Worker
+from dramatiq.common import iter_queue
+
+from middleware.attempt import Attempt, current
+from middleware.errors import Stopping
+from middleware.hook import Around, Hook
+
+#: How often the threads are looked at, in seconds.
+LOOK_EVERY_S = 5.0
+
+#: Exit code of a worker process that has lost a thread, from sysexits.h: EX_SOFTWARE.
+EXIT_THREAD_LOST = 70
+
+_Handler = Callable[[int, FrameType | None], object]
+
+logger = logging.getLogger(__name__)
+
+
+class Process(Hook[Attempt]):
+    """The first SIGTERM stops the worker, later ones are ignored: no new deliveries, running calls end.
+
+    Dramatiq kills a worker process at its second SIGTERM. Heroku, honcho and a shell in a container send the signal to
+    every process of the group, and Dramatiq's master sends it on, so each worker gets two at once.
+
+    When a consumer or worker thread has ended by itself, the process drains, and ends with a code that is not 0: half a
+    worker looks alive and lets requests wait. The platform starts it again; Dramatiq's master stops the other processes
+    of the worker with it.
+    """
+
+    def __init__(self, stopping: threading.Event, *, look_every_s: float = LOOK_EVERY_S) -> None:
+        self.stopping = stopping
+        self.look_every_s = look_every_s
+        self.lost: str | None = None
+        self._signals: tuple[socket.socket, socket.socket] | None = None  # both ends stay open as long as the process
+
+    def around(self, attempt: Attempt) -> Around:
+        if self.stopping.is_set():
+            raise Stopping("the worker is stopping")
+        current.set(attempt)
+        yield
+        current.set(None)
+
+    def before_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        # Nothing is done in the handlers: they interrupt whoever runs, and on greenlets that may be the holder of any
+        # lock, that of the log among them. Python writes the number of each signal to a socket, and a thread reads it.
+        self._signals = reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)  # first: no signal falls in between
+        stops = {}
+        for name in ("SIGTERM", "SIGHUP"):
+            signum = getattr(signal, name)
+            handler = signal.getsignal(signum)
+            if callable(handler):
+                stops[int(signum)] = handler
+                signal.signal(signum, _ignored)
+        threading.Thread(target=self._wait, args=(reader, stops), name="signals", daemon=True).start()
+
+    def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
+        threading.Thread(target=self._watch, args=(worker,), name="watchdog", daemon=True).start()
+
+    def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        self.stopping.set()
+        waiting = [item.message for item in iter_queue(worker.work_queue)]
+        for message in waiting:
+            # No outcome, so this gives it back: another worker starts it while we finish our calls.
+            worker.consumers[message.queue_name].post_process_message(message)
+            worker.work_queue.task_done()
+        logger.info("Draining: %d running, %d given back", worker.work_queue.unfinished_tasks, len(waiting))
+
+    def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
+        if self.lost is not None:
+            raise SystemExit(EXIT_THREAD_LOST)
+
+    def _wait(self, reader: socket.socket, stops: Mapping[int, _Handler]) -> None:
+        """Read signals. The first one that stops the worker does; what comes after it is ignored."""
+        while received := reader.recv(1):
+            handler = stops.get(received[0])
+            if handler is not None and not self.stopping.is_set():
+                self.stopping.set()
+                with suppress(SystemExit):  # of a second signal, as Dramatiq counts: the first came before this hook
+                    handler(received[0], None)
+
+    def _watch(self, worker: Worker) -> None:
+        while not self.stopping.wait(self.look_every_s):
+            self.lost = _lost_thread(worker)
+            if self.lost is not None:
+                logger.critical("%s has ended by itself: the process drains and ends", self.lost)
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+
+def _ignored(_signum: int, _frame: FrameType | None) -> None:
+    """The number of the signal is on its way."""
+
+
+def _lost_thread(worker: Worker) -> str | None:
+    threads = [*worker.workers, *worker.consumers.values()]
+    return next((thread.name for thread in threads if not thread.is_alive()), None)
