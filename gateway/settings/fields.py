@@ -142,20 +142,6 @@ class Settings(BaseSettings):
         """True when requests go to Gemini directly."""
         return not (self.openrouter_api_keys or self.openrouter_api_key) and bool(self.gemini_api_keys)
 
-    @property
-    def default_model(self) -> str:
-        """The model of a request that names none."""
-        return self.gemini_model_text if self.uses_gemini else self.openrouter_model
-
-    @property
-    def rabbitmq_url_masked(self) -> str:
-        """The URL fit to show: no password, and no options, which may hold one."""
-        parts = urlsplit(self.rabbitmq_url.get_secret_value())
-        user = f"{parts.username}:****@" if parts.username else ""
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{user}{host}{port}{parts.path}"
-
     def retry_delay_s(self, retry_count: int) -> float | None:
         """Seconds of the wait for a key after `retry_count` waits; None when they are used up.
 
