@@ -99,6 +99,15 @@ def test_the_example_works_as_it_is_once_a_key_is_filled_in(bare: Path):
     assert load_settings().keys == (ApiKey(KEY),)
 
 
+@pytest.mark.parametrize(
+    "field", [name for name, of in Settings.model_fields.items() if "For example" in of.description]
+)
+def test_what_the_documentation_gives_as_an_example_can_be_used(load, field: str):
+    """Somebody will copy it."""
+    (example,) = re.findall(r"For example:\s+`(.+)`$", Settings.model_fields[field].description)
+    assert getattr(load(**{field.upper(): example}), field)
+
+
 def test_the_environment_wins_over_the_file(load, bare: Path):
     """A deployment overrides what lies in the folder; what it does not set comes from there."""
     (bare / ".env").write_text("REQUEST_QUEUE=from.file\nRESPONSE_QUEUE=also.from.file\n")
@@ -120,6 +129,12 @@ def test_a_file_that_cannot_be_read_is_a_problem_in_a_line(bare: Path):
     (bare / ".env").write_bytes(b"OPENROUTER_SITE_NAME=caf\xe9\n")
     with pytest.raises(SettingsError, match=r"\.ENV: cannot be read"):
         load_settings(need_keys=False)
+
+
+def test_a_file_that_cannot_be_read_hides_no_other_problem(problems, bare: Path):
+    """Everything at once, as always."""
+    (bare / ".env").write_bytes(b"\xe9")
+    assert [line.partition(":")[0] for line in problems(LOG_FORMAT="xml")] == [".ENV", "LOG_FORMAT"]
 
 
 def test_settings_cannot_be_changed(load):
