@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 from _rabbitmq import BASE, private_server
 from _rabbitmq_install import NotAvailable
@@ -102,9 +103,9 @@ def rabbitmq(settings: Settings, cleanup: ExitStack) -> tuple[str, str]:
     url = settings.rabbitmq_url.get_secret_value()
     chosen = "rabbitmq_url" in settings.model_fields_set
     if chosen and opens(url):
-        return url, f"{settings.rabbitmq_url_masked}, as it is"
+        return url, f"{_shown(url)}, as it is"
     if chosen:
-        print(f"RabbitMQ   {settings.rabbitmq_url_masked} (RABBITMQ_URL) does not answer, or does not let us in")
+        print(f"RabbitMQ   {_shown(url)} (RABBITMQ_URL) does not answer, or does not let us in")
     started = Node(BASE / "server")
     if started.running:
         return started.url, f"{started.url}, which script/rabbitmq has started"
@@ -112,6 +113,12 @@ def rabbitmq(settings: Settings, cleanup: ExitStack) -> tuple[str, str]:
         return url, f"{url}, as it is"
     url = cleanup.enter_context(private_server(f"gemini-{secrets.token_hex(4)}"))
     return url, f"{url}, a private one: it ends with this command, with all that is in it"
+
+
+def _shown(url: str) -> str:
+    """Where a URL leads, without user, password and options."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def given() -> dict[str, str]:

@@ -2,41 +2,33 @@
 
 Each field is the environment variable of the same name in upper case; `.env` in the working directory is read too, the
 environment wins. An empty value counts as not set.
+
+The text under a field is what everybody reads about it: `script/settings` writes docs/settings.md, .env.example and
+app.json from these.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.errors import GatewayError
 from gateway.secrets import ApiKey
+from gateway.settings.urls import AmqpUrl, HttpUrl, ProxyUrl, RedisUrl, SentryDsn
 from gateway.settings.values import (
     Aliases,
-    AmqpUrl,
     Delays,
     HeaderText,
-    HttpUrl,
     Keys,
     LowerCase,
     ModelName,
     Pattern,
-    ProxyUrl,
     QueueName,
-    RedisUrl,
     Seconds,
-    SentryDsn,
     UpperCase,
 )
-
-
-class SettingsError(GatewayError):
-    """The settings cannot be used; the text has a line for every problem, and no value that was given."""
 
 
 class Settings(BaseSettings):
@@ -54,83 +46,133 @@ class Settings(BaseSettings):
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,
         protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
-    # RabbitMQ. The default is what a fresh local server takes; Heroku's add-on sets CLOUDAMQP_URL.
     rabbitmq_url: AmqpUrl = Field(
         default=SecretStr("amqp://guest:guest@localhost:5672/"),
         validation_alias=AliasChoices("RABBITMQ_URL", "CLOUDAMQP_URL"),
     )
-    # None: the policies of the virtual host are not checked. It is asked with the user and password of RABBITMQ_URL.
+    """Where RabbitMQ is; `amqps://` for TLS. Percent-encode what is special in a password, as `%2F` for `/`. Without it
+    `CLOUDAMQP_URL` is used, which Heroku's add-on sets; without both, what a fresh local server takes."""
+
     rabbitmq_management_url: HttpUrl | None = None
-    # Both names are what the backends that exist use.
+    """When set, a bridge warns at its start of policies that would lose messages. It is asked with the user and
+    password of `RABBITMQ_URL`. For example: `http://localhost:15672`"""
+
     request_queue: QueueName = "gemini.requests"
+    """Where requests come from. The default is what existing backends use."""
+
     response_queue: QueueName = "gemini.responses"
-    # Requests that the bridge has fetched and not yet relayed: enough to keep the publisher's pipeline full.
-    worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
-    # None: a callback queue may have any name that is not one of ours.
+    """Where answers go when a request names no queue. The default is what existing backends use."""
+
     callback_queue_pattern: Pattern | None = None
+    r"""A regular expression that callback queues have to match as a whole. Without it any queue that is not the
+    worker's own will do. For example: `backend\.responses\..*`"""
 
-    # OpenRouter. There is no key to start from: whoever runs this pays.
+    worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
+    """Requests that a bridge has fetched and not yet relayed: enough to keep its publisher busy. A worker holds as many
+    as it has threads."""
+
     openrouter_api_keys: Keys = ()
-    # One key under its usual name; comes after the above in `keys`.
-    openrouter_api_key: Keys = Field(default=(), repr=False)
+    """One or more OpenRouter keys, separated by commas. `label=key` names the account of a key; without labels the
+    worker asks OpenRouter which keys are of one user."""
+
+    openrouter_api_key: Keys = ()
+    """One key under its usual name; counts as one more."""
+
     openrouter_base_url: HttpUrl = "https://openrouter.ai/api/v1"
-    # Cheap, fast, and what requests for `gemini-pro` have meant so far.
+    """Where OpenRouter's API is; another one for a stand-in."""
+
     openrouter_model: ModelName = "google/gemini-2.5-flash"
-    # Optional for OpenRouter: they put a site on its rankings.
-    openrouter_site_url: HttpUrl | None = None
-    openrouter_site_name: HeaderText | None = None
-    # Always sent: without a cap the account's in-flight budget is charged with the model's maximum.
-    openrouter_max_tokens: int = Field(default=8192, ge=1)
-    # `gemini-pro` and other bare names are mapped without an entry here.
+    """For requests that name no model, or `gemini-pro`. The default is cheap and fast, and what `gemini-pro` has meant
+    so far."""
+
     model_aliases: Aliases = {}
-    # None: calls go out directly, whatever proxy the machine has for other programs.
+    """What to ask for when a request names the alias: `alias=model`, separated by commas, or a JSON object.
+    `gemini-pro` and other bare names are mapped without an entry here. For example:
+    `gemini-pro=google/gemini-2.5-pro,fast=google/gemini-2.5-flash-lite`"""
+
+    openrouter_max_tokens: int = Field(default=8192, ge=1)
+    """The cap on output tokens for requests that set none. One is always sent: without it OpenRouter charges the
+    account's in-flight budget with the model's maximum."""
+
+    openrouter_site_url: HttpUrl | None = None
+    """Your site, sent as `HTTP-Referer`: OpenRouter's rankings show it."""
+
+    openrouter_site_name: HeaderText | None = None
+    """The name of your site, sent as `X-Title`."""
+
     http_proxy: ProxyUrl | None = None
-    # The whole call, from connecting to the last byte: reasoning models take a minute and more. The limit stays below
-    # RabbitMQ's consumer_timeout of 30 minutes, which would take the request away from a running call.
+    """For calls to the provider only, not for RabbitMQ or Sentry. Without it they go out directly, whatever proxy the
+    machine has for other programs. For example: `http://user:password@host:3128`"""
+
     request_timeout_seconds: Seconds = Field(default=120.0, le=1200)
+    """For a whole call, from connecting to the last byte: reasoning models take a minute and more. At most 1200, which
+    is below RabbitMQ's `consumer_timeout` of 30 minutes: that would take the request away from a running call."""
 
-    # Gemini directly, for older installations: used when there is no OpenRouter key.
     gemini_api_keys: Keys = ()
+    """Keys of Google's own API, separated by commas."""
+
     gemini_model_text: ModelName = "gemini-2.5-flash"
+    """For requests that name no model."""
+
     gemini_base_url: HttpUrl = "https://generativelanguage.googleapis.com"
+    """Where Google's API is; another one for a stand-in."""
 
-    # Ten a minute is what a free key has; a limit too low costs time, one too high costs 429s.
     keys_max_per_minute: int = Field(default=10, ge=1)
-    # A minute, as the name above says; tests shorten it.
+    """Calls that a key may make in a window, which is a minute long. Ten is what a free key has; a limit too low costs
+    time, one too high costs 429s."""
+
     keys_window_seconds: Seconds = 60.0
-    # For a 429 that states no wait: by then a window of a minute has passed.
+    """The length of that sliding window: a minute, as the name above says; tests shorten it."""
+
     keys_cooldown_seconds: Seconds = 60.0
-    # 0: no limit. Providers limit calls a minute; one that limits calls at a time says so with 429s.
+    """How long a key rests after a 429 that does not say: by then a window of a minute has passed."""
+
     keys_max_in_flight: int = Field(default=0, ge=0)
+    """Calls of one key that may run at a time, over all workers. `0`: any number; providers limit calls a minute, and
+    one that limits calls at a time says so with 429s."""
 
-    # Waits for a key: a minute, ten minutes, an hour, a day; by then every known limit has been reset once.
     queue_retry_delays: Delays = (60.0, 600.0, 3600.0, 86400.0)
-    # Each delay once.
+    """Waits for a key, in seconds: a minute, ten minutes, an hour, a day; by then every known limit has been reset
+    once."""
+
     queue_max_retries: int = Field(default=4, ge=0, le=1000)
-    # On: a burst on one key is answered in minutes; off: it meets the plain schedule.
+    """Waits for a key before the error: each delay once. The last one repeats when there are more waits than delays."""
+
     queue_early_release: bool = True
-    # Waits for a provider at fault: most faults are over in a minute.
+    """A wait ends as soon as a key is free: a burst on one key is answered in minutes. `false`: every wait has its full
+    length."""
+
     upstream_retry_delays: Delays = (2.0, 10.0, 60.0)
+    """Waits when the provider is at fault, in seconds: most faults are over in a minute."""
 
-    # Redis serves any number of machines; None: the file below serves the processes of one.
     redis_url: RedisUrl | None = None
-    # Beside the code, out of version control.
-    state_path: Path = Path(".state/worker.sqlite3")
-    # Two days: longer than the whole schedule, so that no redelivery finds its entry gone. 0 switches the ledger off.
-    ledger_ttl_seconds: float = Field(default=172_800.0, ge=0, allow_inf_nan=False)
+    """Keys and answers of many machines, instead of the file of `STATE_PATH`. For example:
+    `redis://:password@host:6379/0`"""
 
-    # INFO tells each request in a handful of lines.
+    state_path: Path = Path(".state/worker.sqlite3")
+    """Keys and answers of one machine, shared by its processes; beside the code, and out of version control."""
+
+    ledger_ttl_seconds: float = Field(default=172_800.0, ge=0, allow_inf_nan=False)
+    """How long an answer is remembered: two days. Longer than all waits together, so that no redelivery finds its entry
+    gone; `0`: no ledger."""
+
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], UpperCase] = "INFO"
-    # Text for people; platforms that parse lines want json.
+    """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. `INFO` tells each request in a handful of lines."""
+
     log_format: Annotated[Literal["text", "json"], LowerCase] = "text"
-    # None: nothing is sent.
+    """`text` is for people. `json` is for platforms that parse lines: one object a line."""
+
     sentry_dsn: SentryDsn | None = None
-    # What Sentry itself assumes.
+    """Failures go to Sentry when set; prompts, answers and secrets never do."""
+
     sentry_environment: str = "production"
-    # Traces cost money and answer no question that the log does not.
+    """The environment that Sentry shows. The default is what Sentry itself assumes."""
+
     sentry_traces_sample_rate: float = Field(default=0.0, ge=0, le=1)
+    """The share of traces that is sent, 0 to 1. Traces cost money and answer no question that the log does not."""
 
     @property
     def keys(self) -> tuple[ApiKey, ...]:
@@ -141,20 +183,6 @@ class Settings(BaseSettings):
     def uses_gemini(self) -> bool:
         """True when requests go to Gemini directly."""
         return not (self.openrouter_api_keys or self.openrouter_api_key) and bool(self.gemini_api_keys)
-
-    @property
-    def default_model(self) -> str:
-        """The model of a request that names none."""
-        return self.gemini_model_text if self.uses_gemini else self.openrouter_model
-
-    @property
-    def rabbitmq_url_masked(self) -> str:
-        """The URL fit to show: no password, and no options, which may hold one."""
-        parts = urlsplit(self.rabbitmq_url.get_secret_value())
-        user = f"{parts.username}:****@" if parts.username else ""
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{user}{host}{port}{parts.path}"
 
     def retry_delay_s(self, retry_count: int) -> float | None:
         """Seconds of the wait for a key after `retry_count` waits; None when they are used up.
@@ -184,64 +212,6 @@ class Settings(BaseSettings):
         return list(dict.fromkeys(found))
 
 
-def load_settings(*, need_keys: bool = True) -> Settings:
-    """The settings of this process. Raises SettingsError that names every problem at once.
-
-    The bridge calls no provider and so needs no keys.
-    """
-    settings, problems = _read()
-    checks = _CHECKS if need_keys else _CHECKS[:-1]
-    for check in checks:
-        # A field that has a problem of its own holds its default here: it says nothing about the others.
-        if not check.fields & problems.keys() and (text := check.problem(settings)) is not None:
-            problems[check.name] = text
-    if problems:
-        lines = [f"  {name.upper()}: {text}" for name, text in problems.items()]
-        raise SettingsError("\n".join(["The settings cannot be used:", *lines]))
-    return settings
-
-
-def _read() -> tuple[Settings, dict[str, str]]:
-    """The settings, with defaults in place of what cannot be used, and what is wrong with that, by field."""
-    try:
-        return Settings(), {}
-    except ValidationError as error:
-        faults = {str(fault["loc"][0]).lower(): fault for fault in error.errors(include_input=False)}
-    except (OSError, UnicodeDecodeError):
-        return Settings(_env_file=None), {".env": "cannot be read: give a text file in UTF-8, readable for this user"}
-    given = {str(fault["loc"][0]): Settings.model_fields[name].default for name, fault in faults.items()}
-    return Settings(**given), {name: _explain(name, fault) for name, fault in faults.items()}
-
-
-#: What to do about pydantic's own faults; its texts are for programmers.
-_ADVICE = {
-    "int_parsing": "give a whole number",
-    "int_from_float": "give a whole number",
-    "float_parsing": "give a number",
-    "bool_parsing": "give true or false",
-    "finite_number": "give a finite number",
-    "greater_than": "give a number above {gt}",
-    "greater_than_equal": "give a number from {ge} on",
-    "less_than_equal": "give a number up to {le}",
-    "literal_error": "give {expected}",
-}
-
-
-def _explain(name: str, fault: ErrorDetails) -> str:
-    facts: dict[str, Any] = fault.get("ctx", {})
-    text = str(facts["error"]) if "error" in facts else _ADVICE.get(fault["type"], "give another value").format(**facts)
-    if name == "rabbitmq_url":
-        text += " (in RABBITMQ_URL, else CLOUDAMQP_URL)"
-    return f"{text}; or leave it out{_default(name)}"
-
-
-def _default(name: str) -> str:
-    default = Settings.model_fields[name].default
-    if isinstance(default, SecretStr) or not default:
-        return ""
-    return " for " + (",".join(f"{delay:g}" for delay in default) if isinstance(default, tuple) else str(default))
-
-
 def _passwords(url: SecretStr | None) -> Iterator[str]:
     """The password of a URL as it stands there and as it is, unless it is public: guest:guest, redis:redis."""
     if url is None:
@@ -252,40 +222,15 @@ def _passwords(url: SecretStr | None) -> Iterator[str]:
         yield from (parts.password, unquote(parts.password))
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """A rule about several fields; its problem is reported under `name`."""
-
-    name: str
-    fields: frozenset[str]
-    problem: Callable[[Settings], str | None]
-
-
-def _two_queues(settings: Settings) -> str | None:
-    if settings.request_queue != settings.response_queue:
-        return None
-    return "the same as REQUEST_QUEUE, answers would come back as requests: give another queue"
-
-
-def _ledger_lives_long_enough(settings: Settings) -> str | None:
-    needed_s = settings.longest_schedule_s()
-    if settings.ledger_ttl_seconds == 0 or settings.ledger_ttl_seconds > needed_s:
-        return None
-    return f"an answer would be forgotten before the waits end: give more than {needed_s:.15g}, or 0 for no ledger"
-
-
-def _some_key(settings: Settings) -> str | None:
-    if settings.keys:
-        return None
-    return "no key is set: give at least one, separated by commas (or GEMINI_API_KEYS, to call Gemini directly)"
-
-
-_KEY_FIELDS = frozenset({"openrouter_api_keys", "openrouter_api_key", "gemini_api_keys"})
-_SCHEDULE_FIELDS = frozenset({"ledger_ttl_seconds", "queue_retry_delays", "queue_max_retries", "upstream_retry_delays"})
-
-#: The last one is for those who call a provider.
-_CHECKS = (
-    _Check("response_queue", frozenset({"request_queue", "response_queue"}), _two_queues),
-    _Check("ledger_ttl_seconds", _SCHEDULE_FIELDS, _ledger_lives_long_enough),
-    _Check("openrouter_api_keys", _KEY_FIELDS, _some_key),
-)
+def default_of(field: str) -> str:
+    """The default of a field as one would type it; empty when there is none."""
+    default = Settings.model_fields[field].default
+    if isinstance(default, SecretStr):
+        return default.get_secret_value()
+    if isinstance(default, tuple):
+        return ",".join(f"{delay:g}" for delay in default)
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:.15g}"
+    return "" if default in (None, {}) else str(default)

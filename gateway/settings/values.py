@@ -1,20 +1,16 @@
-"""The types of single settings: from the text of an environment variable to a checked value. Pure but for CA files.
+"""The types of settings that are no URLs: from the text of an environment variable to a checked value. Pure.
 
 A ValueError says what to give, and never repeats what was given: any of these texts could be a secret in the wrong
 place.
 """
 
 import json
-import math
 import re
-import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from typing import Annotated
 
-import pika
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_settings import NoDecode
 
 from gateway.secrets import ApiKey
@@ -34,13 +30,15 @@ OWN_PREFIXES = ("gemini.generate", "gemini.callbacks", "gemini.requests.dead")
 _KEY = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
 _MODEL = re.compile(r"[!-~]{1,200}")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
-_HTTP = frozenset({"http", "https"})
 
 
-def _keys(text: object) -> object:
+def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
+    """`parse` for what stands in an environment; a default is a value already."""
+    return BeforeValidator(lambda given: parse(given) if isinstance(given, str) else given)
+
+
+def _keys(text: str) -> tuple[ApiKey, ...]:
     """`key`, `label=key`, comma-separated; one key of several spellings counts once."""
-    if not isinstance(text, str):
-        return text
     parts = [part.strip() for part in text.split(",")]
     return tuple(dict.fromkeys(_key(part, number) for number, part in enumerate(parts, 1) if part))
 
@@ -52,9 +50,7 @@ def _key(part: str, number: int) -> ApiKey:
     return ApiKey(value.strip(), label=label.strip() or None)
 
 
-def _delays(text: object) -> object:
-    if not isinstance(text, str):
-        return text
+def _delays(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -69,16 +65,8 @@ def _possible(delays: tuple[float, ...]) -> tuple[float, ...]:
     return delays
 
 
-def _finite(seconds: float) -> float:
-    if not math.isfinite(seconds):
-        raise ValueError("give a finite number of seconds")
-    return seconds
-
-
-def _aliases(text: object) -> object:
+def _aliases(text: str) -> dict[str, str]:
     """A JSON object, or `alias=model` pairs separated by commas."""
-    if not isinstance(text, str):
-        return text
     try:
         found = json.loads(text) if text.lstrip().startswith("{") else _pairs(text)
     except (ValueError, RecursionError):
@@ -126,105 +114,19 @@ def _pattern(text: str) -> str:
     return text
 
 
-def _upper(text: object) -> object:
-    return text.strip().upper() if isinstance(text, str) else text
-
-
-def _lower(text: object) -> object:
-    return text.strip().lower() if isinstance(text, str) else text
-
-
-def _split(url: str, schemes: frozenset[str], advice: str) -> SplitResult:
-    """The parts of `url`, all of them readable: urllib's own errors repeat the password."""
-    try:
-        parts = urlsplit(url.strip())
-        readable = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        readable = False
-    if not readable or _CONTROLS.search(url):
-        raise ValueError(f"{advice}; percent-encode what is special in a password, as %2F for /")
-    return parts
-
-
-def _amqp(url: SecretStr) -> SecretStr:
-    advice = "give amqp://user:password@host:port/vhost, or amqps:// for TLS"
-    text = url.get_secret_value().strip()
-    parts = _split(text, frozenset({"amqp", "amqps"}), advice)
-    if (parts.username is None) != (parts.password is None):
-        raise ValueError(f"{advice}, with both user and password or neither")
-    if "ssl_options" in parse_qs(parts.query, keep_blank_values=True) and parts.scheme == "amqp":
-        raise ValueError("ssl_options belong to a URL that begins with amqps://")
-    _check_verification(_pika_parameters(text), "cert_reqs" in text)
-    return SecretStr(text)
-
-
-def _pika_parameters(url: str) -> Any:
-    try:
-        return pika.URLParameters(url)
-    except Exception:  # noqa: BLE001 - whatever pika makes of a bad value, its text repeats the value
-        raise ValueError(
-            "what follows the ? is not understood: give options of pika's URLParameters, as in ?heartbeat=20"
-        ) from None
-
-
-def _check_verification(parameters: Any, asks_for_less: bool) -> None:
-    # pika verifies only with its own defaults; a `protocol` of one's own makes a context that accepts any certificate.
-    options = parameters.ssl_options
-    if options is None:
-        return
-    context = options.context
-    if asks_for_less or context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname:
-        raise ValueError(
-            "ssl_options switch the verification of certificates off: give only ca_certs, certfile, keyfile, password, "
-            "ciphers or server_hostname"
-        )
-
-
-def _http(url: str) -> str:
-    parts = _split(url, _HTTP, "give a URL that begins with https:// or http://")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise ValueError("give a URL without user, password, ? and #")
-    return url.strip().rstrip("/")
-
-
-def _proxy(url: SecretStr) -> SecretStr:
-    _split(url.get_secret_value(), _HTTP, "give http://user:password@host:port")
-    return SecretStr(url.get_secret_value().strip())
-
-
-def _redis(url: SecretStr) -> SecretStr:
-    text = url.get_secret_value().strip()
-    if not text.startswith("unix://"):
-        _split(text, frozenset({"redis", "rediss"}), "give redis://:password@host:port/0, or rediss:// for TLS")
-    return SecretStr(text)
-
-
-def _dsn(url: SecretStr) -> SecretStr:
-    advice = "give the DSN that Sentry shows: https://<key>@<host>/<project number>"
-    parts = _split(url.get_secret_value(), _HTTP, advice)
-    if not parts.username or not parts.path.rpartition("/")[2].isdecimal():
-        raise ValueError(advice)
-    return SecretStr(url.get_secret_value().strip())
-
-
-Keys = Annotated[tuple[Annotated[ApiKey, PlainSerializer(str, return_type=str)], ...], NoDecode, BeforeValidator(_keys)]
-Delays = Annotated[tuple[float, ...], NoDecode, BeforeValidator(_delays), AfterValidator(_possible)]
+Keys = Annotated[tuple[Annotated[ApiKey, PlainSerializer(str, return_type=str)], ...], NoDecode, _from_text(_keys)]
+Delays = Annotated[tuple[float, ...], NoDecode, _from_text(_delays), AfterValidator(_possible)]
 Aliases = Annotated[
     Mapping[str, str],
     NoDecode,
-    BeforeValidator(_aliases),
+    _from_text(_aliases),
     AfterValidator(MappingProxyType),
     PlainSerializer(dict, return_type=dict[str, str]),
 ]
-Seconds = Annotated[float, AfterValidator(_finite), Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ModelName = Annotated[str, AfterValidator(_model)]
 QueueName = Annotated[str, AfterValidator(_queue)]
 HeaderText = Annotated[str, AfterValidator(_header)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
-HttpUrl = Annotated[str, AfterValidator(_http)]
-AmqpUrl = Annotated[SecretStr, AfterValidator(_amqp)]
-ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy)]
-RedisUrl = Annotated[SecretStr, AfterValidator(_redis)]
-SentryDsn = Annotated[SecretStr, AfterValidator(_dsn)]
-UpperCase = BeforeValidator(_upper)
-LowerCase = BeforeValidator(_lower)
+UpperCase = _from_text(lambda text: text.strip().upper())
+LowerCase = _from_text(lambda text: text.strip().lower())

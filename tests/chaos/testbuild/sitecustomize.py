@@ -84,8 +84,8 @@ def around(owner, name, *, before=None, after=None):
 
 
 def in_bridge():
-    """Whether this process is a bridge: a worker never loads its package."""
-    return "bridge" in sys.modules
+    """Whether this process is a bridge: a worker never loads its relay."""
+    return "bridge.relay" in sys.modules
 
 
 def id_in(value):

@@ -1,0 +1,95 @@
+"""The types of settings that are URLs. Pure but for the files of certificates that a URL for RabbitMQ names.
+
+A ValueError says what to give, and never repeats what was given: urllib's and pika's own errors repeat the password.
+"""
+
+import ssl
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+import pika
+from pydantic import AfterValidator, SecretStr
+
+_HTTP = frozenset({"http", "https"})
+
+
+def _split(url: str, schemes: frozenset[str], advice: str) -> SplitResult:
+    """The parts of `url`, all of them readable."""
+    try:
+        parts = urlsplit(url)
+        readable = url.isprintable() and parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        readable = False
+    if not readable:
+        raise ValueError(f"{advice}; percent-encode what is special in a password, as %2F for /")
+    return parts
+
+
+def _amqp(url: str) -> None:
+    advice = "give amqp://user:password@host:port/vhost, or amqps:// for TLS"
+    parts = _split(url, frozenset({"amqp", "amqps"}), advice)
+    if (parts.username is None) != (parts.password is None):
+        raise ValueError(f"{advice}, with both user and password or neither")
+    if "ssl_options" in parse_qs(parts.query, keep_blank_values=True) and parts.scheme == "amqp":
+        raise ValueError("ssl_options belong to a URL that begins with amqps://")
+    context = _tls_context(url)
+    # pika verifies only with its own defaults; a `protocol` of one's own makes a context that accepts any certificate.
+    if context and ("cert_reqs" in url or context.verify_mode is not ssl.CERT_REQUIRED or not context.check_hostname):
+        raise ValueError(
+            "ssl_options switch the verification of certificates off: give only ca_certs, certfile, keyfile, password, "
+            "ciphers or server_hostname"
+        )
+
+
+def _tls_context(url: str) -> ssl.SSLContext | None:
+    """What pika would connect with; None without TLS."""
+    try:
+        options = pika.URLParameters(url).ssl_options
+    except Exception:  # noqa: BLE001 - whatever pika makes of a bad value, its text repeats the value
+        raise ValueError(
+            "what follows the ? is not understood: give options of pika's URLParameters, as in ?heartbeat=20"
+        ) from None
+    return options.context if options else None
+
+
+def _http(url: str) -> str:
+    url = url.strip()
+    parts = _split(url, _HTTP, "give a URL that begins with https:// or http://")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("give a URL without user, password, ? and #")
+    return url.rstrip("/")
+
+
+def _proxy(url: str) -> None:
+    _split(url, _HTTP, "give http://user:password@host:port")
+
+
+def _redis(url: str) -> None:
+    if not url.startswith("unix://"):
+        _split(url, frozenset({"redis", "rediss"}), "give redis://:password@host:port/0, or rediss:// for TLS")
+
+
+def _dsn(url: str) -> None:
+    advice = "give the DSN that Sentry shows: https://<key>@<host>/<project number>"
+    parts = _split(url, _HTTP, advice)
+    if not parts.username or not parts.path.rpartition("/")[2].isdecimal():
+        raise ValueError(advice)
+
+
+def _secret(check: Callable[[str], None]) -> AfterValidator:
+    """What `check` does not refuse, without blanks around it."""
+
+    def checked(url: SecretStr) -> SecretStr:
+        text = url.get_secret_value().strip()
+        check(text)
+        return SecretStr(text)
+
+    return AfterValidator(checked)
+
+
+HttpUrl = Annotated[str, AfterValidator(_http)]
+AmqpUrl = Annotated[SecretStr, _secret(_amqp)]
+ProxyUrl = Annotated[SecretStr, _secret(_proxy)]
+RedisUrl = Annotated[SecretStr, _secret(_redis)]
+SentryDsn = Annotated[SecretStr, _secret(_dsn)]
