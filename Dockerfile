@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Targets: `worker` (the last one, so the default) runs worker or bridge; `fake` runs the stand-in for OpenRouter.
+# Targets: `worker` (the last one, so the default) runs the worker; `fake` runs the stand-in for OpenRouter.
 
 FROM python:3.11-slim AS build
 # The interpreter of the image is used, never one that uv would download.

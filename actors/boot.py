@@ -9,6 +9,7 @@ from typing import TextIO
 from dramatiq import Broker, Middleware, Worker
 
 from gateway.errors import GatewayError
+from gateway.rabbitmq import vhost_policies
 from gateway.reporting import logs, sentry
 from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
@@ -36,6 +37,7 @@ class Boot(Middleware):
             sentry.configure(settings)
             self.resources.open_messaging(settings, name="worker")
             self.resources.open_provider()
+            vhost_policies.look_in_background(settings, self.resources.topology().ours)
         except SettingsError as error:
             self._give_up(error, EXIT_SETTINGS)
         except GatewayError as error:

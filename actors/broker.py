@@ -5,8 +5,12 @@ import threading
 import dramatiq
 
 from actors.boot import Boot
+from bridge.consumer import Doors
 from bridge.rabbitmq_broker import RabbitmqBroker
+from bridge.requests import RequestDoor
+from bridge.waiting import WaitingDoor
 from bridge.wire import StrictEncoder
+from bridge.work import WorkDoor
 from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
@@ -29,6 +33,13 @@ stopping = resources.stopping
 #: Set when a request waits for a key, as far as this process knows.
 requests_wait = threading.Event()
 
+#: Where deliveries come in: requests of others, work of ours, and, early, requests that wait for a key.
+doors = Doors(
+    requests=RequestDoor(settings, topology, publisher),
+    work=WorkDoor(publisher),
+    waiting=WaitingDoor(pool, provider, topology, publisher, requests_wait),
+)
+
 outbox = Outbox(publisher, stopping)
 publishing = Publishing()
 held_replies = HeldReplies(outbox, topology)
@@ -49,6 +60,8 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     key_selection,  # last: nothing stands between the lease and the call
 ]
 
-broker = RabbitmqBroker(resources, requests_wait, middleware=MIDDLEWARE)
+broker = RabbitmqBroker(
+    doors, settings=settings, topology=topology, publisher=publisher, stopping=stopping, middleware=MIDDLEWARE
+)
 dramatiq.set_encoder(StrictEncoder())
 dramatiq.set_broker(broker)

@@ -37,6 +37,7 @@ from benchmarks.contenders import (
     contenders,
     cpu_seconds,
     group,
+    project,
     running,
 )
 from gateway.messages import Job, Request
@@ -238,7 +239,7 @@ def overhead(ground: Ground, contender: Contender, size: float) -> Figures:
 def inflight(ground: Ground, contender: Contender, size: float) -> Figures:
     calls = round(1000 * size)
     threads = math.ceil(calls / PROCESSES)
-    [fitted] = [one for one in contenders(threads) if one.name == contender.name]
+    fitted = next((one for one in contenders(threads) if one.name == contender.name), contender)
     settings = {"WORKER_THREADS": threads, "WORKER_PREFETCH_COUNT": calls, "PEER_PREFETCH": calls}
     with ground.stage(fitted, delay_s=2.0, **settings) as stage:
         memory, started = stage.processes.memory(), time.monotonic()
@@ -263,7 +264,7 @@ def parked(ground: Ground, contender: Contender, size: float) -> Figures:
     With few threads: stock Dramatiq takes a thousand parked requests for each of them into a worker's memory.
     """
     count = round(100_000 * size)
-    [fitted] = [one for one in contenders(PARKED_THREADS) if one.name == contender.name]
+    fitted = next((one for one in contenders(PARKED_THREADS) if one.name == contender.name), contender)
     settings = {
         "WORKER_THREADS": PARKED_THREADS,
         "QUEUE_RETRY_DELAYS": f"{SHORT_S},{LONG_S}",
@@ -292,7 +293,8 @@ SCENARIOS: dict[str, Callable[[Ground, Contender, float], Figures]] = {
 
 def main() -> int:
     options = _options()
-    chosen = [one for one in contenders() if not options.only or one.name in options.only]
+    others = [project(folder.name, folder.resolve()) for folder in options.against]
+    chosen = [one for one in (*contenders(), *others) if not options.only or one.name in options.only]
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         server = RabbitmqServer(folder / "rabbitmq")
@@ -301,7 +303,7 @@ def main() -> int:
         ground = Ground(server, folder)
         for name in options.scenario or SCENARIOS:
             able = [
-                one for one in chosen if name != "parked" or one.ours or one.parks
+                one for one in chosen if name != "parked" or one.checkout or one.parks
             ]  # the asyncio worker cannot wait
             found = _in_turns(SCENARIOS[name], ground, able, options)
             print(f"\n{name}\n{table(found)}", flush=True)
@@ -376,6 +378,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", type=float, default=1.0, help="0.1 for a quick look (1)")
     parser.add_argument("--plot", metavar="FILE.svg", help="draw the last throughput, overhead and inflight")
     parser.add_argument("--only", action="append", help="a contender by its name; may be repeated")
+    against = "another checkout of this project, as one of before a change; its name is that of its folder"
+    parser.add_argument("--against", action="append", type=Path, default=[], metavar="FOLDER", help=against)
     return parser.parse_args()
 
 

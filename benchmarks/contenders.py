@@ -4,7 +4,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -24,20 +23,34 @@ PROCESSES, THREADS = 2, 50
 class Contender:
     """A name and its commands, each with the text that says that it is ready, and how often it says so.
 
-    `parks` is the first argument of peers/park.py, for peers that can make a request wait.
+    `checkout` is the folder of one that is this project, whose commands are names of its Procfile. `parks` is the first
+    argument of peers/park.py, for peers that can make a request wait.
     """
 
     name: str
     commands: tuple[tuple[str, str, int], ...]
-    ours: bool = False
+    checkout: Path | None = None
     parks: str | None = None
+
+
+#: What a process of a Procfile says when it is ready, and how often.
+READY = {"worker": ("is ready for action", PROCESSES), "bridge": ("Relaying", 1)}
+
+
+def project(name: str, checkout: Path) -> Contender:
+    """This project as it is in a folder, with an environment of its own there (script/setup)."""
+    return Contender(name, tuple((one, *READY[one]) for one in procfile(checkout)), checkout=checkout)
+
+
+def procfile(checkout: Path) -> dict[str, str]:
+    return dict(line.split(": ", 1) for line in (checkout / "Procfile").read_text().splitlines())
 
 
 def contenders(threads: int = THREADS) -> tuple[Contender, ...]:
     worker = f"dramatiq dramatiq_worker --processes {PROCESSES} --threads {threads}"
     celery = f"celery -A celery_worker worker -P threads --concurrency {PROCESSES * threads} --loglevel INFO"
     return (
-        Contender("this project", (("worker", "is ready for action", PROCESSES), ("bridge", "Relaying", 1)), ours=True),
+        project("this project", ROOT),
         Contender("plain asyncio", (("python asyncio_worker.py", "ready", 1),)),
         Contender(
             "stock Dramatiq",
@@ -83,7 +96,8 @@ def running(contender: Contender, url: str, provider: str, folder: Path, **setti
         "WORKER_THREADS": str(THREADS),
         **{name: str(value) for name, value in settings.items()},
     }
-    environment["PATH"] = f"{Path(sys.executable).parent if contender.ours else BENCH_BIN}:{os.environ['PATH']}"
+    programs = contender.checkout / ".venv" / "bin" if contender.checkout is not None else BENCH_BIN
+    environment["PATH"] = f"{programs}:{os.environ['PATH']}"
     processes, logs, started = [], [], time.monotonic()
     try:
         for number, (command, _ready, _count) in enumerate(contender.commands):
@@ -101,9 +115,8 @@ def running(contender: Contender, url: str, provider: str, folder: Path, **setti
 
 
 def _start(contender: Contender, command: str, environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
-    if contender.ours:
-        procfile = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
-        arguments, folder = ["sh", "-c", procfile[command]], ROOT
+    if contender.checkout is not None:
+        arguments, folder = ["sh", "-c", procfile(contender.checkout)[command]], contender.checkout
     else:
         program, *rest = shlex.split(command)
         arguments, folder = [str(BENCH_BIN / program), *rest], PEERS

@@ -1,15 +1,22 @@
-"""`python -m bridge`: relay requests to the workers until SIGTERM or SIGINT."""
+"""`python -m bridge`: relay every request to the workers, until SIGTERM or SIGINT.
+
+A worker takes requests by itself. This is for those who want the relay in a process of its own: it runs beside workers
+without a switch, and may be stopped at any time.
+"""
 
 import logging
+import math
 import signal
 import sys
+import time
 
-import dramatiq
+from dramatiq.errors import ConnectionClosed
+from pika.exceptions import AMQPError
 
-from bridge.relay import Relay
-from bridge.wire import StrictEncoder
+from bridge.consumer import Consumer, Doors, connect
+from bridge.requests import RequestDoor
 from gateway.errors import GatewayError
-from gateway.rabbitmq import vhost_policies as policies
+from gateway.rabbitmq import vhost_policies
 from gateway.reporting import logs, sentry
 from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
@@ -17,6 +24,15 @@ from gateway.settings import SettingsError, load_settings
 #: Exit codes from sysexits.h: EX_CONFIG, EX_UNAVAILABLE.
 EXIT_SETTINGS = 78
 EXIT_UNAVAILABLE = 69
+
+#: How long the loop waits for RabbitMQ before it looks whether it should stop, in seconds.
+TICK_S = 0.5
+
+#: How long RabbitMQ may be away, and how long to wait after a lost connection, in seconds.
+CONNECT_DEADLINE_S, RECONNECT_S = 60.0, 1.0
+
+#: How long a stop waits for the confirms of what is on its way, in seconds. Under Heroku's 30.
+DRAIN_S = 20.0
 
 logger = logging.getLogger("bridge")
 
@@ -31,11 +47,8 @@ def main() -> int:
         logs.configure(settings, stream=sys.stderr)
         sentry.configure(settings)
         resources.open_messaging(settings, name="bridge")
-        if settings.rabbitmq_management_url is not None:
-            url = settings.rabbitmq_url.get_secret_value()
-            policies.look_in_background(url, settings.rabbitmq_management_url, resources.topology().ours)
-        dramatiq.set_encoder(StrictEncoder())
-        Relay(resources).run()
+        vhost_policies.look_in_background(settings, resources.topology().ours)
+        relay(resources)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up yet
         return EXIT_SETTINGS
@@ -47,6 +60,44 @@ def main() -> int:
         resources.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)
     return 0
+
+
+def relay(resources: Resources, *, connect_deadline_s: float = CONNECT_DEADLINE_S) -> None:
+    """Relay until asked to stop, over as many connections as that takes.
+
+    Raises TopologyError when RabbitMQ stays away for `connect_deadline_s` seconds.
+    """
+    settings, stopping = resources.settings(), resources.stopping
+    doors = Doors(RequestDoor(resources.settings, resources.topology, resources.publisher, relay_all=True))
+    while not stopping.is_set():
+        try:
+            consumer = connect(
+                settings.rabbitmq_url.get_secret_value(),
+                resources.topology(),
+                doors,
+                name="bridge.consumer",
+                deadline_s=connect_deadline_s,
+                room=settings.worker_prefetch_count,
+                idle_s=TICK_S,
+                stopping=stopping,
+            )
+            logger.info("Relaying %s", settings.request_queue)
+            _serve(consumer)
+        except (AMQPError, ConnectionClosed) as error:
+            logger.warning("Connection to RabbitMQ lost: connecting again (%s)", error)
+            stopping.wait(RECONNECT_S)
+    logger.info("Stopped")
+
+
+def _serve(consumer: Consumer) -> None:
+    """Relay what arrives; when asked to stop, finish what is on its way."""
+    until = math.inf
+    for _ in consumer:
+        if consumer.stopping.is_set():
+            until = min(until, time.monotonic() + DRAIN_S)
+            if not consumer.unsettled or time.monotonic() > until:
+                break
+    consumer.close()
 
 
 if __name__ == "__main__":

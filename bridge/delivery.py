@@ -1,14 +1,15 @@
-"""One delivery from RabbitMQ, and the only place that settles it."""
+"""A message as RabbitMQ has delivered it, and the only place that settles it."""
 
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
 
+import pika
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
+from gateway.rabbitmq.topology import WORK
 from middleware.attempt import attempt_of
 
 logger = logging.getLogger(__name__)
@@ -24,55 +25,71 @@ class Channel(Protocol):
 
 
 class Source(Protocol):
-    """A consumer that delivered messages: runs `callback` on the thread of its connection, or not at all."""
+    """The consumer that has received a delivery: runs `call` on the thread of its connection, or not at all."""
 
-    def call_soon(self, callback: Callable[[], object]) -> None: ...
+    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> None: ...
     def settled(self, delivery: "Delivery") -> None: ...
 
 
-class Delivery(MessageProxy):
-    """A Dramatiq message bound to the channel that delivered it.
+class Delivery:
+    """One arrived message, bound to the channel that delivered it.
 
-    A delivery tag means something on its own channel only: on the channel after a reconnect the same number is
-    another message. So the delivery keeps its channel, and when that is gone, settling does nothing: RabbitMQ has
-    given the message back already.
+    A delivery tag means something on its own channel only: on the channel after a reconnect the same number is another
+    message. So the delivery keeps its channel, and when that is gone, settling does nothing: RabbitMQ has given the
+    message back already.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what AMQP says of a delivery, all by name
         self,
-        message: "Message[None]",
         *,
         source: Source,
         channel: Channel,
+        queue: str,
         tag: int,
-        on_settle: "Callable[[Delivery], None] | None" = None,
+        body: bytes,
+        properties: pika.BasicProperties,
+        redelivered: bool,
     ) -> None:
-        super().__init__(message)
+        self.queue = queue
+        self.body = body
+        self.properties = properties
+        self.redelivered = redelivered
         self._source = source
         self._channel = channel
         self._tag = tag
-        self._on_settle = on_settle
-        self._open = True
+        self._is_settled = False
 
-    def settle(self) -> None:
-        """Ack when the attempt has a confirmed outcome, else give the message back. Idempotent.
+    def settle(self, *, confirmed: bool, after_s: float = 0.0) -> None:
+        """Ack what has a confirmed outcome, give back the rest, `after_s` seconds from now. Idempotent, on any thread.
 
-        `_settle` below is the only line of the worker that acks.
+        `_settle` below has the only line of the program that acks a delivery.
         """
-        if not self._open:
+        if self._is_settled:
             return
-        self._open = False
-        if self._on_settle is not None:
-            self._on_settle(self)
-        self._source.call_soon(
-            partial(_settle, self._channel, self._tag, confirmed=attempt_of(self).outcome is not None)
-        )
+        self._is_settled = True
+        self._source.call_soon(partial(_settle, self._channel, self._tag, confirmed=confirmed), after_s=after_s)
         self._source.settled(self)
 
 
-def settle_when(future: "Future[None]", *, source: Source, channel: Channel, tag: int) -> None:
-    """Settle a delivery that is no message of ours when its copy in a dead queue is confirmed, or is not."""
-    source.call_soon(partial(_settle, channel, tag, confirmed=future.exception() is None))
+class Delivered(MessageProxy):
+    """A Dramatiq message that waits or runs in this process, with the delivery that it came in.
+
+    For Dramatiq all come from one queue, whatever queue they lay in: it settles a message through the consumer of the
+    queue that it names, and there is one consumer.
+    """
+
+    queue_name = WORK
+
+    def __init__(self, message: "Message[None]", delivery: Delivery) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+        self.on_settle: Callable[[Delivered], None] | None = None
+
+    def settle(self) -> None:
+        """Settle the delivery by what has become of its attempt. Idempotent."""
+        if self.on_settle is not None:
+            self.on_settle(self)
+        self.delivery.settle(confirmed=attempt_of(self).outcome is not None)
 
 
 def _settle(channel: Channel, tag: int, *, confirmed: bool) -> None:

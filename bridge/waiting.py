@@ -1,23 +1,22 @@
-"""Early release: while a key is free, requests that wait for one are taken straight from their delay queues."""
+"""The early door: while a key is free, requests that wait for one are taken straight from their delay queues."""
 
 import logging
 import math
 import threading
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Protocol
 
-import pika
 from dramatiq.errors import DecodeError
-from pika.exceptions import ChannelClosedByBroker
 
-from bridge.delivery import Delivery, Source
+from bridge.delivery import Delivered, Delivery
 from bridge.wire import StrictEncoder
 from gateway.errors import RequestRejected, StoreUnavailable
-from gateway.keys.pool import Lease
+from gateway.keys.pool import KeyPool, Lease
 from gateway.messages import Job
-from gateway.rabbitmq.settling import Settling
-from gateway.rabbitmq.topology import WORK
-from gateway.resources import Resources
+from gateway.providers import Provider
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.topology import WORK, Topology
 from middleware.attempt import JobAttempt, attempt_of
 
 #: How often an idle worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for
@@ -30,7 +29,13 @@ SHORTEST_PAUSE_S = 0.01
 logger = logging.getLogger(__name__)
 
 
-class WaitingRoom:
+class Getter(Protocol):
+    """Takes one message from a queue, None when it has none now."""
+
+    def get(self, queue: str) -> Delivery | None: ...
+
+
+class WaitingDoor:
     """Hands out waiting requests, shortest wait first and in order, each together with the key it was released for.
 
     The request stays unacked in its delay queue until it is settled: after a crash it is back at its place. It has a
@@ -39,19 +44,18 @@ class WaitingRoom:
 
     def __init__(
         self,
-        resources: Resources,
+        pool: Callable[[], KeyPool],
+        provider: Callable[[], Provider],
+        topology: Callable[[], Topology],
+        publisher: Callable[[], Publisher],
         requests_wait: threading.Event,
-        connection: pika.BlockingConnection,
-        *,
-        source: Source,
     ) -> None:
-        self.resources = resources
+        self.pool = pool
+        self.provider = provider
+        self.topology = topology
+        self.publisher = publisher
         self.requests_wait = requests_wait
-        self.connection = connection
-        self.source = source
-        self.encoder = StrictEncoder()
-        # A channel of its own: getting from a queue that is gone closes the channel, and with it every unsettled tag.
-        self._channel: Any = None
+        self._encoder = StrictEncoder()
         self._not_before = 0.0
         self._found_nobody_at = -math.inf
 
@@ -59,16 +63,16 @@ class WaitingRoom:
         """How long the consumer may sleep before the next look, in seconds."""
         return min(longest_s, max(SHORTEST_PAUSE_S, self._next_look_at() - time.monotonic()))
 
-    def next(self) -> Delivery | None:
+    def next(self, queues: Getter) -> Delivered | None:
         """The next waiting request with its lease, or None when no key is free or nobody waits."""
-        if time.monotonic() < self._next_look_at() or not self.resources.publisher().ready:
+        if time.monotonic() < self._next_look_at() or not self.publisher().ready:
             return None
         try:
-            pause_s = self.resources.pool().ready_in_s()
+            pause_s = self.pool().ready_in_s()
             if pause_s > 0:
                 self._pause(pause_s)
                 return None
-            return self._first_waiting()
+            return self._first_waiting(queues)
         except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
             self._pause(LOOK_EVERY_S)
@@ -81,73 +85,57 @@ class WaitingRoom:
     def _pause(self, seconds: float) -> None:
         self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
 
-    def _first_waiting(self) -> Delivery | None:
+    def _first_waiting(self, queues: Getter) -> Delivered | None:
         self.requests_wait.clear()  # before the look: who comes during it sets it again
-        for queue in self.resources.topology().key_waits:
-            method, _properties, body = self._get(queue)
-            if method is not None:
+        for queue in self.topology().key_waits:
+            delivery = queues.get(queue)
+            if delivery is not None:
                 self.requests_wait.set()
-                return self._release(queue, method.delivery_tag, body)
+                return self._release(delivery)
         self._found_nobody_at = time.monotonic()
         return None
 
-    def _get(self, queue: str) -> tuple[Any, Any, bytes]:
-        if self._channel is None or not self._channel.is_open:
-            self._channel = self.connection.channel()
+    def _release(self, delivery: Delivery) -> Delivered | None:
         try:
-            found: tuple[Any, Any, bytes] = self._channel.basic_get(queue)
-        except ChannelClosedByBroker as error:
-            logger.warning("No early release from %s: %s", queue, error.reply_text)
-            return None, None, b""
-        return found
-
-    def _release(self, queue: str, tag: int, body: bytes) -> Delivery | None:
-        job, message = self._read(body)
-        lease = self._lease(job) if job is not None else None
-        if job is None or lease is None:
+            message = self._encoder.read(delivery.body, queue=WORK)
+        except DecodeError:
+            message = None
+        job = message.args[0] if message is not None else None
+        lease = self._lease(job) if isinstance(job, Job) else None
+        if message is None or not isinstance(job, Job) or lease is None:
             # Not ours to judge here, or its model rests: its time will come, and then it is read like any other.
-            self._channel.basic_nack(tag, requeue=True)
+            delivery.settle(confirmed=False)
             self._pause(LOOK_EVERY_S)
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
-        channel = Settling(self._channel)
-        released = message.copy(args=(uncounted,))
-        delivery = Delivery(released, source=self.source, channel=channel, tag=tag, on_settle=self._give_lease_back)
-        attempt = attempt_of(delivery)
+        released = Delivered(message.copy(args=(uncounted,)), delivery)
+        attempt = attempt_of(released)
         assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
-        attempt.lease = lease
-        logger.info("[%s] Released early from %s", job.request_id, queue)
-        return delivery
+        attempt.lease, released.on_settle = lease, self._give_lease_back
+        logger.info("[%s] Released early from %s", job.request_id, delivery.queue)
+        return released
 
     def _lease(self, job: Job) -> Lease | None:
         """A key for the job; None when it has to go back, whatever the reason."""
         try:
-            grant = self.resources.pool().acquire(self._model(job))
+            grant = self.pool().acquire(self._model(job))
         except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
             return None
         return grant if isinstance(grant, Lease) else None
 
-    def _give_lease_back(self, delivery: Delivery) -> None:
-        """End the lease of a delivery that was settled before key selection took it over: it was not used."""
-        attempt = attempt_of(delivery)
+    def _give_lease_back(self, released: Delivered) -> None:
+        """End the lease of a request that was settled before key selection took it over: it was not used."""
+        attempt = attempt_of(released)
         if isinstance(attempt, JobAttempt) and attempt.lease is not None:
             lease, attempt.lease = attempt.lease, None
             try:
-                self.resources.pool().cancel(lease)
+                self.pool().cancel(lease)
             except StoreUnavailable as error:
                 logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
 
     def _model(self, job: Job) -> str:
         try:
-            return self.resources.provider().resolve_model(job.request.model)
+            return self.provider().resolve_model(job.request.model)
         except RequestRejected:
             return ""  # it needs no key to be refused; the lease goes back unused
-
-    def _read(self, body: bytes) -> tuple[Job | None, Any]:
-        try:
-            message = self.encoder.read(body, queue=WORK)
-        except DecodeError:
-            return None, None
-        job = message.args[0]
-        return (job, message) if isinstance(job, Job) else (None, None)

@@ -1,4 +1,4 @@
-"""The public messages (request, success, error) and the job that travels between bridge and worker.
+"""The public messages (request, success, error) and the job that the worker makes of a request.
 
 The field names are a contract with other programs; see the README. Models hold prompts and answers, so their `repr`
 shows the request id only.
@@ -73,7 +73,7 @@ class Job(_Message):
     """A request on its way through the worker: the only argument of the actor `generate`.
 
     `retry_count` counts finished or running waits for a key, `upstream_retries` those for the provider.
-    `received_at` is epoch seconds when the bridge read the request: `processing_time_ms` counts from there.
+    `received_at` is epoch seconds when the request was read: `processing_time_ms` counts from there.
     `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
     """
 
@@ -96,7 +96,7 @@ class Job(_Message):
 
     @property
     def age_ms(self) -> int:
-        """Milliseconds since the bridge read the request; never negative, whatever the clocks say."""
+        """Milliseconds since the request was read; never negative, whatever the clocks say."""
         return max(0, round((time.time() - self.received_at) * 1000))
 
 

@@ -30,14 +30,11 @@ class Attempt:
     """What every delivery has. `hooks` are those that run around it, each where its `yield` stands."""
 
     message: "Message[None]"
+    delivery_id: str
     request_id: str | None
     outcome: Outcome | None = None
     started: float = field(default_factory=time.monotonic)
     hooks: dict[object, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def delivery_id(self) -> str:
-        return self.message.message_id
 
     @property
     def elapsed_ms(self) -> int:
@@ -94,7 +91,9 @@ def _made(delivery: MessageProxy) -> Attempt:
     message = delivery._message  # noqa: SLF001 - the proxy has no copy() of its own type
     match message.args:
         case (Job() as job,):
-            return JobAttempt(message=message, request_id=job.request_id, job=job)
+            return JobAttempt(message=message, delivery_id=message.message_id, request_id=job.request_id, job=job)
         case (Reply() as reply,):
-            return ReplyAttempt(message=message, request_id=reply.request_id, reply=reply)
-    return Attempt(message=message, request_id=None)
+            return ReplyAttempt(
+                message=message, delivery_id=message.message_id, request_id=reply.request_id, reply=reply
+            )
+    return Attempt(message=message, delivery_id=message.message_id, request_id=None)

@@ -60,7 +60,8 @@ class Ledger(Hook[JobAttempt]):
             case Superseded():
                 attempt.outcome = Outcome.DUPLICATE
                 raise AlreadyAnswered("a later copy of this delivery waits, or has waited")
-            case Started(token):
+            case Started(token, delivery):
+                attempt.delivery_id = delivery
                 yield
         if attempt.reply is None:
             self._give_back(attempt, token)
@@ -92,7 +93,13 @@ class Ledger(Hook[JobAttempt]):
     def _entry(self, attempt: JobAttempt) -> store.Entry:
         job, lease_s = attempt.job, self.settings().request_timeout_seconds + LEASE_MARGIN_S
         ledger = self.ledger()
-        entry = ledger.begin(attempt.work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
+        entry = ledger.begin(
+            attempt.work,
+            delivery=attempt.delivery_id,
+            hop=job.hop,
+            lease_s=lease_s,
+            redelivered=_may_be_any_delivery(job),
+        )
         if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
             return ledger.restart(attempt.work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
         return entry
@@ -103,7 +110,7 @@ class Ledger(Hook[JobAttempt]):
 
     def _answer_again(self, attempt: JobAttempt, answered: Answered) -> None:
         """Have the stored answer published, unless this very delivery was answered before."""
-        if answered.published and answered.delivery == attempt.delivery_id:
+        if answered.published and (answered.delivery == attempt.delivery_id or _may_be_any_delivery(attempt.job)):
             attempt.outcome = Outcome.DUPLICATE
             return
         logger.info("Answering from the ledger: no call")
@@ -142,11 +149,20 @@ class Ledger(Hook[JobAttempt]):
             logger.error("Publishing without a ledger entry: %s", error)  # noqa: TRY400 - expected
 
 
+def _may_be_any_delivery(job: Job) -> bool:
+    """Whether RabbitMQ has delivered the request before, to a worker that may have settled it but for its ack.
+
+    A request gets our name for a delivery when it arrives, and another one when it arrives again. So what is known of
+    its work is taken to be about itself: its answer, which is published, and its copy, which waits.
+    """
+    return job.redelivered and job.hop == 0
+
+
 def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: JobAttempt) -> bool:
     """A producer that sends a failed request again wants another try.
 
-    The second of two copies that the bridge has relayed, because its ack was lost, does not. One of the two says that
-    it was redelivered; the other one was read before there was a failure.
+    A request that comes again because its ack was lost does not. One of the two says that it was redelivered; the other
+    one was read before there was a failure.
     """
     if not entry.failure or entry.delivery == attempt.delivery_id or job.redelivered:
         return False

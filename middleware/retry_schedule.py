@@ -60,7 +60,8 @@ class RetrySchedule(Verdict[JobAttempt]):
         topology = self.topology()
         queue = topology.key_wait(wait.delay_s) if wait.for_key else topology.upstream_wait(wait.delay_s)
         job = wait.job.model_copy(update={"hop": wait.job.hop + 1})
-        self.outbox.send(attempt.message.copy(args=(job,), options={}), queue)
+        copy = attempt.message.copy(args=(job,), options={}, message_id=attempt.delivery_id)
+        self.outbox.send(copy, queue)
         attempt.outcome = Outcome.SCHEDULED
         if wait.for_key:
             self.requests_wait.set()

@@ -75,7 +75,7 @@ def demo(prompt: str, *, real: bool, cleanup: ExitStack) -> None:
     print(f"RabbitMQ   {settings['RABBITMQ_URL'].rpartition('@')[2]}")
     print("Processes  those of the Procfile: ", end="", flush=True)
     stack.start()
-    print(f"bridge and worker are ready after {time.monotonic() - began:.1f} s")
+    print(f"the worker is ready after {time.monotonic() - began:.1f} s")
 
     headline("A request and its answer")
     answer = send(stack, example(prompt))

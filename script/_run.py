@@ -1,4 +1,4 @@
-"""Starts what worker and bridge need, and them, and stays until it is told to end; see script/run."""
+"""Starts what a worker needs, and the worker, and stays until it is told to end; see script/run."""
 
 import argparse
 import io
@@ -92,7 +92,7 @@ def run(*, fake: bool, cleanup: ExitStack) -> None:
     cleanup.callback(stack.stop)
     print("Processes  those of the Procfile: ", end="", flush=True)
     stack.start(settings.request_queue)
-    print("bridge and worker are ready")
+    print("the worker is ready")
     print(guide(url, settings))
     stack.follow(print)
     stack.wait()

@@ -58,7 +58,7 @@ Delays are in seconds and may have fractions.
 """
 
 EXAMPLE = """\
-# Every setting of worker and bridge. Copy to .env and take the # away from what you change; what is left out has the
+# Every setting of the worker. Copy to .env and take the # away from what you change; what is left out has the
 # default that stands here. The environment wins over .env, and an empty value counts as not set. Delays are in seconds
 # and may have fractions. (Written by script/settings from gateway/settings/fields.py: change it there.)
 """

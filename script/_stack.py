@@ -37,7 +37,7 @@ class Failed(Exception):
 
 
 class Stack:
-    """The worker and the bridge, from `start()` to `stop()`, which leaves no process behind.
+    """The worker, from `start()` to `stop()`, which leaves no process behind.
 
     `settings` is their whole environment. They read `.env` in `cwd` as well, honcho reads none.
     """
@@ -53,13 +53,12 @@ class Stack:
         self._listening = threading.Lock()
 
     def start(self, request_queue: str = "gemini.requests") -> None:
-        """Return when the bridge and every worker process consume. Raises Failed, with their last words."""
+        """Return when every worker process consumes. Raises Failed, with their last words."""
         processes = self._settings.get("WORKER_PROCESSES") or "2"
         # One that is no number is the worker's to complain about.
-        wanted = {request_queue: 1, "gemini.generate": int(processes) if processes.isdecimal() else 1}
         url = self._settings["RABBITMQ_URL"]
         # Others may consume there already, where RabbitMQ is not ours alone.
-        wanted = {queue: count + (consumers(url, queue) or 0) for queue, count in wanted.items()}
+        wanted = (int(processes) if processes.isdecimal() else 1) + (consumers(url, request_queue) or 0)
         command = ["honcho", "--no-colour", "-f", str(ROOT / "Procfile"), "-d", str(self._cwd), "-e", os.devnull]
         self._honcho = subprocess.Popen(
             [*command, "start"],
@@ -75,7 +74,7 @@ class Stack:
         with undisturbed():  # a thread takes over what is held back: a signal waits for the main one
             self._reader.start()
         self.wait_until(
-            lambda: all((consumers(url, queue) or 0) >= count for queue, count in wanted.items()),
+            lambda: (consumers(url, request_queue) or 0) >= wanted,
             START_TIMEOUT_S,
             "the processes did not get ready",
         )
@@ -88,7 +87,7 @@ class Stack:
             self._listener = listener
 
     def wait(self) -> None:
-        """Wait for as long as both processes run. Raises Failed when one has ended."""
+        """Wait for as long as the worker runs. Raises Failed when it has ended."""
         if self._honcho is not None:
             self._honcho.wait()
         raise self._ended()

@@ -1,8 +1,8 @@
-"""The two consumers on a real RabbitMQ: what it takes away from them, they notice."""
+"""The consumer on a real RabbitMQ: what it holds, through which doors, and what it notices when something goes away."""
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
@@ -12,15 +12,21 @@ import pytest
 from dramatiq.errors import ConnectionClosed
 
 from actors.broker import broker
-from bridge.consumer import Consumer
-from bridge.relay import Relay
+from bridge import __main__ as bridge_process
+from bridge.consumer import ALWAYS_ROOM, Consumer
+from bridge.delivery import Delivered
 from gateway.rabbitmq.publisher import Publisher
-from gateway.rabbitmq.topology import WORK
+from gateway.rabbitmq.topology import CALLBACKS, WORK
 from gateway.resources import Resources
+from middleware.attempt import Outcome, attempt_of
 from tests.system.stack import wait_until
-from tests.world import World, world
+from tests.world import World, job, world
 
 pytestmark = pytest.mark.rabbitmq
+
+REQUESTS = "gemini.requests"
+SHORT = "gemini.generate.delay.60s"
+ROOM = 4
 
 #: A delivery tag that no channel knows: acking it has RabbitMQ close the channel, as an overdue ack does.
 UNKNOWN_TAG = 999
@@ -28,7 +34,7 @@ UNKNOWN_TAG = 999
 
 @pytest.fixture
 def here(tmp_path: Path, vhost_url: str) -> Iterator[World]:
-    with world(tmp_path, RABBITMQ_URL=vhost_url, QUEUE_EARLY_RELEASE="0") as made:
+    with world(tmp_path, RABBITMQ_URL=vhost_url) as made:
         connection = pika.BlockingConnection(pika.URLParameters(vhost_url))
         made.topology.declare(connection)
         connection.close()
@@ -37,51 +43,189 @@ def here(tmp_path: Path, vhost_url: str) -> Iterator[World]:
 
 @pytest.fixture
 def consumer(here: World) -> Iterator[Consumer]:
-    made = broker.consume(WORK, prefetch=2, timeout=100)
+    made = broker.consume(WORK, prefetch=ROOM, timeout=100)
     yield made
     with suppress(ConnectionClosed):
         made.close()
+
+
+def put_requests(url: str, *numbers: int) -> None:
+    with _channel(url) as channel:
+        for number in numbers:
+            channel.basic_publish("", REQUESTS, b'{"request_id": "r-%d", "prompt": "Hello"}' % number, mandatory=True)
+
+
+def put_work(url: str, here: World, *numbers: int, queue: str = WORK) -> None:
+    with _channel(url) as channel:
+        for number in numbers:
+            channel.basic_publish("", queue, here.message(job(number)).encode(), mandatory=True)
+
+
+def held(consumer: Consumer, until: Callable[[list[Delivered]], object]) -> list[Delivered]:
+    """What the consumer hands out, until that is enough."""
+    found: list[Delivered] = []
+    deadline = time.monotonic() + 60
+    while not until(found):
+        assert time.monotonic() < deadline, [message.args[0].request_id for message in found]
+        message = next(consumer)
+        if message is not None:
+            found.append(message)
+    return found
+
+
+def nothing_comes(consumer: Consumer) -> bool:
+    return all(next(consumer) is None for _ in range(5))
+
+
+def answer(*messages: Delivered) -> None:
+    for message in messages:
+        attempt_of(message).outcome = Outcome.ANSWERED
+        message.settle()
+
+
+def names(messages: list[Delivered]) -> list[str]:
+    return [message.args[0].request_id for message in messages]
+
+
+def test_every_door_is_open(here: World, consumer: Consumer, vhost_url: str):
+    """A request, a message of ours, and one that waits while a key is free: over one connection."""
+    put_requests(vhost_url, 1)
+    put_work(vhost_url, here, 2)
+    put_work(vhost_url, here, 3, queue=SHORT)
+    found = held(consumer, lambda found: len(found) == 3)
+    assert sorted(names(found)) == ["r-1", "r-2", "r-3"]
+    assert names(found)[2] == "r-3"
+    answer(*found)
+    next(consumer)
+    wait_until(lambda: _depths(vhost_url, REQUESTS, WORK, SHORT) == [0, 0, 0], what="the acks")
+
+
+def test_no_more_requests_are_held_than_there_is_room(consumer: Consumer, vhost_url: str):
+    """The others are for workers that idle; each that is settled makes room for one."""
+    put_requests(vhost_url, *range(10))
+    found = held(consumer, lambda found: len(found) == ROOM)
+    assert nothing_comes(consumer)
+    answer(found[0])
+    assert names(held(consumer, len)) == ["r-4"]
+    assert nothing_comes(consumer)
+    assert _depths(vhost_url, REQUESTS) == [5]
+
+
+def test_work_of_ours_gets_its_turn_while_requests_fill_the_room(here: World, consumer: Consumer, vhost_url: str):
+    """Two of it at once; and when there is more of it, it goes before requests that are new."""
+    put_requests(vhost_url, *range(10))
+    first = held(consumer, lambda found: len(found) == ROOM)
+    put_work(vhost_url, here, *range(20, 30))
+    ours = held(consumer, lambda found: len(found) == ALWAYS_ROOM)
+    assert names(ours) == ["r-20", "r-21"]
+    assert nothing_comes(consumer)
+    answer(*first, *ours)
+    more = held(consumer, lambda found: len(found) == ROOM)
+    assert set(names(more)) <= {f"r-{number}" for number in range(22, 30)}
+
+
+def test_all_the_room_is_for_work_of_ours_when_there_are_no_requests(here: World, consumer: Consumer, vhost_url: str):
+    """As where a bridge of its own relays everything."""
+    put_work(vhost_url, here, *range(10))
+    assert len(held(consumer, lambda found: len(found) == ROOM)) == ROOM
+    time_for_more = [next(consumer) for _ in range(5)]
+    assert len([one for one in time_for_more if one is not None]) <= ALWAYS_ROOM
+
+
+def test_requests_have_all_the_room_again_after_work_of_ours(here: World, consumer: Consumer, vhost_url: str):
+    """Pulled one by one as long as there is work, pushed when there is none."""
+    put_work(vhost_url, here, *range(5))
+    ours = held(consumer, lambda found: len(found) == ROOM)
+    put_requests(vhost_url, *range(10, 20))
+    answer(*ours)
+    found = held(consumer, lambda found: len(found) >= ROOM)
+    while len(found) < 11:
+        answer(found[-1])
+        found += held(consumer, len)
+    assert {f"r-{number}" for number in range(10, 20)} <= set(names(found))
+    assert _depths(vhost_url, REQUESTS, WORK) == [0, 0]
+
+
+def test_a_request_that_is_given_back_is_relayed(here: World, consumer: Consumer, vhost_url: str):
+    """It comes again, marked as such; the work queue counts from then on."""
+    put_requests(vhost_url, 1)
+    (first,) = held(consumer, len)
+    first.settle()
+    until = time.monotonic() + 60
+    while not here.publisher.to(WORK) and time.monotonic() < until:
+        assert next(consumer) is None
+    (copy,) = here.copies(WORK)
+    assert copy.args[0].redelivered
+    assert nothing_comes(consumer)
+    assert _depths(vhost_url, REQUESTS) == [0]
+
+
+def test_a_fault_at_a_door_costs_one_message(
+    here: World, consumer: Consumer, vhost_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """It goes to the dead queue: at the next try it would be the same, and nothing behind it would be read."""
+    with monkeypatch.context() as faulty:
+        faulty.setattr("bridge.requests.admit", lambda *_args, **_named: 1 / 0)
+        put_requests(vhost_url, 1)
+        until = time.monotonic() + 60
+        while not here.publisher.sent and time.monotonic() < until:
+            assert next(consumer) is None
+    ((queue, body, _properties),) = here.publisher.sent
+    assert (queue, b"r-1" in body) == ("gemini.requests.dead", True)
+    put_requests(vhost_url, 2)
+    assert names(held(consumer, len)) == ["r-2"]
+
+
+def test_a_delay_queue_that_is_gone_does_not_stop_the_others(here: World, consumer: Consumer, vhost_url: str):
+    """RabbitMQ closes the channel over it; the next look opens another."""
+    with _channel(vhost_url) as channel:
+        channel.queue_delete(SHORT)
+    put_work(vhost_url, here, 1, queue="gemini.generate.delay.600s")
+    assert names(held(consumer, len)) == ["r-1"]
+
+
+def test_a_stopping_worker_gives_back_what_it_has_not_started(here: World, consumer: Consumer, vhost_url: str):
+    """F51: for another worker, while this one finishes its calls."""
+    put_requests(vhost_url, *range(3))
+    held(consumer, len)
+    consumer.stopping.set()
+    for _ in range(3):
+        assert next(consumer) is None
+    wait_until(lambda: _depths(vhost_url, REQUESTS) == [2], what="the others to go back")
+    assert _consumers(vhost_url) == 0
 
 
 def test_a_worker_notices_that_its_channel_was_closed(consumer: Consumer):
     """pika does not tell: the connection stays open, nothing comes any more. Dramatiq makes a new consumer then."""
     assert next(consumer) is None
     consumer.channel.basic_ack(UNKNOWN_TAG)
-    with pytest.raises(ConnectionClosed, match="closed the channel"):
+    with pytest.raises(ConnectionClosed, match="closed the consumer's channel"):
         _look_often(consumer)
 
 
-def test_a_worker_notices_that_its_queue_was_deleted(consumer: Consumer, vhost_url: str):
+@pytest.mark.parametrize("queue", [REQUESTS, WORK, CALLBACKS])
+def test_a_worker_notices_that_its_queue_was_deleted(consumer: Consumer, vhost_url: str, queue: str):
+    """F12: the next consumer declares it again."""
     with _channel(vhost_url) as channel:
-        channel.queue_delete(WORK)
-    with pytest.raises(ConnectionClosed, match="cancelled the consumer"):
+        channel.queue_delete(queue)
+    with pytest.raises(ConnectionClosed, match=f"cancelled the consumer of {queue}"):
         _look_often(consumer)
 
 
-@pytest.mark.parametrize("in_use", [False, True])
-def test_the_bridge_consumes_again_after_its_channel_was_closed(here: World, vhost_url: str, in_use: bool):
-    """A request that comes afterwards is relayed. pika tells of the end where the channel is just being used."""
-    relay = Relay(_resources(here))
-    thread = threading.Thread(target=relay.run, daemon=True)
+def test_a_bridge_relays_again_after_its_connection_was_lost(here: World, vhost_url: str):
+    """A request that comes afterwards is relayed."""
+    resources = _resources(here)
+    thread = threading.Thread(target=bridge_process.relay, args=(resources,), daemon=True)
     thread.start()
     try:
         wait_until(lambda: _consumers(vhost_url) == 1, what="the bridge to consume")
-        first = relay._channel
-
-        def close() -> None:
-            first.basic_ack(UNKNOWN_TAG)
-            if in_use:
-                first.basic_qos(prefetch_count=1)
-
-        first.connection.add_callback_threadsafe(close)
-        wait_until(
-            lambda: relay._channel is not first and _consumers(vhost_url) == 1, what="the bridge to consume again"
-        )
         with _channel(vhost_url) as channel:
-            channel.basic_publish("", "gemini.requests", b'{"request_id": "r-1", "prompt": "Hello"}')
+            channel.queue_delete(REQUESTS)
+        wait_until(lambda: _exists(vhost_url, REQUESTS) and _consumers(vhost_url) == 1, what="the bridge to come back")
+        put_requests(vhost_url, 1)
         wait_until(lambda: here.publisher.to(WORK), what="the request to be relayed")
     finally:
-        relay.resources.stopping.set()
+        resources.stopping.set()
         thread.join(60)
     assert not thread.is_alive()
 
@@ -102,12 +246,25 @@ def _resources(here: World) -> Resources:
 
 @contextmanager
 def _channel(url: str) -> Iterator[Any]:
-    """A channel on a connection of its own."""
+    """A channel on a connection of its own, on which every publish is confirmed."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
-    yield connection.channel()
+    channel = connection.channel()
+    channel.confirm_delivery()
+    yield channel
     connection.close()
+
+
+def _depths(url: str, *queues: str) -> list[int]:
+    with _channel(url) as channel:
+        return [int(channel.queue_declare(queue, passive=True).method.message_count) for queue in queues]
 
 
 def _consumers(url: str) -> int:
     with _channel(url) as channel:
-        return int(channel.queue_declare("gemini.requests", passive=True).method.consumer_count)
+        return int(channel.queue_declare(REQUESTS, passive=True).method.consumer_count)
+
+
+def _exists(url: str, queue: str) -> bool:
+    with suppress(pika.exceptions.ChannelClosedByBroker):
+        return bool(_depths(url, queue))
+    return False

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dramatiq
 import pytest
@@ -83,6 +84,50 @@ def test_a_redelivery_of_answered_work_makes_no_call_and_no_second_envelope(here
     assert here.deliver(message) == ("ack",)
     assert len(here.provider.calls) == 1
     assert len(here.publisher.sent) == 1
+
+
+def relayed(message: dramatiq.Message[Any]) -> dramatiq.Message[Any]:
+    """The request of this message, as it is relayed when RabbitMQ delivers it again: under another name."""
+    (first,) = message.args
+    return dramatiq.Message(message.queue_name, "generate", (first.model_copy(update={"redelivered": True}),), {}, {})
+
+
+def test_a_request_that_comes_again_after_its_envelope_gets_no_second_one(here: World):
+    """F44: the crash, or a lost connection, came between the confirm and the ack."""
+    message = here.message(job())
+    here.deliver(message)
+    assert here.deliver(relayed(message)) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.sent) == 1
+
+
+def test_a_request_that_comes_again_leaves_it_to_its_copy_that_waits(here: World):
+    """F21: the ack was lost, and the copy is confirmed in its delay queue."""
+    here.provider.script = [BROKEN]
+    message = here.message(job())
+    here.deliver(message)
+    assert here.deliver(relayed(message)) == ("ack",)
+    assert len(here.provider.calls) == 1
+    (copy,) = here.copies("gemini.generate.backoff.2s")
+    assert here.deliver(copy) == ("ack",)
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_a_copy_that_waits_leaves_it_to_the_request_that_was_answered_again(
+    here: World, monkeypatch: pytest.MonkeyPatch
+):
+    """F21: the crash came between the confirmed copy and its note in the ledger. The request runs as what it was."""
+    here.provider.script = [BROKEN]
+    message = here.message(job())
+    with monkeypatch.context() as crash:
+        crash.setattr(here.stores.ledger, "scheduled", lambda *_args, **_named: None)
+        crash.setattr("middleware.ledger.LEASE_MARGIN_S", -here.settings.request_timeout_seconds)
+        here.deliver(message)
+    assert here.deliver(relayed(message)) == ("ack",)
+    (copy,) = here.copies("gemini.generate.backoff.2s")
+    assert here.deliver(copy) == ("ack",)
+    assert len(here.publisher.to("gemini.responses")) == 1
+    assert len(here.provider.calls) == 2
 
 
 def test_an_answer_that_was_stored_but_not_published_is_published_by_the_redelivery(

@@ -137,6 +137,42 @@ def test_the_same_request_sent_again_has_copies_of_its_own(ledger: Ledger):
     assert isinstance(begin(ledger, delivery="b"), Started)
 
 
+def begin_again(ledger: Ledger, delivery: str = "b") -> Any:
+    """As a request that RabbitMQ has delivered before, under a name that nobody knows any more."""
+    return ledger.begin(WORK, delivery=delivery, lease_s=60.0, redelivered=True)
+
+
+def test_what_is_redelivered_goes_on_as_the_delivery_that_is_known(ledger: Ledger, clock: Clock):
+    """The worker died with it. So a copy that it has sent to wait is an earlier one of the same delivery."""
+    begin(ledger)
+    clock.advance(60)
+    again = begin_again(ledger)
+    assert again.delivery == "a"
+    ledger.scheduled(WORK, again.token, delivery=again.delivery, hop=1)
+    copy = ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0)
+    assert isinstance(copy, Started)
+    assert copy.delivery == "a"
+
+
+def test_what_is_redelivered_is_superseded_by_the_copy_that_waits(ledger: Ledger):
+    """F21: its ack was lost, and the copy is confirmed."""
+    ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
+    assert begin_again(ledger) == Superseded()
+
+
+def test_what_is_redelivered_and_unknown_is_a_delivery_of_its_own(ledger: Ledger):
+    """It was fetched and never started."""
+    assert begin_again(ledger).delivery == "b"
+
+
+def test_what_is_redelivered_waits_for_what_runs_and_finds_what_is_answered(ledger: Ledger):
+    """F4: as any other delivery."""
+    token = begin(ledger).token
+    assert begin_again(ledger) == Running(60.0)
+    answer(ledger, token)
+    assert begin_again(ledger) == Answered(ENVELOPE, "m-1", published=False, delivery="a", failure=False)
+
+
 def test_only_the_holder_can_schedule(ledger: Ledger, clock: Clock):
     """A late one changes nothing: neither the lease of who took over, nor an answer."""
     late = begin(ledger).token

@@ -102,9 +102,9 @@ def broken(work: str) -> ValueError:
 def test_a_line_has_time_logger_level_and_request(text: Log, working_on):
     """The documented text format."""
     working_on("r-1")
-    logging.getLogger("bridge.relay").info("Received request (retry_count=%d)", 0)
+    logging.getLogger("bridge.requests").info("Received request (retry_count=%d)", 0)
     assert LINE.fullmatch(text.line)
-    assert text.line.endswith(" - bridge.relay - INFO - [r-1] Received request (retry_count=0)")
+    assert text.line.endswith(" - bridge.requests - INFO - [r-1] Received request (retry_count=0)")
 
 
 def test_a_line_without_a_request_has_no_brackets(text: Log):
@@ -130,10 +130,10 @@ def test_json_has_the_same_facts(configured, working_on):
     """One object a line; what has no value is left out."""
     log = configured(log_format="json")
     working_on("r-1")
-    logging.getLogger("bridge.relay").warning("Größe %d", 1)
+    logging.getLogger("bridge.requests").warning("Größe %d", 1)
     facts = log.facts
     assert facts.pop("time").endswith("Z")
-    assert facts == {"logger": "bridge.relay", "level": "WARNING", "request_id": "r-1", "message": "Größe 1"}
+    assert facts == {"logger": "bridge.requests", "level": "WARNING", "request_id": "r-1", "message": "Größe 1"}
 
 
 def test_each_thread_has_a_request_of_its_own(text: Log, working_on):

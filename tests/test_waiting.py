@@ -3,52 +3,55 @@
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from pika.exceptions import ChannelClosedByBroker
 
 from actors.broker import requests_wait, resources
-from bridge.waiting import WaitingRoom
+from bridge.delivery import Delivered, Delivery
+from bridge.waiting import WaitingDoor
 from gateway.errors import RateLimited, StoreUnavailable
 from gateway.keys.pool import KeyPool
 from middleware.attempt import attempt_of
 from tests.clock import Clock
-from tests.world import World, job, world
+from tests.world import Channel, World, delivery, job, world
 
 SHORT, LONG = "gemini.generate.delay.60s", "gemini.generate.delay.600s"
 
 
 class DelayQueues:
-    """The delay queues, as a channel shows them."""
+    """The delay queues, as the consumer gets from them."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, list[bytes]] = {}
         self.got: list[tuple[str, bytes]] = []
-        self.settled: list[tuple[str, int]] = []
-        self.missing: set[str] = set()
-        self.is_open = True
-        self._impl = self  # pika's channel below the blocking one: acks go there
+        self.channel = Channel()
 
-    def channel(self) -> "DelayQueues":
-        self.is_open = True
-        return self
-
-    def basic_get(self, queue: str) -> tuple[Any, Any, bytes]:
-        if queue in self.missing:
-            self.is_open = False
-            raise ChannelClosedByBroker(404, "NOT_FOUND")
+    def get(self, queue: str) -> Delivery | None:
         if not self.waiting.get(queue):
-            return None, None, b""
+            return None
         body = self.waiting[queue].pop(0)
         self.got.append((queue, body))
-        return SimpleNamespace(delivery_tag=len(self.got)), None, body
+        return delivery(self.channel, queue=queue, body=body)
 
-    def basic_ack(self, delivery_tag: int) -> None:
-        self.settled.append(("ack", delivery_tag))
+    @property
+    def settled(self) -> list[str]:
+        return self.channel.sent
 
-    def basic_nack(self, delivery_tag: int, *, requeue: bool = True) -> None:
-        self.settled.append(("requeue" if requeue else "drop", delivery_tag))
+
+class Room:
+    """A waiting door with its queues."""
+
+    def __init__(self, queues: DelayQueues) -> None:
+        self.queues = queues
+        self.door = WaitingDoor(
+            resources.pool, resources.provider, resources.topology, resources.publisher, requests_wait
+        )
+
+    def next(self) -> Delivered | None:
+        return self.door.next(self.queues)
+
+    def patience_s(self, longest_s: float) -> float:
+        return self.door.patience_s(longest_s)
 
 
 @pytest.fixture
@@ -74,9 +77,8 @@ def queues(here: World) -> DelayQueues:
     return made
 
 
-def room(queues: DelayQueues) -> WaitingRoom:
-    source = SimpleNamespace(call_soon=lambda callback: callback(), settled=lambda delivery: None)
-    return WaitingRoom(resources, requests_wait, queues, source=source)  # type: ignore[arg-type]
+def room(queues: DelayQueues) -> Room:
+    return Room(queues)
 
 
 def test_the_shortest_wait_comes_first_and_in_order(here: World, queues: DelayQueues):
@@ -111,7 +113,7 @@ def test_what_is_released_is_acked_in_its_delay_queue_when_it_is_settled(here: W
     assert delivery is not None
     assert queues.settled == []
     delivery.settle()
-    assert queues.settled == [("requeue", 1)]
+    assert queues.settled == ["requeue"]
 
 
 def test_nothing_is_fetched_while_no_key_is_free(here: World, queues: DelayQueues):
@@ -139,22 +141,14 @@ def test_a_store_that_fails_after_the_fetch_gives_the_request_back(
 
     monkeypatch.setattr(KeyPool, "acquire", fail)
     assert room(queues).next() is None
-    assert queues.settled == [("requeue", 1)]
+    assert queues.settled == ["requeue"]
 
 
 def test_what_cannot_be_read_goes_back_and_is_looked_at_when_it_is_due(here: World, queues: DelayQueues):
     """The dead queue is the work queue's business."""
     queues.waiting[SHORT].insert(0, b"garbage")
     assert room(queues).next() is None
-    assert queues.settled == [("requeue", 1)]
-
-
-def test_a_delay_queue_that_is_gone_does_not_stop_the_others(here: World, queues: DelayQueues):
-    """RabbitMQ closes the channel over it; the next look opens another."""
-    queues.missing = {SHORT}
-    delivery = room(queues).next()
-    assert delivery is not None
-    assert delivery.args[0].request_id == "r-1"
+    assert queues.settled == ["requeue"]
 
 
 def test_a_look_that_found_nobody_is_not_repeated_at_once(here: World, clock: Clock):

@@ -17,12 +17,12 @@ from dramatiq.worker import WorkerThread
 
 from actors import broker as the_broker
 from actors.broker import requests_wait, resources
-from bridge.delivery import Delivery
+from bridge.delivery import Delivered, Delivery
 from gateway.keys.pool import KeyPool
 from gateway.messages import Completion, Job, Request, Usage
 from gateway.providers import Provider as RealProvider
 from gateway.rabbitmq.publisher import Publisher as RealPublisher
-from gateway.rabbitmq.topology import Topology
+from gateway.rabbitmq.topology import WORK, Topology
 from gateway.resources import open_stores
 from gateway.settings import Settings, load_settings
 
@@ -111,6 +111,43 @@ class Channel:
         self.sent.append("requeue" if requeue else "drop")
 
 
+class Source:
+    """Settles at once, and notes what waits for later."""
+
+    def __init__(self) -> None:
+        self.later: list[float] = []
+        self.gone: list[Delivery] = []
+
+    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> None:
+        if after_s:
+            self.later.append(after_s)
+        call()
+
+    def settled(self, delivery: Delivery) -> None:
+        self.gone.append(delivery)
+
+
+def delivery(  # what AMQP says of one
+    channel: Channel,
+    *,
+    queue: str = "gemini.requests",
+    body: bytes = b"",
+    tag: int = 1,
+    redelivered: bool = False,
+    source: Source | None = None,
+    **properties: Any,
+) -> Delivery:
+    return Delivery(
+        source=source or Source(),
+        channel=channel,
+        queue=queue,
+        tag=tag,
+        body=body,
+        properties=pika.BasicProperties(**properties),
+        redelivered=redelivered,
+    )
+
+
 class World:
     """The resources of one test: real pool, ledger, topology and policy; played publisher and provider."""
 
@@ -144,15 +181,12 @@ class World:
     def deliver(self, message: "dramatiq.Message[Any]") -> tuple[str, ...]:
         """Run one delivery as a Dramatiq worker thread does; how it was settled."""
         channel = Channel()
-        source = SimpleNamespace(call_soon=lambda callback: callback(), settled=lambda delivery: None)
-        delivery = Delivery(message, source=source, channel=channel, tag=1)
+        delivered = Delivered(message, delivery(channel, queue=message.queue_name))
         consumer = SimpleNamespace(post_process_message=lambda proxy: proxy.settle())
         work: PriorityQueue[Any] = PriorityQueue()
         work.put(0)
-        thread = WorkerThread(
-            broker=the_broker, consumers={message.queue_name: consumer}, work_queue=work, worker_timeout=1
-        )
-        thread.process_message(delivery)
+        thread = WorkerThread(broker=the_broker, consumers={WORK: consumer}, work_queue=work, worker_timeout=1)
+        thread.process_message(delivered)
         return tuple(channel.sent)
 
     def copies(self, queue: str) -> "list[dramatiq.Message[Any]]":

@@ -83,7 +83,7 @@ class DeadQueues:
         try:
             self._channel.basic_publish("", queue, body, properties, mandatory=True)
         except UnroutableError:
-            text = f"The queue {queue} does not exist: start a worker or a bridge, which declares it"
+            text = f"The queue {queue} does not exist: start a worker, which declares it"
             raise Unroutable(text, queue=queue) from None
         except NackError:
             raise Nacked(f"The queue {queue} refused the message", queue=queue) from None

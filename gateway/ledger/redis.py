@@ -15,8 +15,8 @@ local function fact(name) return redis.call('HGET', entry, name) or '' end
 local function answered() return tonumber(redis.call('HGET', entry, 'expires') or 0) > now end
 """
 
-#: 5 delivery, 6 lease, 7 replace a failure, 8 hop. Returns {'started'}, {'running', wait}, {'superseded'} or
-#: {'answered', …}.
+#: 5 delivery, 6 lease, 7 replace a failure, 8 hop, 9 redelivered. Returns {'started', delivery}, {'running', wait},
+#: {'superseded'} or {'answered', …}.
 BEGIN = (
     STEP
     + """
@@ -26,15 +26,17 @@ end
 local lease_ends = tonumber(redis.call('HGET', entry, 'lease_ends') or 0)
 -- Its own token: the client has lost the answer to its first try and asks again.
 if lease_ends > now and fact('token') ~= token then return {'running', str(lease_ends - now)} end
-if not answered() and fact('delivery') == ARGV[5] and (tonumber(fact('hop')) or 0) > tonumber(ARGV[8]) then
+local delivery = ARGV[5]
+if ARGV[9] == '1' and fact('delivery') ~= '' then delivery = fact('delivery') end
+if not answered() and fact('delivery') == delivery and (tonumber(fact('hop')) or 0) > tonumber(ARGV[8]) then
   return {'superseded'}
 end
 local lease = tonumber(ARGV[6])
 redis.call('DEL', entry)
-redis.call('HSET', entry, 'token', token, 'delivery', ARGV[5], 'lease_ends', str(now + lease), 'hop', ARGV[8])
+redis.call('HSET', entry, 'token', token, 'delivery', delivery, 'lease_ends', str(now + lease), 'hop', ARGV[8])
 expire(entry, lease + ttl)
 keep_time()
-return {'started'}
+return {'started', delivery}
 """
 )
 
@@ -80,8 +82,8 @@ class RedisLedger:
         self._ttl_s = ttl_s
         self._clock = clock
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
-        return self._begin(work, delivery, hop, lease_s, replace_failure=False)
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float, redelivered: bool = False) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, redelivered=redelivered)
 
     def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
         return self._begin(work, delivery, hop, lease_s, replace_failure=True)
@@ -104,9 +106,19 @@ class RedisLedger:
         """Nothing to do: Redis removes what has expired."""
         return 0
 
-    def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
+    def _begin(  # noqa: PLR0913 - the facts of a delivery
+        self,
+        work: Work,
+        delivery: str,
+        hop: int,
+        lease_s: float,
+        *,
+        redelivered: bool = False,
+        replace_failure: bool = False,
+    ) -> Entry:
         token = uuid.uuid4().hex
-        found = self._run(BEGIN, work, token, delivery, microseconds(lease_s), int(replace_failure), hop)
+        lease = microseconds(lease_s)
+        found = self._run(BEGIN, work, token, delivery, lease, int(replace_failure), hop, int(redelivered))
         match found:
             case [b"running", wait]:
                 return Running(int(wait) / 1_000_000)
@@ -117,7 +129,7 @@ class RedisLedger:
                     envelope, message_id.decode(), published == b"1", answered_delivery.decode(), failure == b"1"
                 )
             case _:
-                return Started(token)
+                return Started(token, found[1].decode())
 
     def _run(self, script: str, work: Work, token: str, *args: str | bytes | int) -> Rows:
         # The request's id is somebody else's text of any length; its digest is as good a name.

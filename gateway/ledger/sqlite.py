@@ -23,12 +23,13 @@ CLAIM = """
 INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
 VALUES (:request_id, :digest, 0, :token, :delivery, :hop, :lease_ends_at, 0, :expires_at)
 ON CONFLICT (request_id, digest) DO UPDATE SET
-    answered = 0, token = excluded.token, delivery = excluded.delivery, hop = excluded.hop,
+    answered = 0, token = excluded.token, hop = excluded.hop,
+    delivery = CASE WHEN :redelivered THEN delivery ELSE excluded.delivery END,
     lease_ends_at = excluded.lease_ends_at, published = 0, expires_at = excluded.expires_at,
     message_id = NULL, failure = NULL, envelope = NULL
 WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failure)
-      ELSE lease_ends_at <= :now AND NOT (delivery = :delivery AND hop > :hop) END
-RETURNING 1
+      ELSE lease_ends_at <= :now AND NOT ((delivery = :delivery OR :redelivered) AND hop > :hop) END
+RETURNING delivery
 """
 
 #: Stores an answer, unless there is one already. The last parameter is the time.
@@ -65,8 +66,8 @@ class SqliteLedger:
         self._clock = clock
         self._answers = itertools.count(1)
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
-        return self._begin(work, delivery, hop, lease_s, replace_failure=False)
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float, redelivered: bool = False) -> Entry:
+        return self._begin(work, delivery, hop, lease_s, redelivered=redelivered)
 
     def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
         return self._begin(work, delivery, hop, lease_s, replace_failure=True)
@@ -116,22 +117,33 @@ class SqliteLedger:
                 (now, limit),
             ).rowcount
 
-    def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
+    def _begin(  # noqa: PLR0913 - the facts of a delivery
+        self,
+        work: Work,
+        delivery: str,
+        hop: int,
+        lease_s: float,
+        *,
+        redelivered: bool = False,
+        replace_failure: bool = False,
+    ) -> Entry:
         claim: dict[str, Any] = {
             "request_id": work.request_id,
             "digest": work.digest,
             "token": uuid.uuid4().hex,
             "delivery": delivery,
             "hop": hop,
+            "redelivered": redelivered,
             "replace_failure": replace_failure,
             **self._times(lease_s),
         }
-        if self._file.run(CLAIM, claim):
-            return Started(claim["token"])  # as a rule, and in one statement
+        if rows := self._file.run(CLAIM, claim):
+            return Started(claim["token"], rows[0][0])  # as a rule, and in one statement
         # Why not is true of one moment only: so the claim is made again, in one transaction with the look, at one time.
         with self._file.transaction() as db:
             claim |= self._times(lease_s)
-            return Started(claim["token"]) if db.execute(CLAIM, claim).fetchall() else _found(db, claim, lease_s)
+            rows = db.execute(CLAIM, claim).fetchall()
+            return Started(claim["token"], rows[0][0]) if rows else _found(db, claim, lease_s)
 
     def _times(self, lease_s: float) -> dict[str, float]:
         now = self._clock()
@@ -147,7 +159,7 @@ def _found(db: sqlite3.Connection, claim: dict[str, Any], lease_s: float) -> Ent
     if answered:
         return Answered(envelope, message_id, bool(published), delivery, bool(failure))
     left_s = lease_ends_at - claim["now"]
-    if left_s <= 0 and delivery == claim["delivery"] and hop > claim["hop"]:
+    if left_s <= 0 and (delivery == claim["delivery"] or claim["redelivered"]) and hop > claim["hop"]:
         return Superseded()
     if left_s > lease_s:  # longer than any lease: the clock was set back since it began
         left_s = lease_s

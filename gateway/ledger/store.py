@@ -38,9 +38,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Started:
-    """The work is the caller's: it holds the lease under `token`."""
+    """The work is the caller's: it holds the lease under `token`, and is `delivery` from now on."""
 
     token: str
+    delivery: str
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ Entry = Started | Running | Superseded | Answered
 class Ledger(Protocol):
     """Each method is one atomic step and raises StoreUnavailable when the store cannot be used."""
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
+    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float, redelivered: bool = False) -> Entry:
         """Start the work for `lease_s` seconds, unless it runs elsewhere, is answered, or a later copy will do it.
 
-        A lease that has ended is taken over. Superseded is only a delivery of which a later copy is known.
+        A lease that has ended is taken over. Superseded is only a delivery of which a later copy is known. What was
+        `redelivered` has had another name when it came before: it goes on as the delivery that is known of the work.
         """
 
     def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
@@ -108,8 +110,16 @@ class Ledger(Protocol):
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Started:  # noqa: ARG002 - the protocol's names
-        return Started(uuid.uuid4().hex)
+    def begin(  # the protocol's names
+        self,
+        work: Work,  # noqa: ARG002
+        *,
+        delivery: str,
+        hop: int = 0,  # noqa: ARG002
+        lease_s: float,  # noqa: ARG002
+        redelivered: bool = False,  # noqa: ARG002
+    ) -> Started:
+        return Started(uuid.uuid4().hex, delivery)
 
     def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Started:
         return self.begin(work, delivery=delivery, hop=hop, lease_s=lease_s)

@@ -11,6 +11,7 @@ import pika
 import requests
 
 from gateway.reporting.redaction import escape_controls
+from gateway.settings import Settings
 
 #: What a policy may set on a queue that messages must not get lost in: they end them, or drop them.
 LOSSY = ("message-ttl", "expires", "max-length", "max-length-bytes")
@@ -44,10 +45,11 @@ def look(amqp_url: str, management_url: str, queues: Iterable[str]) -> None:
             logger.warning("%s", sentence)
 
 
-def look_in_background(amqp_url: str, management_url: str, queues: Iterable[str]) -> None:
-    """As `look`, on a thread of its own: nothing waits for it."""
-    arguments = (amqp_url, management_url, tuple(queues))
-    threading.Thread(target=look, args=arguments, name="policies", daemon=True).start()
+def look_in_background(settings: Settings, queues: Iterable[str]) -> None:
+    """As `look`, on a thread of its own, where the settings name a management API: nothing waits for it."""
+    if settings.rabbitmq_management_url is not None:
+        arguments = (settings.rabbitmq_url.get_secret_value(), settings.rabbitmq_management_url, tuple(queues))
+        threading.Thread(target=look, args=arguments, name="policies", daemon=True).start()
 
 
 def _complaint(policy: Mapping[str, Any], queues: list[str]) -> str | None:

@@ -1,6 +1,6 @@
 """Log lines: one format for everything in the process, the request id on each, and no secret on any.
 
-    2025-01-01 00:00:01 - bridge.relay - INFO - [<request_id>] Received request (retry_count=0)
+    2025-01-01 00:00:01 - bridge.requests - INFO - [<request_id>] Received request (retry_count=0)
 
 Times are UTC. With LOG_FORMAT=json each line is an object of the same facts: time, logger, level, request_id,
 message, exception.

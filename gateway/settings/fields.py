@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     `CLOUDAMQP_URL` is used, which Heroku's add-on sets; without both, what a fresh local server takes."""
 
     rabbitmq_management_url: HttpUrl | None = None
-    """When set, a bridge warns at its start of policies that would lose messages. It is asked with the user and
+    """When set, a worker warns at its start of policies that would lose messages. It is asked with the user and
     password of `RABBITMQ_URL`. For example: `http://localhost:15672`"""
 
     request_queue: QueueName = "gemini.requests"
@@ -71,8 +71,8 @@ class Settings(BaseSettings):
     worker's own will do. For example: `backend\.responses\..*`"""
 
     worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
-    """Requests that a bridge has fetched and not yet relayed: enough to keep its publisher busy. A worker holds as many
-    as it has threads."""
+    """Only for `python -m bridge`: requests that it has fetched and not yet relayed, enough to keep its publisher busy.
+    A worker holds as many requests as it has threads."""
 
     openrouter_api_keys: Keys = ()
     """One or more OpenRouter keys, separated by commas. `label=key` names the account of a key; without labels the

@@ -35,6 +35,7 @@ class Arena:
         for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
             self.stack.environment.pop(name, None)
         self.stack.environment |= {"PYTHONPATH": str(TEST_BUILD), "CHAOS_FOLDER": str(folder)}
+        self.with_bridge = False
         self.direct = Stack(url, fake.base_url, folder)
         self.running: dict[str, Process] = {}
         self.ended: list[tuple[str, int]] = []
@@ -45,12 +46,13 @@ class Arena:
         self._platform = threading.Thread(target=self._supervise, daemon=True)
 
     def start(self) -> None:
-        """Return when the worker and the bridge are ready."""
+        """Return when the worker is ready, and the bridge where there is one."""
         (self.folder / "journal.jsonl").touch()
-        for name in ("worker", "bridge"):
+        for name in ("worker", "bridge") if self.with_bridge else ("worker",):
             self.running[name] = self.stack.start(name)
         self.running["worker"].wait_for_output("is ready for action")
-        self.running["bridge"].wait_for_output("Relaying")
+        if self.with_bridge:
+            self.running["bridge"].wait_for_output("Relaying")
         self._platform.start()
 
     def close(self) -> None:
@@ -82,8 +84,9 @@ class Arena:
 
     def kill(self, name: str) -> None:
         """SIGKILL to every process of the group."""
-        with suppress(ProcessLookupError):
-            self.running[name].signal_group(signal.SIGKILL)
+        if name in self.running:
+            with suppress(ProcessLookupError):
+                self.running[name].signal_group(signal.SIGKILL)
 
     def kill_one_child(self, name: str) -> None:
         """SIGKILL to one worker process: its master ends the others."""
@@ -93,7 +96,8 @@ class Arena:
             os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
 
     def terminate(self, name: str) -> None:
-        self.running[name].terminate()
+        if name in self.running:
+            self.running[name].terminate()
 
     def pause(self, name: str) -> None:
         with suppress(ProcessLookupError):

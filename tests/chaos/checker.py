@@ -109,12 +109,12 @@ def _one_envelope(
 def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> Counter[str]:
     """How often each envelope was sent; never by a delivery that came after its confirm had been noted.
 
-    A request that the bridge relayed twice, over a lost ack, is like one that was sent twice: it may be answered twice.
-    So may one whose envelope was held by one delivery, confirmed, while another still published it. Which of several
+    A request that was sent twice may be answered twice, and what a bridge has relayed is like one that was sent. So may
+    one whose envelope was held by one delivery, confirmed, while another still published it. Which of several
     deliveries in one process has sent an envelope the journal cannot tell: a late one counts when it is alone.
     """
     sent: Counter[str] = Counter()
-    relayed: Counter[str] = Counter()
+    sends: Counter[str] = Counter()
     done: set[str] = set()
     held: set[str] = set()
     under_way: Counter[tuple[str, int]] = Counter()  # deliveries by request and process
@@ -124,11 +124,11 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
         if request_id not in asked:
             continue
         match line["step"]:
-            case "bridge: relayed":
-                relayed[request_id] += 1
+            case "arrived" if not line["redelivered"]:
+                sends[request_id] += 1
             case "received":
                 if not under_way[delivery]:
-                    late[delivery] = request_id in done - held and relayed[request_id] == 1
+                    late[delivery] = request_id in done - held and sends[request_id] <= 1
                 under_way[delivery] += 1
             case "ack asked" | "given back":
                 under_way[delivery] -= 1
@@ -145,11 +145,11 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
     """P3: nothing is paid for twice, and no call is made beyond the attempts, save where a process ended in between.
 
     Between the call and the ledger, that is. Where two copies of a request are about, both are attempted as long as the
-    attempts fail: the bridge relayed it twice, over a lost ack, or a process ended before it could note its copy.
+    attempts fail: it was relayed, or a process ended before it could note its copy.
     """
     interrupted = _interrupted(evidence.journal)
     unnoted = _unnoted_copies(evidence.journal)
-    relayed = Counter(line["id"] for line in evidence.journal if line["step"] == "bridge: relayed")
+    relayed = Counter(line["id"] for line in evidence.journal if line["step"] == "relayed")
     calls: Counter[str] = Counter()
     paid: Counter[str] = Counter()
     for call in evidence.calls:
@@ -167,7 +167,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
         kind, crashes = asked[request_id].kind, interrupted[request_id]
         verdict.repeated_calls += max(0, count - kind.calls)
         # An attempt that ended before it was noted is made again, with all that may follow from it.
-        if count > kind.calls * (max(1, relayed[request_id]) + crashes + unnoted[request_id]):
+        if count > kind.calls * (1 + relayed[request_id] + crashes + unnoted[request_id]):
             verdict.faults.append(
                 f"{request_id} ({kind.name}) was called for {count} times, with {crashes} crashes in a call"
             )

@@ -14,8 +14,9 @@ from tests.chaos.node import USER, ChaosNode
 from tests.rabbitmq_server import vhost_of
 from tests.system.stack import wait_until
 
-#: Steps of the product at which a process can be ended; the first part of the name of the bridge's says so.
-WORKER_STEPS = (
+#: Steps of the product at which a process can be ended.
+STEPS = (
+    "arrived",
     "received",
     "before call",
     "after call",
@@ -28,8 +29,9 @@ WORKER_STEPS = (
     "copy sent",
     "copy confirmed",
 )
-BRIDGE_STEPS = ("bridge: received", "bridge: relayed", "bridge: before ack", "bridge: ack asked")
 
+#: Of a request that comes again, and is relayed.
+RELAY_STEPS = ("relayed", "relay: before ack", "relay: ack asked")
 
 #: How long after its declaration a queue survives a SIGKILL of RabbitMQ, in seconds; seen: 0.4 s is too short.
 QUEUE_IS_SAFE_S = 1.5
@@ -156,15 +158,15 @@ def delete_callback_queue(where: Where) -> None:
 
 
 def delete_work_queue(where: Where) -> None:
-    """At a moment when nothing is in it: the bridge holds still, and the worker has done what it had."""
+    """At a moment when nothing is in it: the backend holds still, and all has been done that there was."""
     url = where.arena.direct.url
-    where.arena.pause("bridge")
+    where.arena.producing.clear()
     # In vain when too much is going on: a fault that does not come does no harm.
     with suppress(AssertionError):
-        wait_until(lambda: not set(where.node.ours(url)) - {"gemini.requests"}, timeout_s=25, what="nothing to do")
+        wait_until(lambda: not where.node.ours(url), timeout_s=25, what="nothing to do")
         with where.arena.direct.channel() as channel:
             channel.queue_delete("gemini.generate")
-    where.arena.resume("bridge")
+    where.arena.producing.set()
     # A quorum queue that RabbitMQ has just made does not survive its SIGKILL on a single node: it is listed for ever,
     # and takes nothing. So this fault is over when the queue is there, and on the disk.
     wait_until(lambda: "gemini.generate" in where.node.queues(url), timeout_s=30, what="the work queue to be back")
@@ -216,7 +218,7 @@ def stop_bridge(where: Where) -> None:
 
 
 def fail_at_steps(where: Where) -> None:
-    for step in where.rng.sample(WORKER_STEPS, 2) + where.rng.sample(BRIDGE_STEPS, 1):
+    for step in where.rng.sample(STEPS, 2) + where.rng.sample(RELAY_STEPS, 1):
         where.arena.arm(step)
         where.wait(0.5, 2)
     where.wait(1, 2)
@@ -244,3 +246,6 @@ FAULTS: tuple[Fault, ...] = (
     stop_bridge,
     fail_at_steps,
 )
+
+#: Their victim is a bridge beside the worker.
+BRIDGE_FAULTS = (kill_bridge, stop_bridge)

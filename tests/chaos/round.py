@@ -13,7 +13,7 @@ from typing import Any
 from fake_openrouter.client import FakeClient
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Evidence, Verdict, judge
-from tests.chaos.faults import FAULTS, Fault, Where
+from tests.chaos.faults import BRIDGE_FAULTS, FAULTS, Fault, Where
 from tests.chaos.node import ChaosNode
 from tests.chaos.workload import Producer, requests
 from tests.system.stack import wait_until
@@ -50,6 +50,11 @@ class Plan:
     seed: int
     faults: tuple[Fault, ...]
 
+    @property
+    def with_bridge(self) -> bool:
+        """Whether a bridge runs beside the worker, as some do it: in every third round, and where it is the victim."""
+        return self.seed % 3 == 0 or any(fault in BRIDGE_FAULTS for fault in self.faults)
+
     @classmethod
     def of(cls, seed: int, faults: Sequence[Fault] = FAULTS) -> "Plan":
         """Two or three faults; every fault comes once in a while whatever the seeds are."""
@@ -79,6 +84,7 @@ def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path, **settings
         todo = requests(REQUESTS, name=f"s{plan.seed}", canary=canary, rng=rng)
         fake.reset()
         fake.script([rule for request in todo for rule in request.rules])
+        arena.with_bridge = plan.with_bridge
         arena.start()
         producer = Producer(url, todo, seconds=SECONDS, go=arena.producing)
         producer.start()

@@ -31,7 +31,7 @@ def test_every_request_is_answered_when_the_leases_of_a_dead_worker_end(
         # On threads, which meet that moment more often than greenlets do.
         command = procfile_command("worker").replace("dramatiq-gevent", "dramatiq")
         try:
-            worker, _bridge = stack.start_both(command=command)
+            worker = stack.start_worker(command=command)
             fake.script([{"gate": "held"}])
             ids = [f"{store}-{round_}-{number}" for number in range(REQUESTS)]
             stack.publish(*({"request_id": one, "prompt": f"Question {one}"} for one in ids))

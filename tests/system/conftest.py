@@ -48,7 +48,7 @@ def running_stack(
             OPENROUTER_SITE_NAME="Example",
             UPSTREAM_RETRY_DELAYS="0.1,0.2",
         )
-        stack.start_both()
+        stack.start_worker()
         yield stack, fake
 
 

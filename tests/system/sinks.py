@@ -1,4 +1,4 @@
-"""Small servers that worker and bridge talk to in a test: Sentry's, and a proxy with a password."""
+"""Small servers that a worker talks to in a test: Sentry's, and a proxy with a password."""
 
 import base64
 import gzip

@@ -40,15 +40,19 @@ def procfile_command(name: str) -> str:
     raise LookupError(name)
 
 
+#: What the Procfile does not start, and some run all the same.
+OF_ITS_OWN = {"bridge": "exec python -m bridge"}
+
+
 class Process:
-    """One Procfile process in its own process group, with its output in a file."""
+    """A Procfile process, or a bridge, in its own process group, with its output in a file."""
 
     def __init__(self, name: str, environment: dict[str, str], log: Path, command: str | None = None) -> None:
         self.name = name
         self.log = log
         self._sink = log.open("ab")
         self.popen = subprocess.Popen(
-            command or procfile_command(name),
+            command or OF_ITS_OWN.get(name) or procfile_command(name),
             shell=True,
             cwd=ROOT,
             env=environment,
@@ -91,7 +95,7 @@ class Process:
 
 
 class Stack:
-    """Worker and bridge against one RabbitMQ and one provider, with the settings of one test."""
+    """Workers, and what else a test starts, against one RabbitMQ and one provider, with the settings of one test."""
 
     def __init__(self, url: str, provider_url: str, folder: Path, **settings: object) -> None:
         self.url = url
@@ -124,13 +128,6 @@ class Stack:
         bridge = self.start("bridge", **settings)
         bridge.wait_for_output("Relaying")
         return bridge
-
-    def start_both(self, *, command: str | None = None, **settings: object) -> tuple[Process, Process]:
-        """A worker, started with `command` or the Procfile's, and a bridge; both are ready."""
-        worker = self.start("worker", command=command, **settings)
-        bridge = self.start_bridge(**settings)
-        self._wait_for_worker(worker, **settings)
-        return worker, bridge
 
     def _wait_for_worker(self, worker: Process, **settings: object) -> None:
         processes = int({**self.environment, **settings}["WORKER_PROCESSES"])

@@ -148,7 +148,7 @@ def test_a_provider_that_never_ends_an_answer_is_a_timeout(make_stack: MakeStack
     """F30: after the short schedule; nothing holds a thread beyond the deadline."""
     stack, fake = make_stack(UPSTREAM_RETRY_DELAYS="0.1,0.2", REQUEST_TIMEOUT_SECONDS=1)
     fake.script([{"prompt": f"Fail: {name}", **behaviour} for name, behaviour in ENDLESS.items()])
-    stack.start_both()
+    stack.start_worker()
     stack.publish(*({"request_id": name, "prompt": f"Fail: {name}"} for name in ENDLESS))
     assert {answer["error_code"] for answer in stack.answers(len(ENDLESS))} == {"timeout"}
     assert Counter(call["prompt"] for call in fake.calls()) == {f"Fail: {name}": 3 for name in ENDLESS}
@@ -159,7 +159,7 @@ def test_refused_keys_are_answered_with_an_authentication_error(make_stack: Make
     """Each key is tried once, then the producer reads why; a 401 of every key may be an outage, and is waited for."""
     stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="0.1,0.2")
     fake.script([{"status": status}])
-    stack.start_both()
+    stack.start_worker()
     stack.publish(request(1))
     (answer,) = stack.answers(1)
     assert answer["error_code"] == "authentication"
@@ -171,7 +171,7 @@ def test_an_outage_of_401s_passes_by_itself(make_stack: MakeStack):
     """The keys are asked about until they are accepted again; nobody has to bring them back."""
     stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="8,8")
     fake.script([{"status": 401, "times": 2}])
-    worker, _bridge = stack.start_both()
+    worker = stack.start_worker()
     stack.publish(request(1))
     assert stack.answers(1)[0]["status"] == "success"
     worker.wait_for_output("is accepted again", count=2)
@@ -254,7 +254,7 @@ def test_keys_take_turns_and_never_exceed_their_window(make_stack: MakeStack):
     stack, fake = make_stack(
         keys=3, per_minute=5, window=window_s, late=late_s, WORKER_PROCESSES=2, QUEUE_RETRY_DELAYS="60,60,60,60"
     )
-    stack.start_both()
+    stack.start_worker()
     stack.publish(*(request(n) for n in range(20)))
     answers = stack.answers(20)
     assert {answer["status"] for answer in answers} == {"success"}
@@ -272,7 +272,7 @@ def test_a_429_moves_the_request_to_the_next_key_at_once(make_stack: MakeStack):
     """No wait and no retry is counted while another key is free."""
     stack, fake = make_stack(keys=2)
     fake.script([{"key": KEYS[0][-4:], "status": 429, "headers": {"Retry-After": "30"}, "times": 1}])
-    stack.start_both()
+    stack.start_worker()
     stack.publish(request(1))
     assert stack.answers(1)[0]["status"] == "success"
     stack.publish(request(2), request(3))

@@ -137,7 +137,6 @@ class World:
     keys: list[Canary]
     secrets: list[Canary]
     worker: Process
-    bridge: Process
     command_lines: set[str] = field(default_factory=set)
     envelopes: dict[str, str] = field(default_factory=dict)
     scenarios: list[Scenario] = field(default_factory=list)
@@ -181,7 +180,7 @@ class World:
         self.look_at_processes()
 
     def look_at_processes(self) -> None:
-        for pid in pids_of_group(self.worker.popen.pid) + pids_of_group(self.bridge.popen.pid):
+        for pid in pids_of_group(self.worker.popen.pid):
             self.command_lines.add(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
 
     def held(self) -> Iterator[tuple[str, pika.BasicProperties, bytes]]:
@@ -242,10 +241,8 @@ def world(
             channel.queue_declare("full", durable=True, arguments=arguments)
         stack.put("full", b"{}")
         # The call that the first worker drains is held; those of the second one are cut short.
-        worker, bridge = stack.start_both(REQUEST_TIMEOUT_SECONDS=60)
-        yield World(
-            stack, fake, rabbitmq_server, sentry, proxy, keys, [*keys, rabbitmq, proxy_password], worker, bridge
-        )
+        worker = stack.start_worker(REQUEST_TIMEOUT_SECONDS=60)
+        yield World(stack, fake, rabbitmq_server, sentry, proxy, keys, [*keys, rabbitmq, proxy_password], worker)
 
 
 @pytest.mark.parametrize("world", ["text", "json"], indirect=True)
@@ -266,9 +263,8 @@ def test_no_canary_is_where_it_does_not_belong(world: World):
 
     check_provider(world)
     check_queues(world)
-    for process in (world.worker, world.bridge):
-        process.terminate()
-        assert process.wait() == 0
+    world.worker.terminate()
+    assert world.worker.wait() == 0
     check_envelopes(world)
     check_files(world)
     check_sentry(world)
@@ -355,12 +351,11 @@ def check_envelopes(world: World) -> None:
 def check_files(world: World) -> None:
     """The output of every process has no canary; the state has answers, and keys as digests."""
     logs = {path.name: path.read_text() for path in world.stack.folder.glob("*.log")}
-    assert len(logs) == 3
+    assert len(logs) == 2
     for name, log in logs.items():
         assert leaks(world.everything, log) == [], name
     assert "id of success" in logs["worker-0.log"]
-    assert "id of success" in logs["bridge-1.log"]
-    assert "no such table" in logs["worker-2.log"]
+    assert "no such table" in logs["worker-1.log"]
     state = "".join(path.read_text("latin-1") for path in world.stack.folder.glob("state.sqlite3*"))
     assert leaks([*world.secrets, *world.asked], state) == []
     assert hashlib.sha256(world.keys[0].value.encode()).hexdigest()[:16] in state
@@ -379,7 +374,6 @@ def check_sentry(world: World) -> None:
 def check_command_lines(world: World) -> None:
     assert leaks(world.everything, " ".join(world.command_lines)) == []
     assert any("dramatiq-gevent actors" in line for line in world.command_lines)
-    assert any("-m bridge" in line for line in world.command_lines)
 
 
 @pytest.mark.parametrize(

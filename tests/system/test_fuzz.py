@@ -42,9 +42,9 @@ def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
 
 def send_hostile_bodies(make_stack: MakeStack, server: RabbitmqServer, *, share: float) -> None:
     stack, fake = make_stack(per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
-    worker, bridge = stack.start_both()
+    worker = stack.start_worker()
     warm_up(stack)
-    threads, memory = threads_of(bridge), memory_of(worker, bridge)
+    memory = memory_of(worker)
 
     sent = bodies(SEED, share=share)
     publish(stack, sent)
@@ -55,25 +55,22 @@ def send_hostile_bodies(make_stack: MakeStack, server: RabbitmqServer, *, share:
     assert ends.count() == len(sent)
     assert ends.unlike_an_envelope == []
     assert worker.popen.poll() is None
-    assert bridge.popen.poll() is None
-    assert_no_thread_was_lost(threads, bridge)
     assert_every_thread_of_the_worker_makes_a_call(stack, fake)
-    for pid, size in memory_of(worker, bridge).items():
+    for pid, size in memory_of(worker).items():
         assert size - memory[pid] < GROWTH
     assert stack.depth("hostile.smuggled") == 0
     assert len(fake.calls()) < len(sent) / 2  # what cannot be right costs nothing
-    for process in (worker, bridge):
-        assert "Traceback" not in process.output()
-        assert "Hello Hello" not in process.output()  # a prompt; names, such as a model's, are shown escaped
-        assert "\x1b" not in process.output()
+    assert "Traceback" not in worker.output()
+    assert "Hello Hello" not in worker.output()  # a prompt; names, such as a model's, are shown escaped
+    assert "\x1b" not in worker.output()
 
 
 def forge_messages(make_stack: MakeStack, *, count: int) -> None:
     """Put so many into each queue."""
     stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
-    _worker, bridge = stack.start_both()
+    stack.start_worker()
     warm_up(stack)
-    threads, calls = threads_of(bridge), len(fake.calls())
+    calls = len(fake.calls())
     rng, queues = random.Random(SEED), ("gemini.generate", "gemini.callbacks", "gemini.generate.delay.1s")
     for queue in queues:
         stack.put(queue, *(forged(rng, queue) for _ in range(count)))
@@ -81,7 +78,6 @@ def forge_messages(make_stack: MakeStack, *, count: int) -> None:
     stack.wait_for_depth("gemini.generate.dead", total)
     assert good_request_is_answered(stack)
     assert len(fake.calls()) == calls + 1
-    assert_no_thread_was_lost(threads, bridge)
     assert_every_thread_of_the_worker_makes_a_call(stack, fake)
 
 
@@ -143,10 +139,6 @@ def warm_up(stack: Stack) -> None:
     stack.answers(16, queue="warm.up")
 
 
-def threads_of(*processes: Process) -> dict[int, int]:
-    return {pid: len(list(Path(f"/proc/{pid}/task").iterdir())) for pid in pids(*processes)}
-
-
 def assert_every_thread_of_the_worker_makes_a_call(stack: Stack, fake: FakeClient) -> None:
     """All at the same time. The system knows no threads of a worker on greenlets that could be counted."""
     threads, before = int(stack.environment["WORKER_THREADS"]), len(fake.calls())
@@ -155,10 +147,6 @@ def assert_every_thread_of_the_worker_makes_a_call(stack: Stack, fake: FakeClien
     assert len(fake.wait_for_calls(before + threads)) == before + threads
     fake.open_gate("together")
     stack.answers(threads, queue="good.answers")
-
-
-def assert_no_thread_was_lost(before: dict[int, int], *processes: Process) -> None:
-    wait_until(lambda: threads_of(*processes) == before, what=f"as many threads as before, {before} by process")
 
 
 def memory_of(*processes: Process) -> dict[int, int]:

@@ -86,11 +86,7 @@ def test_a_message_of_the_first_form_is_still_read(running_stack: Running):
 def test_a_delivery_that_was_fetched_and_never_started_runs_normally(make_stack: MakeStack):
     """F7: `redelivered` is set, and proves nothing: one call, at once."""
     stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=60)  # a lease to wait for would be longer than this test
-    with stack.channel() as channel:
-        channel.queue_declare("gemini.requests", durable=True)
-    stack.start_bridge()
     stack.publish({"request_id": "fetched", "prompt": "Hello"})
-    stack.wait_for_depth("gemini.generate", 1)
     fetch_and_give_back(stack)
     started = time.monotonic()
     stack.start_worker()
@@ -103,12 +99,12 @@ def test_a_delivery_that_was_fetched_and_never_started_runs_normally(make_stack:
 def fetch_and_give_back(stack: Stack) -> None:
     """As a worker does that is killed with a full prefetch window; true when RabbitMQ says `redelivered` after it."""
     with stack.channel() as channel:
-        channel.basic_get("gemini.generate")
+        channel.basic_get("gemini.requests")
     found: list[Any] = []
 
     def came_back() -> bool:
         with stack.channel() as channel:
-            method, _properties, _body = channel.basic_get("gemini.generate")
+            method, _properties, _body = channel.basic_get("gemini.requests")
             found.append(method)
         return method is not None and method.redelivered
 

@@ -19,7 +19,7 @@ def test_both_launchers_rotate_keys_and_answer_once(make_stack: MakeStack, launc
     """A burst over two processes, one key with a 429: every request has its one answer, from one call."""
     stack, fake = make_stack(keys=2, WORKER_PROCESSES=2)
     fake.script([{"key": KEYS[0][-4:], "status": 429, "times": 1}])
-    stack.start_both(command=command(launcher))
+    stack.start_worker(command=command(launcher))
     stack.publish(*({"request_id": f"r-{number}", "prompt": f"Question {number}"} for number in range(40)))
 
     answers = stack.answers(40)
@@ -34,7 +34,7 @@ def test_both_launchers_drain(make_stack: MakeStack, launcher: str):
     """F50: SIGTERM after SIGTERM to every process, the master too, with a call under way: answered, and exit code 0."""
     stack, fake = make_stack()
     fake.script([{"delay_s": 3.0}])
-    worker, _bridge = stack.start_both(command=command(launcher))
+    worker = stack.start_worker(command=command(launcher))
     stack.publish({"request_id": "r-1", "prompt": "Slow"})
     wait_until(lambda: len(fake.calls()) == 1, what="the call")
 

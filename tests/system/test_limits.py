@@ -122,7 +122,7 @@ def ground(cleanup: ExitStack, provider: str, server: RabbitmqServer, folder: Pa
     stores = open_stores(ours)
     cleanup.callback(stores.close)
     pool = KeyPool(ours.keys, stores.keys, max_per_window=ours.keys_max_per_minute)
-    worker, _bridge = stack.start_both()
+    worker = stack.start_worker()
     return Ground(provider, stack, fake, pool, worker)
 
 
@@ -167,7 +167,7 @@ def test_what_rests_is_back_at_its_time(make_stack: MakeStack, sample: str):
     answer, _expected = load(SAMPLES / "openrouter" / f"{sample}.json")
     given = {"status": answer.status, "body": answer.body.decode(), "headers": {"Retry-After": f"{SHORT_S:g}"}}
     fake.script([{"times": 1, **given}])
-    stack.start_both()
+    stack.start_worker()
     stack.publish({"request_id": "r-1", "prompt": "Hello"})
     assert stack.answers(1)[0]["status"] == "success"
     first, second = fake.calls()
@@ -182,7 +182,7 @@ def test_keys_of_one_user_rest_together_without_a_label(vhost_url: str, tmp_path
         settings = {"OPENROUTER_API_KEYS": ",".join(keys), "OPENROUTER_MODEL": "vendor/unheard-of"}
         stack = Stack(vhost_url, fake.base_url, tmp_path, **settings)
         cleanup.callback(stack.close)
-        worker, _bridge = stack.start_both()
+        worker = stack.start_worker()
         worker.wait_for_output("vendor/unheard-of is not among the provider's models")
         worker.wait_for_output("Keys without a label: 3, of 2 accounts")
         answer, _expected = load(SAMPLES / "openrouter" / "429_admission_control.json")

@@ -33,7 +33,7 @@ NOT_RUN = {
     'script/demo --real "your prompt"': "is paid",
     "script/run": "is paid",
     "script/chaos all": "takes hours",
-    "heroku ps:scale worker=1 bridge=1": "needs an account",
+    "heroku ps:scale worker=1": "needs an account",
     "docker compose up": "needs Docker",
     "docker compose up --scale gemini-client=3": "needs Docker",
     "docker compose --profile fake up": "needs Docker",

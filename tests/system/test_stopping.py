@@ -20,7 +20,7 @@ def test_a_second_sigterm_does_not_cut_a_call_short(make_stack: MakeStack):
     """F50: called once, answered, exit code 0."""
     stack, fake = make_stack()
     fake.script([{"gate": "held"}])
-    worker, _bridge = stack.start_both()
+    worker = stack.start_worker()
     stack.publish(request(1))
     fake.wait_for_calls(1)
     worker.signal_group(signal.SIGTERM)
@@ -38,12 +38,12 @@ def test_what_a_stopping_worker_has_not_started_goes_to_another(make_stack: Make
     """F51: prefetched requests do not wait for the drain."""
     stack, fake = make_stack(WORKER_THREADS=2)
     fake.script([{"gate": "held"}])
-    worker, _bridge = stack.start_both()
+    worker = stack.start_worker()
     stack.publish(*(request(n) for n in range(4)))
     fake.wait_for_calls(2)
     worker.signal_group(signal.SIGTERM)
     worker.wait_for_output("Draining")
-    stack.wait_for_depth("gemini.generate", 2)
+    stack.wait_for_depth("gemini.requests", 2)
     fake.open_gate("held")
     assert worker.wait(25) == 0
     stack.start_worker()
@@ -70,10 +70,10 @@ def test_a_call_that_outlasts_the_grace_period_leaves_its_request_in_rabbitmq(ma
     fake.script([{"gate": "held"}])
     # The Procfile gives 25 s, of the 30 that Heroku gives.
     in_a_hurry = procfile_command("worker").replace("--worker-shutdown-timeout 25000", "--worker-shutdown-timeout 2000")
-    worker, _bridge = stack.start_both(command=in_a_hurry)
+    worker = stack.start_worker(command=in_a_hurry)
     stack.publish(request(1))
     fake.wait_for_calls(1)
     worker.signal_group(signal.SIGTERM)
     worker.wait()  # long before the call is over
-    stack.wait_for_depth("gemini.generate", 1)
+    stack.wait_for_depth("gemini.requests", 1)
     assert stack.depth("gemini.responses") == 0

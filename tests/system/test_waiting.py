@@ -42,7 +42,7 @@ def test_a_request_that_never_gets_a_key_waits_each_step_once_then_fails(make_st
     delays = (0.3, 0.4, 0.5, 0.6)
     stack, fake = make_stack(QUEUE_RETRY_DELAYS=",".join(map(str, delays)), LOG_FORMAT="json")
     fake.script([{"status": 429, "headers": {"Retry-After": "3600"}}])
-    worker, _bridge = stack.start_both()
+    worker = stack.start_worker()
     stack.publish({"request_id": "r-1", "prompt": "Hello"})
     (answer,) = stack.answers(1)
     assert answer["error"] == "Rate limit exceeded after all retries"
@@ -109,7 +109,7 @@ def behind_long_waits(make_stack: MakeStack, count: int) -> list[float]:
     """How late three short waits are behind so many long ones, in seconds."""
     stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,3600", LOG_FORMAT="json")
     fake.script([{"status": 429, "headers": {"Retry-After": "3600"}}])
-    worker, _bridge = stack.start_both()
+    worker = stack.start_worker()
     stack.publish({"request_id": "first", "prompt": "Hello"})
     wait_for_attempts(worker, "first", 2)  # from here on the key rests: nobody is released early
     before = memory_kib(worker.popen.pid)

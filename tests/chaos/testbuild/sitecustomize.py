@@ -13,10 +13,10 @@ each process that shall end there. Taking one away is atomic, so it ends one pro
     dramatiq.Middleware          received
     OpenRouter.complete          before call, after call
     SqliteLedger, RedisLedger    stored, published, noted (given back: abandoned, or its copy waits)
-    pika.channel.Channel         envelope sent, copy sent, bridge: relayed, bridge: before ack, bridge: ack asked
+    pika.channel.Channel         envelope sent, copy sent, relayed
     Publisher.publish            confirmed, copy confirmed, held
-    Delivery.settle              before ack, ack asked, given back
-    pika's BlockingChannel       bridge: received
+    Delivery                     arrived (a request), relay: before ack, relay: ack asked
+    Delivered.settle             before ack, ack asked, given back
 
 The lease of a dead process ends sooner here than it does in production, and with CHAOS_PUBLISH_TIMEOUT_S so does the
 patience with a confirm. With CHAOS_STOCK_SETTLEMENT the worker acks whatever became of a message, as job systems do: a
@@ -81,11 +81,6 @@ def around(owner, name, *, before=None, after=None):
         return result
 
     setattr(owner, name, wrapped)
-
-
-def in_bridge():
-    """Whether this process is a bridge: a worker never loads its relay."""
-    return "bridge.relay" in sys.modules
 
 
 def id_in(value):
@@ -177,7 +172,7 @@ def departure(queue, body, properties):
     """The step at which a message leaves, the id of its request, and what else is to be noted; None for no step."""
     match kind_of(queue):
         case "relayed":
-            return "bridge: relayed", id_in(json.loads(body)), {}
+            return "relayed", id_in(json.loads(body)), {}
         case "copy":
             return "copy sent", id_in(json.loads(body)), {}
         case "envelope":
@@ -220,7 +215,6 @@ def channel(module):
             unconfirmed[channel].sent(departure(queue, body, properties))
 
     around(module.Channel, "basic_publish", before=leaves, after=left)
-    bridge_acks(module)
 
 
 def confirm_mode(module):
@@ -246,58 +240,68 @@ def confirm_mode(module):
     return channels
 
 
-def bridge_acks(module):
-    def acks(*_rest, **_named):
-        if in_bridge():
-            step("bridge: before ack", None)
-
-    def acked(*_rest, **_named):
-        if in_bridge():
-            step("bridge: ack asked", None)
-
-    around(module.Channel, "basic_ack", before=acks, after=acked)
+def id_of(body):
+    """The id of a request as a producer sent it; None for what is no request."""
+    try:
+        return id_in(json.loads(body))
+    except ValueError:
+        return None
 
 
-def blocking_connection(module):
-    basic_consume = module.BlockingChannel.basic_consume
-
-    @functools.wraps(basic_consume)
-    def consuming(channel, queue, on_message_callback, **named):
-        def received(channel, method, properties, body):
-            if in_bridge():
-                step("bridge: received", properties.message_id)
-            on_message_callback(channel, method, properties, body)
-
-        return basic_consume(channel, queue, received, **named)
-
-    module.BlockingChannel.basic_consume = consuming
+#: Deliveries that their message settles; those that are left are settled when their relay is confirmed.
+OF_A_MESSAGE = weakref.WeakSet()
 
 
 def delivery(module):
-    from middleware.attempt import attempt_of
+    arrivals_and_relays(module.Delivery)
+    settlements(module.Delivered)
 
-    settle = module.Delivery.settle
+
+def arrivals_and_relays(owner):
+    arrive, settle = owner.__init__, owner.settle
+
+    @functools.wraps(arrive)
+    def arrived(delivery, **facts):
+        arrive(delivery, **facts)
+        if delivery.queue == "gemini.requests":
+            step("arrived", id_of(delivery.body), redelivered=delivery.redelivered)
 
     @functools.wraps(settle)
-    def settled(delivery):
-        attempt, first = attempt_of(delivery), not vars(delivery).get("is_settled")
-        delivery.is_settled = True
+    def settled(delivery, *, confirmed, **named):
+        is_relay = confirmed and delivery.queue == "gemini.requests" and delivery not in OF_A_MESSAGE
+        if is_relay:
+            step("relay: before ack", id_of(delivery.body))
+        settle(delivery, confirmed=confirmed, **named)
+        if is_relay:
+            step("relay: ack asked", id_of(delivery.body))
+
+    owner.__init__, owner.settle = arrived, settled
+
+
+def settlements(owner):
+    from middleware.attempt import attempt_of
+
+    settle = owner.settle
+
+    @functools.wraps(settle)
+    def settled(message):
+        attempt, first = attempt_of(message), message.delivery not in OF_A_MESSAGE
+        OF_A_MESSAGE.add(message.delivery)
         if STOCK_SETTLEMENT:
             attempt.outcome = attempt.outcome or "whatever"
-        request_id = getattr(delivery.args[0], "request_id", None)
+        request_id = getattr(message.args[0], "request_id", None)
         if first and attempt.outcome is not None:
             step("before ack", request_id, outcome=attempt.outcome)
-        settle(delivery)
+        settle(message)
         if first:
             step("ack asked" if attempt.outcome is not None else "given back", request_id)
 
-    module.Delivery.settle = settled
+    owner.settle = settled
 
 
 CHANGES = {
     "dramatiq.broker": dramatiq_broker,
     "pika.channel": channel,
-    "pika.adapters.blocking_connection": blocking_connection,
     "gateway.providers.openrouter": openrouter,
     "gateway.ledger.sqlite": lambda module: ledger(module.SqliteLedger),
     "gateway.ledger.redis": lambda module: ledger(module.RedisLedger),

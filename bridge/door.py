@@ -1,0 +1,54 @@
+"""A door reads one kind of bytes: from a delivery to a message that Dramatiq runs, or to another end of it."""
+
+import logging
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+
+import pika
+
+from bridge.delivery import Delivered, Delivery
+from gateway.errors import ErrorCode, PublishError
+from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.publisher import Publisher
+
+#: How long a delivery whose copy could not be published rests before it goes back to its queue, in seconds.
+RETRY_S = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Door:
+    """Opened for each delivery of its queues, on the thread of their connection: it must not wait for anything.
+
+    What it sends elsewhere it publishes, and settles the delivery when that is confirmed, or is not.
+    """
+
+    def __init__(self, publisher: Callable[[], Publisher], *, dead_queue: str) -> None:
+        self.publisher = publisher
+        self.dead_queue = dead_queue
+
+    def open(self, delivery: Delivery) -> Delivered | None:
+        """The message to run; None when the door takes care of the delivery."""
+        raise NotImplementedError
+
+    def move(self, delivery: Delivery, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+        """Publish to `queue`; the delivery is acked when that is confirmed."""
+        self.publisher().submit(queue, body, properties).add_done_callback(partial(_moved, delivery))
+
+    def to_dead_queue(self, delivery: Delivery, *, reason: str, code: ErrorCode, request_id: str | None = None) -> None:
+        """Keep what nobody can run for an operator."""
+        properties = dead_letter(reason=reason, code=code, source=delivery.queue, request_id=request_id)
+        self.move(delivery, self.dead_queue, delivery.body, properties)
+
+
+def _moved(delivery: Delivery, confirmed: "Future[None]") -> None:
+    """Runs on the publisher's thread."""
+    error = confirmed.exception()
+    if error is None:
+        delivery.settle(confirmed=True)
+        return
+    level = logging.WARNING if isinstance(error, PublishError) else logging.ERROR
+    logger.log(level, "Not moved, it stays in %s: %s", delivery.queue, error)
+    # Not at once: what RabbitMQ refuses now would come back and be refused again, as fast as it can loop.
+    delivery.settle(confirmed=False, after_s=RETRY_S)

@@ -1,0 +1,107 @@
+"""The door for other people's JSON: a request becomes a message of the actor `generate`."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable
+
+from dramatiq import Message
+
+from bridge.delivery import Delivered, Delivery
+from bridge.door import Door
+from bridge.gate import Sender, admit
+from bridge.wire import StrictEncoder, callback_message, work_message
+from gateway.errors import InvalidMessage
+from gateway.messages import Failure, Job, Reply, Request
+from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.topology import DEAD_REQUESTS, Topology
+from gateway.reporting.logs import request_id_var
+from gateway.reporting.redaction import escape_controls
+from gateway.settings import Settings
+from middleware.outbox import message_properties
+
+logger = logging.getLogger(__name__)
+
+
+class RequestDoor(Door):
+    """A request that comes for the first time runs here and now, and stays unacked until its outcome is confirmed.
+
+    One that comes again is relayed to `gemini.generate`, and acked when it is confirmed there: that queue counts
+    deliveries, so a request that kills workers comes to an end. With `relay_all` every request is relayed.
+    """
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        topology: Callable[[], Topology],
+        publisher: Callable[[], Publisher],
+        *,
+        relay_all: bool = False,
+    ) -> None:
+        super().__init__(publisher, dead_queue=DEAD_REQUESTS)
+        self.settings = settings
+        self.topology = topology
+        self.relay_all = relay_all
+        self._encoder = StrictEncoder()
+
+    @property
+    def queue(self) -> str:
+        return self.settings().request_queue
+
+    def open(self, delivery: Delivery) -> Delivered | None:
+        try:
+            request = self._admitted(delivery)
+        except InvalidMessage as error:
+            self._reject(delivery, error)
+            return None
+        _log(logging.INFO, request.request_id, "Received request (retry_count=%d)", request.retry_count)
+        return self._accept(delivery, request)
+
+    def _admitted(self, delivery: Delivery) -> Request:
+        properties = delivery.properties
+        sender = Sender(
+            request_id=_short(properties.correlation_id) or _short(properties.message_id),
+            reply_to=_short(properties.reply_to),
+        )
+        return admit(
+            delivery.body,
+            sender,
+            default_callback=self.settings().response_queue,
+            refusal=self.topology().refusal,
+        )
+
+    def _accept(self, delivery: Delivery, request: Request) -> Delivered | None:
+        message = work_message(Job.of(request, received_at=time.time(), redelivered=delivery.redelivered))
+        if not delivery.redelivered and not self.relay_all:
+            return Delivered(message, delivery)
+        self._send(delivery, message)
+        return None
+
+    def _reject(self, delivery: Delivery, error: InvalidMessage) -> None:
+        """Answer the sender where one can be answered, else keep the message for an operator."""
+        _log(logging.WARNING, error.request_id, "Rejected: %s", escape_controls(str(error), 500))
+        if error.callback_queue is None:
+            self.to_dead_queue(delivery, reason=str(error), code=error.code, request_id=error.request_id)
+            return
+        envelope = Failure.of(error, request_id=error.request_id, processing_time_ms=0)
+        reply = Reply.of(envelope, queue=error.callback_queue, work_id=_work_id(delivery.body))
+        self._send(delivery, callback_message(reply))
+
+    def _send(self, delivery: Delivery, message: "Message[None]") -> None:
+        body = self._encoder.encode(message.asdict())
+        self.move(delivery, message.queue_name, body, message_properties(message.message_id))
+
+
+def _log(level: int, request_id: str | None, text: str, fact: object) -> None:
+    request_id_var.set(request_id)
+    logger.log(level, text, fact)
+    request_id_var.set(None)
+
+
+def _short(value: object) -> str | None:
+    return value if isinstance(value, str) and 0 < len(value) <= 255 else None  # noqa: PLR2004 - AMQP's short string
+
+
+def _work_id(body: bytes) -> str:
+    """Names a rejected message by its bytes, so that a redelivery is answered with the same `message_id`."""
+    return f"rejected/{hashlib.sha256(body).hexdigest()}"

@@ -1,0 +1,134 @@
+"""The doors for requests and for work: what runs here, what is sent elsewhere, and when it is acked."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from bridge.delivery import Delivered, Delivery
+from bridge.requests import RequestDoor
+from bridge.work import WorkDoor
+from gateway.errors import ConnectionLost, Nacked
+from gateway.messages import Job
+from tests.world import Channel, Source, World, delivery, job, world
+
+REQUEST = {"request_id": "r-1", "prompt": "Hello canary-prompt"}
+LOST = ConnectionLost("gone", queue="any")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[World]:
+    with world(tmp_path) as made:
+        yield made
+
+
+def requests_of(here: World, *, relay_all: bool = False) -> RequestDoor:
+    return RequestDoor(
+        lambda: here.settings, lambda: here.topology, lambda: cast("Any", here.publisher), relay_all=relay_all
+    )
+
+
+def arrival(channel: Channel, fields: object, source: Source | None = None, **facts: Any) -> Delivery:
+    body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
+    return delivery(channel, body=body, source=source, **facts)
+
+
+def test_a_request_that_comes_for_the_first_time_runs_here(here: World):
+    """It stays unacked until its outcome is confirmed, and nothing is published for it before."""
+    message = requests_of(here).open(arrival(channel := Channel(), REQUEST))
+    assert isinstance(message, Delivered)
+    (received,) = message.args
+    assert isinstance(received, Job)
+    assert (received.request_id, received.redelivered, received.hop) == ("r-1", False, 0)
+    assert (message.actor_name, here.publisher.sent, channel.sent) == ("generate", [], [])
+
+
+@pytest.mark.parametrize(("redelivered", "relay_all"), [(True, False), (False, True), (True, True)])
+def test_a_request_that_comes_again_is_relayed(here: World, redelivered: bool, relay_all: bool):
+    """The work queue counts its deliveries from then on. `python -m bridge` relays all."""
+    door = requests_of(here, relay_all=relay_all)
+    assert door.open(arrival(channel := Channel(), REQUEST, redelivered=redelivered)) is None
+    (copy,) = here.copies("gemini.generate")
+    assert (copy.actor_name, copy.args[0].request_id, copy.args[0].redelivered) == ("generate", "r-1", redelivered)
+    assert channel.sent == ["ack"]
+
+
+def test_what_could_not_be_relayed_goes_back_a_moment_later(here: World):
+    """Not at once: it would come back, and be refused again, as fast as it can loop."""
+    here.publisher.refuse["gemini.generate"] = [LOST]
+    source = Source()
+    requests_of(here).open(arrival(channel := Channel(), REQUEST, source, redelivered=True))
+    assert channel.sent == ["requeue"]
+    assert source.later == [1.0]
+
+
+def test_a_refused_request_is_answered(here: World):
+    """F1: with an error envelope, on its way to the callback queue; acked when that is confirmed."""
+    requests_of(here).open(arrival(channel := Channel(), {"request_id": "r-1", "callback_queue": "answers"}))
+    (copy,) = here.copies("gemini.callbacks")
+    assert (copy.actor_name, copy.args[0].queue) == ("publish_error", "answers")
+    assert "prompt" in json.loads(copy.args[0].body)["error"]
+    assert channel.sent == ["ack"]
+
+
+def test_the_same_refusal_has_the_same_message_id(here: World):
+    """P2: also when the ack was lost, and the request comes again."""
+    for _ in range(2):
+        requests_of(here).open(arrival(Channel(), {"request_id": "r-1"}))
+    first, second = here.copies("gemini.callbacks")
+    assert first.args[0].message_id == second.args[0].message_id
+
+
+@pytest.mark.parametrize("body", [b"\xff\xfe", b"[]", b"[" * 100_000, b'{"a": ' + b"9" * 6000 + b"}"])
+def test_a_message_that_names_nobody_is_kept(here: World, body: bytes, caplog: pytest.LogCaptureFixture):
+    """F1, F2: as it came, with a reason, and nothing of it in the log."""
+    requests_of(here).open(arrival(channel := Channel(), body))
+    ((queue, kept, properties),) = here.publisher.sent
+    assert (queue, kept) == ("gemini.requests.dead", body)
+    assert (properties.headers or {})["x-source-queue"] == "gemini.requests"
+    assert channel.sent == ["ack"]
+    assert "999" not in caplog.text
+
+
+def test_what_cannot_be_kept_stays_where_it_is(here: World):
+    """Moving is copying, then removing."""
+    here.publisher.refuse["gemini.requests.dead"] = [Nacked("full", queue="gemini.requests.dead")]
+    requests_of(here).open(arrival(channel := Channel(), b"garbage"))
+    assert channel.sent == ["requeue"]
+
+
+def test_amqp_names_stand_in_for_fields(here: World):
+    """Of a request without an id or a callback queue."""
+    facts = {"correlation_id": "c-1", "reply_to": "answers"}
+    message = requests_of(here).open(arrival(Channel(), {"prompt": "Hello"}, **facts))
+    assert message is not None
+    request = message.args[0].request
+    assert (request.request_id, request.callback_queue) == ("c-1", "answers")
+
+
+def test_no_prompt_is_logged(here: World, caplog: pytest.LogCaptureFixture):
+    """P4: the line has the id and nothing of the body."""
+    caplog.set_level("DEBUG")
+    requests_of(here).open(arrival(Channel(), REQUEST))
+    assert "Received request" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_work_of_ours_runs(here: World):
+    """Under the id that it was sent with: so it is known when it comes again."""
+    sent = here.message(job())
+    door = WorkDoor(lambda: cast("Any", here.publisher))
+    message = door.open(arrival(channel := Channel(), sent.encode(), queue="gemini.generate"))
+    assert message is not None
+    assert (message.message_id, message.args[0].request_id, channel.sent) == (sent.message_id, "r-1", [])
+
+
+@pytest.mark.parametrize(("error", "settled"), [(None, "ack"), (LOST, "requeue")])
+def test_a_foreign_message_is_acked_when_its_dead_copy_is_confirmed(here: World, error: Exception | None, settled: str):
+    """F3: it runs nothing."""
+    here.publisher.refuse["gemini.generate.dead"] = [error] if error else []
+    door = WorkDoor(lambda: cast("Any", here.publisher))
+    assert door.open(arrival(channel := Channel(), {"actor_name": "generate"}, queue="gemini.generate")) is None
+    assert channel.sent == [settled]
