@@ -43,7 +43,7 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Case:
-    """One ring in a store of its own; `where` is a file or a URL."""
+    """A set of keys in a store of its own; `where` is a file or a URL."""
 
     store: str
     keys: int
@@ -53,7 +53,7 @@ class Case:
     def pool(self) -> tuple[KeyPool, KeyStore]:
         store = self._open()
         keys = [ApiKey(f"sk-or-v1-benchmark-{n:06}", label="one account") for n in range(self.keys)]
-        # Free: a window so short that a ring of ten does not gather more uses a key than the limits of real life allow.
+        # Free: a window so short that a set of ten does not gather more uses a key than the limits of real life allow.
         limit, window_s = (1_000_000, 0.1) if self.state == "free" else (1, 86_400.0)
         return KeyPool(keys, store, max_per_window=limit, window_s=window_s, margin_s=0.0), store
 

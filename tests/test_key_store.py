@@ -302,7 +302,7 @@ def test_of_many_that_return_together_the_least_recently_used_is_first(store: Ke
     assert [lease_from(pool).key for _ in keys] == keys
 
 
-def test_a_ring_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock: Clock):
+def test_a_key_set_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock: Clock):
     """What rests for a week still does, for those who only ask as well, and turns go on."""
     pool = pool_of(store, clock)
     pool.cool(lease_from(pool), limited(retry_after_s=6 * 86_400.0))
@@ -313,7 +313,7 @@ def test_a_ring_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock:
 
 
 def test_every_step_in_redis_is_one_round_trip(redis_url: str):
-    """Whatever the number of keys, once the server knows the ring and the scripts."""
+    """Whatever the number of keys, once the server knows the key set and the scripts."""
     empty(redis_url)
     store = key_store("redis", redis_url)
     pool = pool_of(store, Clock(), *(ApiKey(f"sk-or-v1-trip-{n:04}") for n in range(300)), limit=1, in_flight=1)
@@ -342,14 +342,14 @@ def reads(client: "redis.Redis[bytes]") -> int:
     return int(client.info("stats")["total_reads_processed"])
 
 
-def test_a_ring_of_which_the_server_has_lost_a_part_is_enrolled_again(redis_url: str, clock: Clock):
+def test_a_key_set_of_which_the_server_has_lost_a_part_is_registered_again(redis_url: str, clock: Clock):
     """An eviction, or somebody's hand: no key is missing for the rest of the hour, and what rests still rests."""
     empty(redis_url)
     store = key_store("redis", redis_url)
     pool = pool_of(store, clock)
     pool.cool(lease_from(pool), limited())
     with redis.Redis.from_url(redis_url) as client:
-        for pattern in ("*:places:*", "*:ring:*", "*:rings"):
+        for pattern in ("*:places:*", "*:key_set:*", "*:key_sets"):
             client.delete(*client.scan_iter(pattern))
             assert {lease_from(pool).key for _ in range(2)} == {TWO, THREE}
             clock.advance(50)
@@ -371,14 +371,14 @@ def test_a_shorter_window_forgets_nothing_of_a_longer_one(redis_url: str, clock:
 
 
 def test_a_configuration_that_nobody_uses_any_more_costs_nothing(redis_url: str, clock: Clock):
-    """An hour after its last use the next one to be enrolled removes it."""
+    """An hour after its last use the next one to be registered removes it."""
     empty(redis_url)
     store = key_store("redis", redis_url)
     for limit in (1, 2, 3):
         lease_from(pool_of(store, clock, ONE, limit=limit))
         clock.advance(3601)
     with redis.Redis.from_url(redis_url) as client:
-        assert len(list(client.scan_iter("*:places:*"))) == len(list(client.scan_iter("*:ring:*"))) == 1
+        assert len(list(client.scan_iter("*:places:*"))) == len(list(client.scan_iter("*:key_set:*"))) == 1
         assert all(client.ttl(key) > 0 for key in client.scan_iter())
     store.close()
 

@@ -11,18 +11,18 @@ from gateway.keys.store import (
     LEARNED,
     Blocked,
     Granted,
+    KeySet,
     Kind,
-    MemberStatus,
     Rest,
-    Ring,
     Source,
+    StoredKeyStatus,
     account_subject,
     key_subject,
     model_subject,
 )
 from gateway.stores.state_file import StateFile
 
-#: How often a ring says that its keys are still in use, in seconds, and after how long without it they are forgotten.
+#: How often a set says that its keys are still in use, in seconds, and after how long without it they are forgotten.
 SEEN_EVERY_S = 3600.0
 FORGET_AFTER_S = 7 * 86400.0
 
@@ -31,7 +31,7 @@ PRUNE_ROWS = 100
 
 
 #: A process that has just started does not know what another one has learned, and leaves it.
-ENROL = """
+REGISTER = """
 INSERT INTO keys (digest, account, turn, seen_at) VALUES (?1, ?2, 0, ?3)
 ON CONFLICT (digest) DO UPDATE SET seen_at = excluded.seen_at,
     account = CASE WHEN ?2 IS NULL AND keys.account LIKE ?4 THEN keys.account ELSE ?2 END
@@ -39,7 +39,7 @@ ON CONFLICT (digest) DO UPDATE SET seen_at = excluded.seen_at,
 
 
 #: Each statement costs more than what it does: a transaction begins with all that it needs to know.
-OPENING = "SELECT latest, offset, (SELECT seen_at FROM rings WHERE ring = ?) FROM clock"
+OPENING = "SELECT latest, offset, (SELECT seen_at FROM key_sets WHERE key_set = ?) FROM clock"
 
 #: Keys that may be used at a moment, least recently used first.
 IN_TURN = "SELECT digest, ready_at, rests_until, refused, used FROM keys WHERE ready_at <= ? ORDER BY turn, id"
@@ -54,9 +54,9 @@ class SqliteKeyStore:
     def __init__(self, file: StateFile) -> None:
         self._file = file
 
-    def acquire(self, ring: Ring, model: str, lease: str) -> Granted | Blocked:
-        with self._step(ring) as step:
-            step.enrol()
+    def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
+        with self._step(key_set) as step:
+            step.register()
             if step.rest_ends(model_subject(model)) > step.now:
                 return step.blocked(model)
             while (found := step.next_in_turn()) is not None:
@@ -67,73 +67,73 @@ class SqliteKeyStore:
                 step.note(digest, state)
             return step.blocked(model)
 
-    def cancel(self, ring: Ring, digest: str, lease: str) -> None:
-        with self._step(ring) as step:
+    def cancel(self, key_set: KeySet, digest: str, lease: str) -> None:
+        with self._step(key_set) as step:
             step.forget("uses", digest, lease)
             step.forget("flights", digest, lease)
             step.refresh(digest)
 
-    def release(self, ring: Ring, digest: str, lease: str) -> None:
-        with self._step(ring) as step:
+    def release(self, key_set: KeySet, digest: str, lease: str) -> None:
+        with self._step(key_set) as step:
             step.forget("flights", digest, lease)
             step.refresh(digest)
 
-    def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
-        with self._step(ring) as step:
-            step.enrol()
+    def cool(self, key_set: KeySet, subject: str, rest: Rest) -> None:
+        with self._step(key_set) as step:
+            step.register()
             step.cool(subject, rest)
 
-    def clear(self, ring: Ring, digest: str, reason: str | None = None) -> None:
-        with self._step(ring) as step:
+    def clear(self, key_set: KeySet, digest: str, reason: str | None = None) -> None:
+        with self._step(key_set) as step:
             for subject in step.subjects(digest):
                 step.end_rest(subject, reason)
 
-    def ready_in_s(self, ring: Ring, model: str | None) -> float:
-        with self._look(ring) as step:
+    def ready_in_s(self, key_set: KeySet, model: str | None) -> float:
+        with self._look(key_set) as step:
             return step.ready_in_s(model)
 
-    def status(self, ring: Ring) -> list[MemberStatus]:
-        with self._look(ring) as step:
-            return [step.status(member.digest) for member in ring.members]
+    def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
+        with self._look(key_set) as step:
+            return [step.status(key.digest) for key in key_set.keys]
 
     def close(self) -> None:
         self._file.close()
 
     @contextmanager
-    def _step(self, ring: Ring) -> Iterator["_Step"]:
+    def _step(self, key_set: KeySet) -> Iterator["_Step"]:
         with self._file.transaction() as db:
             # The time is read under the write lock, so that records are in the order of their times.
-            step = _Step(db, ring, *_opening(db, ring))
+            step = _Step(db, key_set, *_opening(db, key_set))
             yield step
             step.keep_time()
 
     @contextmanager
-    def _look(self, ring: Ring) -> Iterator["_Step"]:
+    def _look(self, key_set: KeySet) -> Iterator["_Step"]:
         with self._file.snapshot() as db:
-            set_back = _is_set_back(db, ring)
+            set_back = _is_set_back(db, key_set)
         if set_back:
-            with self._step(ring):
+            with self._step(key_set):
                 pass  # notes where time goes on from: it would stand still for somebody who only looks
         with self._file.snapshot() as db:
-            yield _Step(db, ring, *_opening(db, ring))
+            yield _Step(db, key_set, *_opening(db, key_set))
 
 
-def _opening(db: sqlite3.Connection, ring: Ring) -> tuple[float, float, float | None]:
-    """Now, what was added to the clock for it, and when the ring was last looked at closely.
+def _opening(db: sqlite3.Connection, key_set: KeySet) -> tuple[float, float, float | None]:
+    """Now, what was added to the clock for it, and when the key set was last looked at closely.
 
     The store's time never goes back, whatever the clock does: after a clock was set back it goes on from where it was,
     so every window and rest keeps its length.
     """
-    latest, offset, seen_at = db.execute(OPENING, (ring.id,)).fetchone()
-    clock = (ring.clock or time.time)()
+    latest, offset, seen_at = db.execute(OPENING, (key_set.id,)).fetchone()
+    clock = (key_set.clock or time.time)()
     if clock + offset < latest:
         offset = latest - clock
     return max(latest, clock + offset), offset, seen_at
 
 
-def _is_set_back(db: sqlite3.Connection, ring: Ring) -> bool:
+def _is_set_back(db: sqlite3.Connection, key_set: KeySet) -> bool:
     (offset,) = db.execute("SELECT offset FROM clock").fetchone()
-    return bool(_opening(db, ring)[1] != offset)
+    return bool(_opening(db, key_set)[1] != offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class _Step:
     """One transaction, at one moment."""
 
     db: sqlite3.Connection
-    ring: Ring
+    key_set: KeySet
     now: float
     offset: float
     seen_at: float | None
@@ -170,25 +170,25 @@ class _Step:
         # Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
         self.db.execute("UPDATE clock SET latest = ?, offset = ?, turn = turn + 1", (self.now, self.offset))
 
-    def enrol(self) -> None:
-        """Have a row for every key of the ring; looked at closely once an hour."""
+    def register(self) -> None:
+        """Have a row for every key of the key set; looked at closely once an hour."""
         if self.seen_at is not None and self.now - self.seen_at < SEEN_EVERY_S:
             return
-        self.db.execute("REPLACE INTO rings VALUES (?, ?)", (self.ring.id, self.now))
-        for member in self.ring.members:
-            self.db.execute(ENROL, (member.digest, member.account, self.now, f"{LEARNED}%"))
-            self.refresh(member.digest)
+        self.db.execute("REPLACE INTO key_sets VALUES (?, ?)", (self.key_set.id, self.now))
+        for key in self.key_set.keys:
+            self.db.execute(REGISTER, (key.digest, key.account, self.now, f"{LEARNED}%"))
+            self.refresh(key.digest)
         self._forget()
 
     def next_in_turn(self) -> tuple[str, float, "_State"] | None:
-        """The least recently used key of the ring, which is enrolled, that may be used now as far as its row says.
+        """The least recently used key of the key_set, which is registered, that may be used now as far as its row says.
 
         Its window is looked up where its uses could fill it: other settings may have counted for a shorter one.
         """
         if self._first_ready_at() > self.now:
             return None  # found out at once, where the search below would go through a thousand keys that rest
         for digest, ready_at, rests_until, refused, used in self.db.execute(IN_TURN, (self.now,)):
-            if digest in self.ring.digests:
+            if digest in self.key_set.digests:
                 window_until = self._window_until(digest, used)
                 return digest, ready_at, _State(window_until, rests_until, refused, self._flights_until(digest), used)
         return None
@@ -196,9 +196,9 @@ class _Step:
     def use(self, digest: str, lease: str, state: "_State", *, was_ready_at: float) -> None:
         used = state.used + 1 - self._prune(digest, state.used)
         self.db.execute("INSERT INTO uses VALUES (?, ?, ?)", (digest, self.now, lease))
-        if self.ring.max_in_flight:
+        if self.key_set.max_in_flight:
             self.db.execute("DELETE FROM flights WHERE digest = ? AND ends_at <= ?", (digest, self.now))
-            self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.ring.flight_s, lease))
+            self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.key_set.flight_s, lease))
         window_until, flights_until = self._window_until(digest, used), self._flights_until(digest)
         ready_at = max(window_until, state.rests_until, flights_until)
         # The indexes of what is not set are not written, and most uses fill no window.
@@ -208,9 +208,9 @@ class _Step:
 
     def _prune(self, digest: str, used: int) -> int:
         """Forget uses that no window holds any more, now and then and when they could fill one; returns how many."""
-        if used < self.ring.limit and used % PRUNE_ROWS:
+        if used < self.key_set.limit and used % PRUNE_ROWS:
             return 0
-        ended = (digest, self.now - self.ring.window_s)
+        ended = (digest, self.now - self.key_set.window_s)
         return self.db.execute("DELETE FROM uses WHERE digest = ? AND at <= ?", ended).rowcount
 
     def forget(self, table: Literal["uses", "flights"], digest: str, lease: str) -> None:
@@ -265,8 +265,8 @@ class _Step:
         first_ready_at = 0.0 if self._is_new() else self._first_ready_at()
         return max(0.0, max(first_ready_at, model_ready_at) - self.now)
 
-    def status(self, digest: str) -> MemberStatus:
-        since = self.now - self.ring.window_s
+    def status(self, digest: str) -> StoredKeyStatus:
+        since = self.now - self.key_set.window_s
         (used,) = self.db.execute("SELECT count(*) FROM uses WHERE digest = ? AND at > ?", (digest, since)).fetchone()
         row = self._rest_of(digest)
         rest = None
@@ -274,29 +274,29 @@ class _Step:
             rest = Rest(row[0] - self.now, Kind(row[1]), Source(row[2]), row[3])
         rests_until = row[0] if row is not None else 0.0
         ready_at = max(self._window_until(digest, used), rests_until, self._flights_until(digest))
-        return MemberStatus(digest, used, max(0.0, ready_at - self.now), rest, self._in_flight(digest))
+        return StoredKeyStatus(digest, used, max(0.0, ready_at - self.now), rest, self._in_flight(digest))
 
     def _window_until(self, digest: str, used: int) -> float:
         """When the window of a key with so many uses has a place again; in the past when it has one."""
-        if used < self.ring.limit:
+        if used < self.key_set.limit:
             return 0.0
         row = self.db.execute(
-            "SELECT at FROM uses WHERE digest = ? ORDER BY at DESC LIMIT 1 OFFSET ?", (digest, self.ring.limit - 1)
+            "SELECT at FROM uses WHERE digest = ? ORDER BY at DESC LIMIT 1 OFFSET ?", (digest, self.key_set.limit - 1)
         ).fetchone()
-        return row[0] + self.ring.window_s if row is not None else 0.0
+        return row[0] + self.key_set.window_s if row is not None else 0.0
 
     def _flights_until(self, digest: str) -> float:
         """When one more call may be in flight, if no lease is released before; in the past when one may now."""
-        if not self.ring.max_in_flight:
+        if not self.key_set.max_in_flight:
             return 0.0
         row = self.db.execute(
             "SELECT ends_at FROM flights WHERE digest = ? ORDER BY ends_at DESC LIMIT 1 OFFSET ?",
-            (digest, self.ring.max_in_flight - 1),
+            (digest, self.key_set.max_in_flight - 1),
         ).fetchone()
         return row[0] if row is not None else 0.0
 
     def _in_flight(self, digest: str) -> int:
-        if not self.ring.max_in_flight:
+        if not self.key_set.max_in_flight:
             return 0
         query = "SELECT count(*) FROM flights WHERE digest = ? AND ends_at > ?"
         (found,) = self.db.execute(query, (digest, self.now)).fetchone()
@@ -325,13 +325,13 @@ class _Step:
 
     def _first_ready_at(self) -> float:
         for digest, ready_at in self.db.execute("SELECT digest, ready_at FROM keys ORDER BY ready_at"):
-            if digest in self.ring.digests:
+            if digest in self.key_set.digests:
                 return float(ready_at)
         return 0.0
 
     def _is_new(self) -> bool:
-        """Nothing was ever asked for this ring."""
-        return self.db.execute("SELECT 1 FROM rings WHERE ring = ?", (self.ring.id,)).fetchone() is None
+        """Nothing was ever asked for this key_set."""
+        return self.db.execute("SELECT 1 FROM key_sets WHERE key_set = ?", (self.key_set.id,)).fetchone() is None
 
     def _all_refused(self) -> bool:
         rows = self.db.execute(
@@ -339,11 +339,11 @@ class _Step:
             " UNION ALL SELECT digest FROM keys WHERE refused = 1 AND rests_until <= ?",
             (self.now,),
         )
-        return self._first_member(rows) is None
+        return self._first_own(rows) is None
 
-    def _first_member(self, rows: sqlite3.Cursor) -> str | None:
-        """The file may know keys of other rings: of an older configuration, or of another program's."""
-        return next((digest for (digest,) in rows if digest in self.ring.digests), None)
+    def _first_own(self, rows: sqlite3.Cursor) -> str | None:
+        """The file may know keys of other sets: of an older configuration, or of another program's."""
+        return next((digest for (digest,) in rows if digest in self.key_set.digests), None)
 
     def _forget(self) -> None:
         """Remove some of what nobody has used for a week."""
@@ -351,4 +351,4 @@ class _Step:
         gone = self.db.execute("SELECT digest FROM keys WHERE seen_at < ? LIMIT ?", (before, PRUNE_ROWS)).fetchall()
         for table in ("uses", "flights", "keys"):
             self.db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)  # noqa: S608 - names of ours
-        self.db.execute("DELETE FROM rings WHERE seen_at < ?", (before,))
+        self.db.execute("DELETE FROM key_sets WHERE seen_at < ?", (before,))

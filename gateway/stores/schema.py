@@ -28,7 +28,7 @@ CREATE INDEX keys_by_turn ON keys (turn, id, ready_at, digest);
 CREATE INDEX keys_by_ready ON keys (ready_at, digest);
 CREATE INDEX keys_by_account ON keys (account);
 CREATE INDEX keys_by_refusal ON keys (refused, rests_until, digest);
-CREATE TABLE rings (ring TEXT PRIMARY KEY, seen_at REAL) WITHOUT ROWID;
+CREATE TABLE key_sets (key_set TEXT PRIMARY KEY, seen_at REAL) WITHOUT ROWID;
 CREATE TABLE uses (digest TEXT, at REAL, lease TEXT, PRIMARY KEY (digest, at, lease)) WITHOUT ROWID;
 CREATE TABLE flights (digest TEXT, ends_at REAL, lease TEXT, PRIMARY KEY (digest, ends_at, lease)) WITHOUT ROWID;
 {COUNTING}CREATE TABLE cooldowns (

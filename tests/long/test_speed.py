@@ -66,10 +66,10 @@ def slower(small: KeyStore, large: KeyStore) -> list[str]:
 
 def steps(store: KeyStore, keys: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each kind of step, on a store that has never been used, which is made ready for it just before."""
-    ring = [ApiKey(f"sk-or-v1-cost-{keys}-{n:04}", label=f"mine-{keys}") for n in range(keys)]
+    api_keys = [ApiKey(f"sk-or-v1-cost-{keys}-{n:04}", label=f"mine-{keys}") for n in range(keys)]
     clock = Clock()
-    used_up, free = (KeyPool(ring, store, max_per_window=limit, clock=clock) for limit in (1, 1000))
-    last = [used_up.acquire(MODEL) for _ in ring][-1]
+    used_up, free = (KeyPool(api_keys, store, max_per_window=limit, clock=clock) for limit in (1, 1000))
+    last = [used_up.acquire(MODEL) for _ in api_keys][-1]
     assert isinstance(last, Lease)
     yield "used up", lambda: used_up.acquire(MODEL)
     free.acquire(MODEL)
