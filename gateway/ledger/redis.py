@@ -100,10 +100,6 @@ class RedisLedger:
     def abandon(self, work: Work, token: str) -> None:
         self._run(ABANDON, work, token)
 
-    def sweep(self, limit: int = 500) -> int:  # noqa: ARG002 - the protocol's names
-        """Nothing to do: Redis removes what has expired."""
-        return 0
-
     def _begin(self, work: Work, delivery: str, hop: int, lease_s: float, *, replace_failure: bool) -> Entry:
         token = uuid.uuid4().hex
         found = self._run(BEGIN, work, token, delivery, microseconds(lease_s), int(replace_failure), hop)
