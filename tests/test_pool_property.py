@@ -1,6 +1,7 @@
 """The pool against a model of a few lines, over both stores, with any sequence of steps hypothesis can think of."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -17,13 +18,10 @@ from hypothesis.stateful import (
 
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
 from gateway.keys.pool import KeyPool, KeyStatus, Lease, Unavailable
-from gateway.keys.redis import RedisKeyStore
-from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore, Kind
 from gateway.secrets import ApiKey
-from gateway.stores.redis_server import RedisServer
-from gateway.stores.state_file import StateFile
 from tests.clock import Clock
+from tests.key_stores import key_store
 from tests.redis_server import empty
 
 KEYS = [ApiKey(f"sk-or-v1-property-{n}", label=label) for n, label in enumerate(["shared", "shared", "own", None])]
@@ -94,11 +92,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     leases: Bundle[Lease] = Bundle("leases")
 
-    def __init__(self, open_store: Callable[[], KeyStore]) -> None:
+    def __init__(self, open_store: Callable[[], AbstractContextManager[KeyStore]]) -> None:
         super().__init__()
         self.clock = Clock()
         self.reference = Reference(self.clock.now)
-        self.store = open_store()
+        self.opened = ExitStack()
+        self.store = self.opened.enter_context(open_store())
         self.pools = [
             KeyPool(
                 KEYS,
@@ -116,7 +115,7 @@ class PoolMachine(RuleBasedStateMachine):
         ]
 
     def teardown(self) -> None:
-        self.store.close()
+        self.opened.close()
 
     @rule(target=leases, model=MODELS, pool=st.integers(0, 1))
     def acquire(self, model: str, pool: int):
@@ -206,8 +205,8 @@ def test_any_history_in_a_file_is_that_of_the_model(tmp_path: Path):
     """SQLite; two pools that share the file."""
     numbers = count()
 
-    def fresh() -> KeyStore:
-        return SqliteKeyStore(StateFile(tmp_path / f"{next(numbers)}.sqlite3"))
+    def fresh() -> AbstractContextManager[KeyStore]:
+        return key_store("sqlite", str(tmp_path / f"{next(numbers)}.sqlite3"))
 
     run_state_machine_as_test(lambda: PoolMachine(fresh), settings=EXAMPLES)
 
@@ -215,8 +214,8 @@ def test_any_history_in_a_file_is_that_of_the_model(tmp_path: Path):
 def test_any_history_in_redis_is_that_of_the_model(redis_url: str):
     """A real server; two pools that share it."""
 
-    def fresh() -> KeyStore:
+    def fresh() -> AbstractContextManager[KeyStore]:
         empty(redis_url)
-        return RedisKeyStore(RedisServer(redis_url))
+        return key_store("redis", redis_url)
 
     run_state_machine_as_test(lambda: PoolMachine(fresh), settings=EXAMPLES)

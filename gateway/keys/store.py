@@ -121,7 +121,10 @@ def model_subject(model: str) -> str:
 
 
 class KeyStore(Protocol):
-    """Every method raises StoreUnavailable when the store cannot be used."""
+    """Every method raises StoreUnavailable when the store cannot be used.
+
+    A set that the store does not know is registered by the first method that is asked about it.
+    """
 
     def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
         """Record a use, under the id `lease`, of the least recently used key that may be used now."""
