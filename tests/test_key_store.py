@@ -354,7 +354,7 @@ def test_a_key_set_of_which_the_server_has_lost_a_part_is_registered_again(
             client.delete(*client.scan_iter(pattern))
             assert {lease_from(pool).key for _ in range(2)} == {TWO, THREE}
             clock.advance(50)
-            pool.cool(Lease(ONE, MODEL, "", 0.0), limited())
+            pool.cool(Lease(ONE, MODEL, ""), limited())
             clock.advance(15)
 
 

@@ -168,7 +168,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 10**9))
     def the_clock_is_set_back(self, seconds: int):
-        self.pools[0].cancel(Lease(KEYS[0], "", "none", 0.0))  # any step: the store has seen the time before
+        self.pools[0].cancel(Lease(KEYS[0], "", "none"))  # any step: the store has seen the time before
         self.clock.advance(-seconds)
 
     @rule(model=MODELS)

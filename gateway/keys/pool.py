@@ -27,12 +27,11 @@ SHORTEST_MARGIN_S = 0.25
 
 @dataclass(frozen=True)
 class Lease:
-    """One use of a key for a model, counted in the key's window since `acquired_at` (epoch seconds, store's clock)."""
+    """One use of a key for a model, counted in the key's window."""
 
     key: ApiKey
     model: str
     id: str
-    acquired_at: float
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class KeyPool:
         lease = uuid.uuid4().hex
         found = self._store.acquire(self._key_set, model, lease)
         if isinstance(found, Granted):
-            return Lease(self._keys[found.digest], model, lease, found.at)
+            return Lease(self._keys[found.digest], model, lease)
         return Unavailable(found.retry_in_s, found.refused)
 
     def cancel(self, lease: Lease) -> None:

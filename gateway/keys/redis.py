@@ -46,9 +46,6 @@ class RedisKeyStore:
         by_digest = {row[0].decode(): row[1:] for row in self._run("status", key_set)}
         return [_status(key.digest, *by_digest[key.digest]) for key in key_set.keys]
 
-    def close(self) -> None:
-        self._server.close()
-
     def _run(self, step: str, key_set: KeySet, *args: str | int) -> Rows:
         """What the step returns; a set that the server does not know is registered first."""
         while not (found := self._send(step, key_set, *args)):

@@ -149,9 +149,6 @@ class SqliteKeyStore:
         with self._look(key_set) as step:
             return [step.status(key.digest) for key in key_set.keys]
 
-    def close(self) -> None:
-        self._file.close()
-
     @contextmanager
     def _step(self, key_set: KeySet) -> Iterator["_Step"]:
         with self._file.transaction() as db:

@@ -146,6 +146,3 @@ class KeyStore(Protocol):
 
     def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
         """One entry for each key, in the order of the set; changes nothing."""
-
-    def close(self) -> None:
-        """Close the connection of this process. Idempotent."""
