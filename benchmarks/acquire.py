@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
@@ -28,7 +28,6 @@ from gateway.errors import AuthenticationFailed, Scope
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
-from gateway.keys.store import KeyStore
 from gateway.secrets import ApiKey
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
@@ -43,50 +42,45 @@ PATIENCE_S = 60.0
 
 @dataclass(frozen=True)
 class Case:
-    """One ring in a store of its own; `where` is a file or a URL."""
+    """A set of keys in a store of its own; `where` is a file or a URL."""
 
     store: str
     keys: int
     state: str
     where: str
 
-    def pool(self) -> tuple[KeyPool, KeyStore]:
-        store = self._open()
+    @contextmanager
+    def pool(self) -> Iterator[KeyPool]:
         keys = [ApiKey(f"sk-or-v1-benchmark-{n:06}", label="one account") for n in range(self.keys)]
-        # Free: a window so short that a ring of ten does not gather more uses a key than the limits of real life allow.
+        # Free: a window so short that a set of ten does not gather more uses a key than the limits of real life allow.
         limit, window_s = (1_000_000, 0.1) if self.state == "free" else (1, 86_400.0)
-        return KeyPool(keys, store, max_per_window=limit, window_s=window_s, margin_s=0.0), store
-
-    def _open(self) -> KeyStore:
-        if self.store == "sqlite":
-            return SqliteKeyStore(StateFile(Path(self.where)))
-        return RedisKeyStore(RedisServer(self.where))
+        with closing(StateFile(Path(self.where)) if self.store == "sqlite" else RedisServer(self.where)) as opened:
+            store = SqliteKeyStore(opened) if isinstance(opened, StateFile) else RedisKeyStore(opened)
+            yield KeyPool(keys, store, max_per_window=limit, window_s=window_s, margin_s=0.0)
 
     def prepare(self) -> None:
         """Bring the keys into their state."""
-        pool, store = self.pool()
-        leases = [pool.acquire(MODEL) for _ in range(self.keys)]
-        last = leases[-1]
-        if self.state == "refused" and isinstance(last, Lease):
-            pool.cool(last, AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT, retry_after_s=86_400.0))
-        store.close()
+        with self.pool() as pool:
+            last = [pool.acquire(MODEL) for _ in range(self.keys)][-1]
+            if self.state == "refused" and isinstance(last, Lease):
+                error = AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT, retry_after_s=86_400.0)
+                pool.cool(last, error)
 
 
 def measure(case: Case, steps: int, barrier: "Barrier | None" = None) -> float:
     """Microseconds of one step, the mean of many; processes that share a barrier measure together."""
-    pool, store = case.pool()
-    granted = isinstance(pool.acquire(MODEL), Lease)  # opens the store, and sends the script
-    if granted != (case.state == "free"):
-        raise RuntimeError(f"{case} is not in its state")
-    if barrier is not None:
-        barrier.wait(PATIENCE_S)
-    start = time.perf_counter()
-    for _ in range(steps):
-        pool.acquire(MODEL)
-    seconds = time.perf_counter() - start
-    if barrier is not None:
-        barrier.wait(PATIENCE_S)  # nobody measures an emptier machine than the others
-    store.close()
+    with case.pool() as pool:
+        granted = isinstance(pool.acquire(MODEL), Lease)  # opens the store, and sends the script
+        if granted != (case.state == "free"):
+            raise RuntimeError(f"{case} is not in its state")
+        if barrier is not None:
+            barrier.wait(PATIENCE_S)
+        start = time.perf_counter()
+        for _ in range(steps):
+            pool.acquire(MODEL)
+        seconds = time.perf_counter() - start
+        if barrier is not None:
+            barrier.wait(PATIENCE_S)  # nobody measures an emptier machine than the others
     return seconds / steps * 1e6
 
 

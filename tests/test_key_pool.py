@@ -6,7 +6,7 @@ import pytest
 
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.keys.store import Granted, Member, Rest, Ring
+from gateway.keys.store import Granted, KeySet, Rest, StoredKey
 from gateway.resources import Resources
 from gateway.secrets import ApiKey
 from gateway.settings import Settings
@@ -20,17 +20,17 @@ class Store:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
 
-    def acquire(self, ring: Ring, model: str, lease: str) -> Granted:
-        self.told.append(("acquire", ring, model, lease))
-        return Granted(ring.members[0].digest, 7.0)
+    def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted:
+        self.told.append(("acquire", key_set, model, lease))
+        return Granted(key_set.keys[0].digest, 7.0)
 
-    def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
-        self.told.append(("cool", ring, subject, rest))
+    def cool(self, key_set: KeySet, subject: str, rest: Rest) -> None:
+        self.told.append(("cool", key_set, subject, rest))
 
-    def cancel(self, ring: Ring, digest: str, lease: str) -> None:
+    def cancel(self, key_set: KeySet, digest: str, lease: str) -> None:
         raise StoreUnavailable("away")
 
-    def release(self, ring: Ring, digest: str, lease: str) -> None:
+    def release(self, key_set: KeySet, digest: str, lease: str) -> None:
         self.told.append(("release", digest, lease))
 
 
@@ -38,8 +38,8 @@ def test_the_margin_lengthens_the_window():
     """The provider counts calls when they arrive, we count them when they are granted."""
     store = Store()
     KeyPool([KEY], store, max_per_window=3, window_s=60.0, margin_s=0.5).acquire("m")
-    ring = store.told[0][1]
-    assert (ring.limit, ring.window_s) == (3, 60.5)
+    key_set = store.told[0][1]
+    assert (key_set.limit, key_set.window_s) == (3, 60.5)
 
 
 @pytest.mark.parametrize(("window_s", "lengthened_s"), [(2.0, 2.25), (60.0, 61.0), (3600.0, 3660.0)])
@@ -124,12 +124,12 @@ def test_the_same_key_twice_is_one_key():
     """A key listed twice has one window."""
     store = Store()
     KeyPool([KEY, KEY], store, max_per_window=1).acquire("m")
-    assert len(store.told[0][1].members) == 1
+    assert len(store.told[0][1].keys) == 1
 
 
-def test_the_order_of_the_settings_does_not_make_another_ring():
-    """Two processes with the same keys have one ring."""
-    members = [Member("a", None), Member("b", "x")]
-    assert Ring(members, 1, 2.0).id == Ring(members[::-1], 1, 2.0).id
-    others = [Ring(members, 2, 2.0), Ring(members, 1, 3.0), Ring(members, 1, 2.0, 1), Ring(members, 1, 2.0, 1, 9.0)]
-    assert len({ring.id for ring in [Ring(members, 1, 2.0), *others]}) == 5
+def test_the_order_of_the_settings_does_not_make_another_key_set():
+    """Two processes with the same keys have one set."""
+    keys = [StoredKey("a", None), StoredKey("b", "x")]
+    assert KeySet(keys, 1, 2.0).id == KeySet(keys[::-1], 1, 2.0).id
+    others = [KeySet(keys, 2, 2.0), KeySet(keys, 1, 3.0), KeySet(keys, 1, 2.0, 1), KeySet(keys, 1, 2.0, 1, 9.0)]
+    assert len({key_set.id for key_set in [KeySet(keys, 1, 2.0), *others]}) == 5

@@ -1,11 +1,9 @@
 """The contract of the key stores, through the pool, over both; steps in any order are in test_pool_property.py."""
 
-import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -15,21 +13,14 @@ import redis
 
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.keys.redis import RedisKeyStore
-from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore, Kind, Source
 from gateway.secrets import ApiKey
-from gateway.stores.redis_server import RedisServer
-from gateway.stores.state_file import StateFile
 from tests.clock import Clock
+from tests.key_stores import Noting, key_store
 from tests.redis_server import empty
 
 MODEL = "google/gemini-2.5-flash"
 ONE, TWO, THREE = (ApiKey(f"sk-or-v1-canary-key-{n}") for n in range(3))
-
-
-def key_store(kind: str, where: str) -> KeyStore:
-    return SqliteKeyStore(StateFile(Path(where))) if kind == "sqlite" else RedisKeyStore(RedisServer(where))
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -45,9 +36,16 @@ def place(request: Any, tmp_path: Path) -> tuple[str, str]:
 @pytest.fixture
 def store(place: tuple[str, str]) -> Iterator[KeyStore]:
     """A fresh key store of each kind."""
-    opened = key_store(*place)
-    yield opened
-    opened.close()
+    with key_store(*place) as opened:
+        yield opened
+
+
+@pytest.fixture
+def redis_store(redis_url: str) -> Iterator[KeyStore]:
+    """A fresh one in Redis."""
+    empty(redis_url)
+    with key_store("redis", redis_url) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -104,24 +102,6 @@ def test_a_window_is_exact(store: KeyStore, clock: Clock):
     clock.advance(0.25)
     lease_from(pool)
     assert wait_from(pool).retry_in_s == 10.0
-
-
-def test_the_count_of_uses_is_that_of_their_records(tmp_path: Path, clock: Clock):
-    """The window is looked up only where the count could fill it: after uses, a cancel, and a window's end."""
-    path = tmp_path / "state.sqlite3"
-    store = key_store("sqlite", str(path))
-    pool = pool_of(store, clock, ONE, TWO, limit=3)
-    leases = [lease_from(pool) for _ in range(5)]
-    pool.cancel(leases[0])
-    pool.cancel(leases[0])
-    clock.advance(61)
-    lease_from(pool_of(store, clock, ONE, TWO, limit=1))
-    store.close()
-    with closing(sqlite3.connect(path)) as db:
-        counted = dict(db.execute("SELECT digest, used FROM keys"))
-        recorded = dict(db.execute("SELECT keys.digest, count(at) FROM keys LEFT JOIN uses USING (digest) GROUP BY 1"))
-    assert counted == recorded
-    assert sum(counted.values()) > 0
 
 
 def test_a_stated_wait_is_taken_as_it_is(store: KeyStore, clock: Clock):
@@ -204,6 +184,30 @@ def test_keys_of_another_configuration_are_never_handed_out(store: KeyStore, clo
     wait_from(new)
 
 
+def test_the_keys_of_others_do_not_stand_in_the_way(store: KeyStore, clock: Clock):
+    """However many they are, and whether they were never used, rest, or may be used."""
+    others = [ApiKey(f"sk-or-v1-other-{n}", label="other") for n in range(300)]
+    other, own = pool_of(store, clock, *others, limit=100), pool_of(store, clock, ONE, TWO, limit=1)
+    error = AuthenticationFailed("HTTP 402", reason="x", scope=Scope.ACCOUNT, retry_after_s=9.0)
+    other.cool(lease_from(other), error)
+    assert [lease_from(own).key for _ in range(2)] == [ONE, TWO]
+    assert wait_from(own) == Unavailable(60.25, refused=False)
+    assert wait_from(other) == Unavailable(9.0, refused=True)
+    clock.advance(60.25)
+    assert [lease_from(own).key for _ in range(2)] == [ONE, TWO]
+    assert own.ready_in_s() == 60.25
+
+
+def test_a_new_configuration_that_only_asks_is_told_the_truth(store: KeyStore, clock: Clock):
+    """It shares a key that rests and brings one that is free."""
+    old = pool_of(store, clock, ONE, limit=1)
+    old.cool(lease_from(old), limited(retry_after_s=90.0))
+    assert pool_of(store, clock, ONE, limit=2).ready_in_s() == 90.0
+    new = pool_of(store, clock, ONE, TWO, limit=1)
+    assert new.ready_in_s() == 0.0
+    assert [row.ready_in_s for row in new.status()] == [90.0, 0.0]
+
+
 def test_another_limit_counts_for_the_uses_before_it(store: KeyStore, clock: Clock):
     """A lowered limit is kept at once, a raised one opens at once."""
     for _ in range(2):
@@ -234,11 +238,11 @@ def test_what_is_still_used_is_not_forgotten(store: KeyStore, clock: Clock):
     assert [lease_from(pool).key for _ in range(2)] == [ONE, TWO]
 
 
-def test_only_digests_are_stored(place: tuple[str, str], store: KeyStore, clock: Clock):
+def test_only_digests_are_stored(place: tuple[str, str], clock: Clock):
     """Neither a key nor the name of an account is in the store's memory."""
-    pool = pool_of(store, clock, ApiKey("sk-or-v1-canary-key", label="canary-label"))
-    pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
-    store.close()
+    with key_store(*place) as store:
+        pool = pool_of(store, clock, ApiKey("sk-or-v1-canary-key", label="canary-label"))
+        pool.cool(lease_from(pool), limited(Scope.ACCOUNT))
     kind, where = place
     if kind == "sqlite":
         dump = Path(where).read_bytes().decode("latin-1")
@@ -302,7 +306,7 @@ def test_of_many_that_return_together_the_least_recently_used_is_first(store: Ke
     assert [lease_from(pool).key for _ in keys] == keys
 
 
-def test_a_ring_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock: Clock):
+def test_a_key_set_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock: Clock):
     """What rests for a week still does, for those who only ask as well, and turns go on."""
     pool = pool_of(store, clock)
     pool.cool(lease_from(pool), limited(retry_after_s=6 * 86_400.0))
@@ -312,11 +316,9 @@ def test_a_ring_goes_on_after_days_in_which_nobody_asked(store: KeyStore, clock:
     assert [lease_from(pool).key for _ in range(2)] == [THREE, TWO]
 
 
-def test_every_step_in_redis_is_one_round_trip(redis_url: str):
-    """Whatever the number of keys, once the server knows the ring and the scripts."""
-    empty(redis_url)
-    store = key_store("redis", redis_url)
-    pool = pool_of(store, Clock(), *(ApiKey(f"sk-or-v1-trip-{n:04}") for n in range(300)), limit=1, in_flight=1)
+def test_every_step_in_redis_is_one_round_trip(redis_store: KeyStore, redis_url: str):
+    """Whatever the number of keys, once the server knows the key set and the scripts."""
+    pool = pool_of(redis_store, Clock(), *(ApiKey(f"sk-or-v1-trip-{n:04}") for n in range(300)), limit=1, in_flight=1)
     lease, spare = lease_from(pool), lease_from(pool)
     error = limited(retry_after_s=5.0)
     steps: list[Callable[[], object]] = [
@@ -334,7 +336,6 @@ def test_every_step_in_redis_is_one_round_trip(redis_url: str):
             before = reads(client)
             step()
             assert reads(client) - before == 2  # its own, and that of the question before
-    store.close()
 
 
 def reads(client: "redis.Redis[bytes]") -> int:
@@ -342,75 +343,51 @@ def reads(client: "redis.Redis[bytes]") -> int:
     return int(client.info("stats")["total_reads_processed"])
 
 
-def test_a_ring_of_which_the_server_has_lost_a_part_is_enrolled_again(redis_url: str, clock: Clock):
+def test_a_key_set_of_which_the_server_has_lost_a_part_is_registered_again(
+    redis_store: KeyStore, redis_url: str, clock: Clock
+):
     """An eviction, or somebody's hand: no key is missing for the rest of the hour, and what rests still rests."""
-    empty(redis_url)
-    store = key_store("redis", redis_url)
-    pool = pool_of(store, clock)
+    pool = pool_of(redis_store, clock)
     pool.cool(lease_from(pool), limited())
     with redis.Redis.from_url(redis_url) as client:
-        for pattern in ("*:places:*", "*:ring:*", "*:rings"):
+        for pattern in ("*:ready_at:*", "*:refused_until:*", "*:key_sets", "*:turns", "*:accounts"):
             client.delete(*client.scan_iter(pattern))
             assert {lease_from(pool).key for _ in range(2)} == {TWO, THREE}
             clock.advance(50)
-            pool.cool(Lease(ONE, MODEL, "", 0.0), limited())
+            pool.cool(Lease(ONE, MODEL, ""), limited())
             clock.advance(15)
-    store.close()
 
 
-def test_a_shorter_window_forgets_nothing_of_a_longer_one(redis_url: str, clock: Clock):
+def test_a_shorter_window_forgets_nothing_of_a_longer_one(redis_store: KeyStore, clock: Clock):
     """Two configurations at once: each counts all that its own window holds."""
-    empty(redis_url)
-    store = key_store("redis", redis_url)
-    short, long = (KeyPool([ONE], store, max_per_window=2, window_s=s, margin_s=0, clock=clock) for s in (10.0, 60.0))
+    short, long = (
+        KeyPool([ONE], redis_store, max_per_window=2, window_s=s, margin_s=0, clock=clock) for s in (10.0, 60.0)
+    )
     lease_from(long)
     clock.advance(20)
     lease_from(short)
     assert wait_from(long).retry_in_s == 40.0
-    store.close()
 
 
-def test_a_configuration_that_nobody_uses_any_more_costs_nothing(redis_url: str, clock: Clock):
-    """An hour after its last use the next one to be enrolled removes it."""
-    empty(redis_url)
-    store = key_store("redis", redis_url)
+def test_a_configuration_that_nobody_uses_any_more_costs_nothing(redis_store: KeyStore, redis_url: str, clock: Clock):
+    """An hour after its last use the next one to be registered removes it."""
     for limit in (1, 2, 3):
-        lease_from(pool_of(store, clock, ONE, limit=limit))
+        lease_from(pool_of(redis_store, clock, ONE, limit=limit))
         clock.advance(3601)
     with redis.Redis.from_url(redis_url) as client:
-        assert len(list(client.scan_iter("*:places:*"))) == len(list(client.scan_iter("*:ring:*"))) == 1
+        assert [client.zcard("{gateway}:" + name) for name in ("key_sets", "windows")] == [1, 1]
+        assert [len(list(client.scan_iter(f"*:{name}:*"))) for name in ("ready_at", "refused_until")] == [1, 1]
         assert all(client.ttl(key) > 0 for key in client.scan_iter())
-    store.close()
 
 
-def test_uses_that_an_earlier_version_has_counted_are_kept(redis_url: str, clock: Clock):
-    """During a deploy its workers write uses and know nothing of places."""
-    empty(redis_url)
-    store = key_store("redis", redis_url)
-    pool = pool_of(store, clock, ONE, TWO, limit=2)
+def test_a_use_counts_whoever_has_noted_it(redis_store: KeyStore, redis_url: str, clock: Clock):
+    """A key is looked at before it is used, also when somebody has noted nothing but uses."""
+    pool = pool_of(redis_store, clock, ONE, TWO, limit=2)
     lease_from(pool)
     with redis.Redis.from_url(redis_url) as client:
         client.zadd("{gateway}:uses:" + TWO.digest, {f"old-{n}": clock() * 1e6 for n in range(2)})
     assert lease_from(pool).key == ONE
     assert wait_from(pool).retry_in_s == 60.25
-    store.close()
-
-
-def test_a_file_of_an_earlier_form_learns_to_count_flights(tmp_path: Path, clock: Clock):
-    """What it knows of keys stays."""
-    path = tmp_path / "state.sqlite3"
-    store = key_store("sqlite", str(path))
-    lease_from(pool_of(store, clock, ONE, limit=1))
-    store.close()
-    with closing(sqlite3.connect(path)) as db:
-        db.executescript(
-            "DROP TABLE flights; DROP INDEX keys_by_refusal; DROP TRIGGER uses_added; DROP TRIGGER uses_removed;"
-            " ALTER TABLE keys DROP COLUMN used;"
-            " PRAGMA user_version = 2;"
-        )
-    assert wait_from(pool_of(store, clock, ONE, limit=1, in_flight=1)).retry_in_s == 60.25
-    assert lease_from(pool_of(store, clock, ONE, limit=2, in_flight=1)).key == ONE
-    store.close()
 
 
 def test_limits_are_exact_over_threads_and_processes(place: tuple[str, str]):
@@ -435,23 +412,22 @@ LIMIT, WINDOW_S, SHARE = 10, 0.1, 5
 
 def take_all(place: tuple[str, str]) -> list[tuple[str, float]]:
     """In a child process: eight threads that acquire what they can; the digests and times of what they got."""
-    opened = key_store(*place)
-    pool = KeyPool((ONE, TWO), opened, max_per_window=LIMIT, window_s=WINDOW_S, margin_s=0.0)
 
-    def take() -> list[tuple[str, float]]:
-        found: list[tuple[str, float]] = []
-        while len(found) < SHARE:
-            lease = pool.acquire(MODEL)
-            if isinstance(lease, Lease):
-                found.append((lease.key.digest, lease.acquired_at))
+    def take() -> None:
+        taken = 0
+        while taken < SHARE:
+            found = pool.acquire(MODEL)
+            if isinstance(found, Lease):
+                taken += 1
             else:
-                threading.Event().wait(lease.retry_in_s)  # all of them come back at the same moment
-        return found
+                threading.Event().wait(found.retry_in_s)  # all of them come back at the same moment
 
-    with ThreadPoolExecutor(8) as threads:
-        results = [future.result() for future in [threads.submit(take) for _ in range(8)]]
-    opened.close()
-    return [use for part in results for use in part]
+    with key_store(*place) as store, ThreadPoolExecutor(8) as threads:
+        noting = Noting(store)
+        pool = KeyPool((ONE, TWO), noting, max_per_window=LIMIT, window_s=WINDOW_S, margin_s=0.0)
+        for future in [threads.submit(take) for _ in range(8)]:
+            future.result()
+    return noting.granted
 
 
 # Accounts that nobody has labelled

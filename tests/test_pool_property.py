@@ -1,6 +1,7 @@
 """The pool against a model of a few lines, over both stores, with any sequence of steps hypothesis can think of."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from itertools import count
 from pathlib import Path
 
@@ -17,16 +18,14 @@ from hypothesis.stateful import (
 
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
 from gateway.keys.pool import KeyPool, KeyStatus, Lease, Unavailable
-from gateway.keys.redis import RedisKeyStore
-from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore, Kind
 from gateway.secrets import ApiKey
-from gateway.stores.redis_server import RedisServer
-from gateway.stores.state_file import StateFile
 from tests.clock import Clock
+from tests.key_stores import key_store
 from tests.redis_server import empty
 
 KEYS = [ApiKey(f"sk-or-v1-property-{n}", label=label) for n, label in enumerate(["shared", "shared", "own", None])]
+CONFIGURATIONS = [KEYS, KEYS, KEYS[1:3]]
 #: Whole numbers of seconds, so that the model and the stores calculate alike.
 LIMIT, WINDOW, IN_FLIGHT, FLIGHT = 3, 8, 2, 11
 GUESSED, GUESSED_REFUSED = 5, 20
@@ -51,17 +50,17 @@ class Reference:
     def rest_of(self, key: ApiKey) -> tuple[float, bool]:
         return max(self.rests.get(subject, (0.0, False)) for subject in (key, key.label or key))
 
-    def free(self, model: str) -> list[ApiKey]:
+    def free(self, model: str, keys: list[ApiKey]) -> list[ApiKey]:
         if self.rests.get(model, (0.0, False))[0] > self.now:
             return []
-        return [key for key in self.turns if self.ready_at(key) <= self.now]
+        return [key for key in self.turns if key in keys and self.ready_at(key) <= self.now]
 
-    def wait(self, model: str | None) -> float:
-        first = min(self.ready_at(key) for key in KEYS)
+    def wait(self, model: str | None, keys: list[ApiKey]) -> float:
+        first = min(self.ready_at(key) for key in keys)
         return max(0.0, max(first, self.rests.get(model, (0.0, False))[0]) - self.now)
 
-    def all_refused(self) -> bool:
-        return all(until > self.now and refused for until, refused in map(self.rest_of, KEYS))
+    def all_refused(self, keys: list[ApiKey]) -> bool:
+        return all(until > self.now and refused for until, refused in map(self.rest_of, keys))
 
     def used(self, key: ApiKey) -> int:
         return sum(used == key and at > self.now - WINDOW for _, used, at in self.uses)
@@ -90,18 +89,19 @@ def nth_last(times: list[float], n: int) -> float:
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """Acquires, releases, errors and time in any order, by two pools that share the store."""
+    """Acquires, releases, errors and time in any order, by pools that share the store; the last one has fewer keys."""
 
     leases: Bundle[Lease] = Bundle("leases")
 
-    def __init__(self, open_store: Callable[[], KeyStore]) -> None:
+    def __init__(self, open_store: Callable[[], AbstractContextManager[KeyStore]]) -> None:
         super().__init__()
         self.clock = Clock()
         self.reference = Reference(self.clock.now)
-        self.store = open_store()
+        self.opened = ExitStack()
+        self.store = self.opened.enter_context(open_store())
         self.pools = [
             KeyPool(
-                KEYS,
+                keys,
                 self.store,
                 max_per_window=LIMIT,
                 window_s=WINDOW,
@@ -112,18 +112,19 @@ class PoolMachine(RuleBasedStateMachine):
                 margin_s=0,
                 clock=self.clock,
             )
-            for _ in range(2)
+            for keys in CONFIGURATIONS
         ]
 
     def teardown(self) -> None:
-        self.store.close()
+        self.opened.close()
 
-    @rule(target=leases, model=MODELS, pool=st.integers(0, 1))
+    @rule(target=leases, model=MODELS, pool=st.integers(0, 2))
     def acquire(self, model: str, pool: int):
-        free = self.reference.free(model)
+        keys = CONFIGURATIONS[pool]
+        free = self.reference.free(model, keys)
         found = self.pools[pool].acquire(model)
         if not free:  # and never otherwise: nobody starves while a key may be used
-            assert found == Unavailable(self.reference.wait(model), self.reference.all_refused())
+            assert found == Unavailable(self.reference.wait(model, keys), self.reference.all_refused(keys))
             return multiple()
         assert isinstance(found, Lease)
         assert found.key == free[0]
@@ -135,7 +136,7 @@ class PoolMachine(RuleBasedStateMachine):
         self.pools[0].cancel(lease)
         self.reference.cancel(lease)
 
-    @rule(lease=leases, pool=st.integers(0, 1))
+    @rule(lease=leases, pool=st.integers(0, 2))
     def release(self, lease: Lease, pool: int):
         self.pools[pool].release(lease)
         self.reference.flights.pop(lease.id, None)
@@ -169,16 +170,17 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 10**9))
     def the_clock_is_set_back(self, seconds: int):
-        self.pools[0].cancel(Lease(KEYS[0], "", "none", 0.0))  # any step: the store has seen the time before
+        self.pools[0].cancel(Lease(KEYS[0], "", "none"))  # any step: the store has seen the time before
         self.clock.advance(-seconds)
 
     @rule(model=MODELS)
     def the_wait_for_a_model_is_known(self, model: str):
-        assert self.pools[1].ready_in_s(model) == self.reference.wait(model)
+        assert self.pools[1].ready_in_s(model) == self.reference.wait(model, KEYS)
 
     @invariant()
     def every_key_is_as_the_model_says(self):
-        assert self.pools[0].ready_in_s() == self.reference.wait(None)
+        waits = [pool.ready_in_s() for pool in self.pools]
+        assert waits == [self.reference.wait(None, keys) for keys in CONFIGURATIONS]
         assert [shown(row) for row in self.pools[1].status()] == [expected(self.reference, key) for key in KEYS]
 
     @invariant()
@@ -203,20 +205,20 @@ EXAMPLES = settings(max_examples=settings().max_examples // 4)
 
 
 def test_any_history_in_a_file_is_that_of_the_model(tmp_path: Path):
-    """SQLite; two pools that share the file."""
+    """SQLite; three pools that share the file."""
     numbers = count()
 
-    def fresh() -> KeyStore:
-        return SqliteKeyStore(StateFile(tmp_path / f"{next(numbers)}.sqlite3"))
+    def fresh() -> AbstractContextManager[KeyStore]:
+        return key_store("sqlite", str(tmp_path / f"{next(numbers)}.sqlite3"))
 
     run_state_machine_as_test(lambda: PoolMachine(fresh), settings=EXAMPLES)
 
 
 def test_any_history_in_redis_is_that_of_the_model(redis_url: str):
-    """A real server; two pools that share it."""
+    """A real server; three pools that share it."""
 
-    def fresh() -> KeyStore:
+    def fresh() -> AbstractContextManager[KeyStore]:
         empty(redis_url)
-        return RedisKeyStore(RedisServer(redis_url))
+        return key_store("redis", redis_url)
 
     run_state_machine_as_test(lambda: PoolMachine(fresh), settings=EXAMPLES)

@@ -81,6 +81,15 @@ def test_the_image_has_every_package():
     assert wanted <= {line.removeprefix("!") for line in text(".dockerignore").splitlines()}
 
 
+def test_an_installed_worker_has_every_file():
+    """A file that is no Python is left out of a wheel unless it is declared."""
+    tools = pyproject()["tool"]["setuptools"]
+    for package in tools["packages"]:
+        folder = ROOT / package.replace(".", "/")
+        declared = {path for pattern in tools["package-data"].get(package, []) for path in folder.glob(pattern)}
+        assert {path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"} == declared
+
+
 def test_compose_has_the_services_and_the_worker_can_be_scaled():
     """A fixed name or a published port would stop `--scale gemini-client=3`."""
     for name in ("rabbitmq", "redis"):

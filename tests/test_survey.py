@@ -44,7 +44,7 @@ class Provider:
         if self.silent.get(key, 0) > 0:
             self.silent[key] -= 1
             raise AWAY
-        return KeyInfo(None, None, None, None, is_free_tier=False, creator_user_id=self.users[key], expires_at=None)
+        return KeyInfo(None, creator_user_id=self.users[key], expires_at=None)
 
     def models(self) -> Mapping[str, str | None]:
         if self.models_away:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from gateway.errors import AuthenticationFailed, ProviderError, Scope
 from gateway.keys.store import (
     Granted,
+    KeySet,
     KeyStore,
     Kind,
-    Member,
     Rest,
-    Ring,
     Source,
+    StoredKey,
     account_subject,
     key_subject,
     model_subject,
@@ -27,12 +27,11 @@ SHORTEST_MARGIN_S = 0.25
 
 @dataclass(frozen=True)
 class Lease:
-    """One use of a key for a model, counted in the key's window since `acquired_at` (epoch seconds, store's clock)."""
+    """One use of a key for a model, counted in the key's window."""
 
     key: ApiKey
     model: str
     id: str
-    acquired_at: float
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ class KeyPool:
         # provider, two calls can be closer together than by us. The margin is what the way there may vary by, a new
         # connection above all, so that the provider's record, too, never shows more than the limit in a window.
         margin_s = max(SHORTEST_MARGIN_S, window_s / 60) if margin_s is None else margin_s
-        self._ring = Ring(
-            members=tuple(Member.of(key) for key in self._keys.values()),
+        self._key_set = KeySet(
+            keys=tuple(StoredKey.of(key) for key in self._keys.values()),
             limit=max_per_window,
             window_s=window_s + margin_s,
             max_in_flight=max_in_flight,
@@ -98,28 +97,28 @@ class KeyPool:
         )
 
     def __repr__(self) -> str:
-        in_flight = f", {self._ring.max_in_flight} in flight" if self._ring.max_in_flight else ""
-        return f"KeyPool({len(self._keys)} keys, {self._ring.limit} per {self._ring.window_s:g} s{in_flight})"
+        in_flight = f", {self._key_set.max_in_flight} in flight" if self._key_set.max_in_flight else ""
+        return f"KeyPool({len(self._keys)} keys, {self._key_set.limit} per {self._key_set.window_s:g} s{in_flight})"
 
     def acquire(self, model: str) -> Lease | Unavailable:
         """A lease of the least recently used key that may be used for `model` now; one atomic step."""
         lease = uuid.uuid4().hex
-        found = self._store.acquire(self._ring, model, lease)
+        found = self._store.acquire(self._key_set, model, lease)
         if isinstance(found, Granted):
-            return Lease(self._keys[found.digest], model, lease, found.at)
+            return Lease(self._keys[found.digest], model, lease)
         return Unavailable(found.retry_in_s, found.refused)
 
     def cancel(self, lease: Lease) -> None:
         """No call was made: the use no longer counts. Idempotent."""
-        self._store.cancel(self._ring, lease.key.digest, lease.id)
+        self._store.cancel(self._key_set, lease.key.digest, lease.id)
 
     def release(self, lease: Lease) -> None:
         """The call has ended; its use goes on counting for the window. Idempotent.
 
         The store is asked only where calls in flight are limited.
         """
-        if self._ring.max_in_flight:
-            self._store.release(self._ring, lease.key.digest, lease.id)
+        if self._key_set.max_in_flight:
+            self._store.release(self._key_set, lease.key.digest, lease.id)
 
     def cool(self, lease: Lease, error: ProviderError) -> None:
         """Rest what the error is about, for as long as the provider stated, else for as long as guessed.
@@ -129,17 +128,17 @@ class KeyPool:
         """
         subject = self._subject(lease, error.scope)
         if subject is not None:
-            self._store.cool(self._ring, subject, self._rest(error))
+            self._store.cool(self._key_set, subject, self._rest(error))
 
     def ready_in_s(self, model: str | None = None) -> float:
         """Seconds until some key may be used, for `model` if given; 0.0 when one may be now. Reads only."""
-        return self._store.ready_in_s(self._ring, model)
+        return self._store.ready_in_s(self._key_set, model)
 
     def status(self) -> list[KeyStatus]:
         """Every key, in the order of the settings. Reads only."""
         return [
             KeyStatus(self._keys[row.digest], row.used, row.ready_in_s, row.rest, row.in_flight)
-            for row in self._store.status(self._ring)
+            for row in self._store.status(self._key_set)
         ]
 
     def clear(self, digest: str, reason: str | None = None) -> None:
@@ -147,22 +146,22 @@ class KeyPool:
 
         With `reason`, a rest for another reason goes on.
         """
-        self._store.clear(self._ring, digest, reason)
+        self._store.clear(self._key_set, digest, reason)
 
     def learn(self, accounts: Mapping[str, str]) -> None:
         """Take keys, by digest, for one account where `accounts` has the same name for them; a label goes before it."""
-        members = tuple(
-            Member(digest, Member.of(key).account or accounts.get(digest)) for digest, key in self._keys.items()
+        keys = tuple(
+            StoredKey(digest, StoredKey.of(key).account or accounts.get(digest)) for digest, key in self._keys.items()
         )
-        self._ring = replace(self._ring, members=members)
+        self._key_set = replace(self._key_set, keys=keys)
 
     def _subject(self, lease: Lease, scope: Scope) -> str | None:
-        member = next(one for one in self._ring.members if one.digest == lease.key.digest)
+        key = next(one for one in self._key_set.keys if one.digest == lease.key.digest)
         match scope:
-            case Scope.ACCOUNT if member.account is not None:
-                return account_subject(member.account)
+            case Scope.ACCOUNT if key.account is not None:
+                return account_subject(key.account)
             case Scope.KEY | Scope.ACCOUNT:
-                return key_subject(member.digest)
+                return key_subject(key.digest)
             case Scope.MODEL:
                 return model_subject(lease.model)
             case _:

@@ -1,5 +1,24 @@
-"""The key store of one machine: a SQLite file that its processes share."""
+"""The key store of one machine: a SQLite file that its processes share.
 
+    every step: if the set is new, or not registered for an hour: register its keys, and refresh each
+    acquire(model):
+        unless the model rests, or no key of the set has ready_at <= now:
+            for each key of the set with ready_at <= now, least recently used first:
+                if it may be used now: note the use, and the flight; it is the last in turn; refresh it; granted
+                refresh it
+        blocked until the lowest ready_at in the set; refused if the lowest refused_until in the set is to come
+    cancel, release, cool, clear: change what is noted; refresh each key that it is about
+    refresh(key):
+        ready_at = the latest of the end of its rest or its account's, the moment when its window has a place,
+                   and the moment when one more of its calls may be in flight
+        refused_until = the end of that rest, if the provider has refused the key; else 0
+
+`ready_at` is what makes a thousand keys cost what ten do: the lowest says how long no key need be looked at. It is
+noted under the limits of whoever has refreshed the key last, so it is checked before the key is used; and while two
+configurations with different limits are at work, the one with the higher ones may wait as long as the other.
+"""
+
+import math
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -11,41 +30,82 @@ from gateway.keys.store import (
     LEARNED,
     Blocked,
     Granted,
+    KeySet,
     Kind,
-    MemberStatus,
     Rest,
-    Ring,
     Source,
+    StoredKeyStatus,
     account_subject,
     key_subject,
     model_subject,
 )
 from gateway.stores.state_file import StateFile
 
-#: How often a ring says that its keys are still in use, in seconds, and after how long without it they are forgotten.
-SEEN_EVERY_S = 3600.0
-FORGET_AFTER_S = 7 * 86400.0
+#: How long a set counts as registered, and how long after that its keys are known, in seconds.
+REGISTERED_S = 3600.0
+KNOWN_S = 7 * 86400.0
 
 #: The most rows that one transaction removes of what has ended.
 PRUNE_ROWS = 100
 
+# Each statement costs more than what it does, so they are few and large.
+
+#: A transaction begins with all that it needs to know.
+OPENING = "SELECT latest, offset, (SELECT seen_at FROM key_sets WHERE id = ?) FROM clock"
 
 #: A process that has just started does not know what another one has learned, and leaves it.
-ENROL = """
+REGISTER = f"""
 INSERT INTO keys (digest, account, turn, seen_at) VALUES (?1, ?2, 0, ?3)
 ON CONFLICT (digest) DO UPDATE SET seen_at = excluded.seen_at,
-    account = CASE WHEN ?2 IS NULL AND keys.account LIKE ?4 THEN keys.account ELSE ?2 END
+    account = CASE WHEN ?2 IS NULL AND keys.account LIKE '{LEARNED}%' THEN keys.account ELSE ?2 END
+"""  # noqa: S608 - a name of ours
+
+#: The rests of a key and of its account: the last to end first, and of two that end together the refusal.
+RESTS = """
+FROM cooldowns WHERE subject IN ('key:' || keys.digest, 'account:' || keys.account) ORDER BY until DESC, kind DESC
 """
 
+#: When a key may be used: after its rests, when its window has a place, and when one more call may be in flight.
+READY_AT = f"""max(
+    ifnull((SELECT until {RESTS}), 0.0),
+    ifnull((SELECT at + :window_s FROM uses WHERE digest = keys.digest
+        ORDER BY at DESC LIMIT 1 OFFSET :limit - 1), 0.0),
+    ifnull((SELECT ends_at FROM flights WHERE :max_in_flight AND digest = keys.digest
+        ORDER BY ends_at DESC LIMIT 1 OFFSET :max_in_flight - 1), 0.0)
+)"""  # noqa: S608 - all of it ours
 
-#: Each statement costs more than what it does: a transaction begins with all that it needs to know.
-OPENING = "SELECT latest, offset, (SELECT seen_at FROM rings WHERE ring = ?) FROM clock"
+REFRESH = f"""
+UPDATE keys SET ready_at = {READY_AT},
+    refused_until = ifnull((SELECT CASE kind WHEN 'refused' THEN until END {RESTS}), 0.0)
+"""  # noqa: S608 - all of it ours
 
-#: Keys that may be used at a moment, least recently used first.
-IN_TURN = "SELECT digest, ready_at, rests_until, refused, used FROM keys WHERE ready_at <= ? ORDER BY turn, id"
+#: Whom a subject is about; a model's rest is no key's.
+ABOUT = {"key": " WHERE digest = :name", "account": " WHERE account = :name"}
 
-#: What is known of a key, in the order of `_State.columns`.
-NOTE = "window_until = ?, rests_until = ?, refused = ?, ready_at = ? WHERE digest = ?"
+#: The plus keeps SQLite from sorting all that are ready: the index by turn has them in order.
+IN_TURN = f"SELECT digest, {READY_AT} FROM keys WHERE +ready_at <= :now ORDER BY turn, id"  # noqa: S608 - all of it ours
+
+#: Other configurations may count for a longer window than this one, and need their uses.
+PRUNE_USES = "DELETE FROM uses WHERE digest = ? AND at <= ? - (SELECT max(window_s) FROM key_sets)"
+
+#: Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
+TAKE_TURN = f"UPDATE keys SET turn = (SELECT turn + 1 FROM clock), ready_at = {READY_AT} WHERE digest = :name"  # noqa: S608
+
+#: A longer rest that runs already stays as it is.
+COOL = """
+INSERT INTO cooldowns VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (subject) DO UPDATE SET
+    until = excluded.until, kind = excluded.kind, source = excluded.source, reason = excluded.reason
+WHERE excluded.until > cooldowns.until
+"""
+
+STATUS = f"""
+SELECT (SELECT count(*) FROM uses WHERE digest = keys.digest AND at > :now - :window_s), {READY_AT},
+    (SELECT count(*) FROM flights WHERE :max_in_flight AND digest = keys.digest AND ends_at > :now),
+    until, kind, source, reason
+FROM keys LEFT JOIN cooldowns ON subject = (SELECT subject {RESTS}) AND until > :now
+WHERE digest = :name
+"""  # noqa: S608 - all of it ours
 
 
 class SqliteKeyStore:
@@ -54,301 +114,173 @@ class SqliteKeyStore:
     def __init__(self, file: StateFile) -> None:
         self._file = file
 
-    def acquire(self, ring: Ring, model: str, lease: str) -> Granted | Blocked:
-        with self._step(ring) as step:
-            step.enrol()
-            if step.rest_ends(model_subject(model)) > step.now:
-                return step.blocked(model)
-            while (found := step.next_in_turn()) is not None:
-                digest, ready_at, state = found
-                if state.ready_at <= step.now:
-                    step.use(digest, lease, state, was_ready_at=ready_at)
+    def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
+        with self._step(key_set) as step:
+            while step.ready_in_s(model) == 0 and (found := step.next_in_turn()):
+                digest, ready_at = found
+                if ready_at <= step.now:
+                    step.use(digest, lease)
                     return Granted(digest, step.now)
-                step.note(digest, state)
+                step.refresh(key_subject(digest))
             return step.blocked(model)
 
-    def cancel(self, ring: Ring, digest: str, lease: str) -> None:
-        with self._step(ring) as step:
-            step.forget("uses", digest, lease)
-            step.forget("flights", digest, lease)
-            step.refresh(digest)
+    def cancel(self, key_set: KeySet, digest: str, lease: str) -> None:
+        with self._step(key_set) as step:
+            step.db.execute("DELETE FROM uses WHERE digest = ? AND lease = ?", (digest, lease))
+            step.end_flight(digest, lease)
 
-    def release(self, ring: Ring, digest: str, lease: str) -> None:
-        with self._step(ring) as step:
-            step.forget("flights", digest, lease)
-            step.refresh(digest)
+    def release(self, key_set: KeySet, digest: str, lease: str) -> None:
+        with self._step(key_set) as step:
+            step.end_flight(digest, lease)
 
-    def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
-        with self._step(ring) as step:
-            step.enrol()
+    def cool(self, key_set: KeySet, subject: str, rest: Rest) -> None:
+        with self._step(key_set) as step:
             step.cool(subject, rest)
 
-    def clear(self, ring: Ring, digest: str, reason: str | None = None) -> None:
-        with self._step(ring) as step:
-            for subject in step.subjects(digest):
-                step.end_rest(subject, reason)
+    def clear(self, key_set: KeySet, digest: str, reason: str | None = None) -> None:
+        with self._step(key_set) as step:
+            step.clear(digest, reason)
 
-    def ready_in_s(self, ring: Ring, model: str | None) -> float:
-        with self._look(ring) as step:
+    def ready_in_s(self, key_set: KeySet, model: str | None) -> float:
+        with self._look(key_set) as step:
             return step.ready_in_s(model)
 
-    def status(self, ring: Ring) -> list[MemberStatus]:
-        with self._look(ring) as step:
-            return [step.status(member.digest) for member in ring.members]
-
-    def close(self) -> None:
-        self._file.close()
+    def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
+        with self._look(key_set) as step:
+            return [step.status(key.digest) for key in key_set.keys]
 
     @contextmanager
-    def _step(self, ring: Ring) -> Iterator["_Step"]:
+    def _step(self, key_set: KeySet) -> Iterator["_Step"]:
         with self._file.transaction() as db:
             # The time is read under the write lock, so that records are in the order of their times.
-            step = _Step(db, ring, *_opening(db, ring))
+            step = _begin(db, key_set)
+            if not step.registered:
+                step.register()
             yield step
             step.keep_time()
 
     @contextmanager
-    def _look(self, ring: Ring) -> Iterator["_Step"]:
+    def _look(self, key_set: KeySet) -> Iterator["_Step"]:
         with self._file.snapshot() as db:
-            set_back = _is_set_back(db, ring)
-        if set_back:
-            with self._step(ring):
-                pass  # notes where time goes on from: it would stand still for somebody who only looks
-        with self._file.snapshot() as db:
-            yield _Step(db, ring, *_opening(db, ring))
+            step = _begin(db, key_set)
+            if step.registered and not step.set_back:
+                yield step
+                return
+        with self._step(key_set) as step:
+            yield step  # and has noted where time goes on from: it would stand still for somebody who only looks
 
 
-def _opening(db: sqlite3.Connection, ring: Ring) -> tuple[float, float, float | None]:
-    """Now, what was added to the clock for it, and when the ring was last looked at closely.
+def _begin(db: sqlite3.Connection, key_set: KeySet) -> "_Step":
+    """A step at this moment.
 
     The store's time never goes back, whatever the clock does: after a clock was set back it goes on from where it was,
     so every window and rest keeps its length.
     """
-    latest, offset, seen_at = db.execute(OPENING, (ring.id,)).fetchone()
-    clock = (ring.clock or time.time)()
-    if clock + offset < latest:
+    latest, offset, seen_at = db.execute(OPENING, (key_set.id,)).fetchone()
+    clock = (key_set.clock or time.time)()
+    set_back = clock + offset < latest
+    if set_back:
         offset = latest - clock
-    return max(latest, clock + offset), offset, seen_at
-
-
-def _is_set_back(db: sqlite3.Connection, ring: Ring) -> bool:
-    (offset,) = db.execute("SELECT offset FROM clock").fetchone()
-    return bool(_opening(db, ring)[1] != offset)
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """Until when a key is kept by its window, by a rest of itself or its account, and by its calls in flight."""
-
-    window_until: float
-    rests_until: float
-    refused: bool
-    flights_until: float
-    used: int
-
-    @property
-    def ready_at(self) -> float:
-        return max(self.window_until, self.rests_until, self.flights_until)
-
-    @property
-    def columns(self) -> tuple[float, float, bool, float]:
-        """As they are stored: window_until, rests_until, refused, ready_at."""
-        return self.window_until, self.rests_until, self.refused, self.ready_at
+    now = max(latest, clock + offset)
+    return _Step(db, key_set, now, offset, set_back, registered=seen_at is not None and now - seen_at < REGISTERED_S)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """One transaction, at one moment."""
+    """One transaction, at one moment; `offset` is what the clock is behind, `set_back` that it was before this step."""
 
     db: sqlite3.Connection
-    ring: Ring
+    key_set: KeySet
     now: float
     offset: float
-    seen_at: float | None
+    set_back: bool
+    registered: bool
 
     def keep_time(self) -> None:
-        # Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
         self.db.execute("UPDATE clock SET latest = ?, offset = ?, turn = turn + 1", (self.now, self.offset))
 
-    def enrol(self) -> None:
-        """Have a row for every key of the ring; looked at closely once an hour."""
-        if self.seen_at is not None and self.now - self.seen_at < SEEN_EVERY_S:
-            return
-        self.db.execute("REPLACE INTO rings VALUES (?, ?)", (self.ring.id, self.now))
-        for member in self.ring.members:
-            self.db.execute(ENROL, (member.digest, member.account, self.now, f"{LEARNED}%"))
-            self.refresh(member.digest)
+    def register(self) -> None:
+        """Have a row for every key of the set."""
+        self.db.execute("REPLACE INTO key_sets VALUES (?, ?, ?)", (self.key_set.id, self.key_set.window_s, self.now))
+        for key in self.key_set.keys:
+            self.db.execute(REGISTER, (key.digest, key.account, self.now))
+            self.refresh(key_subject(key.digest))
         self._forget()
 
-    def next_in_turn(self) -> tuple[str, float, "_State"] | None:
-        """The least recently used key of the ring, which is enrolled, that may be used now as far as its row says.
+    def refresh(self, subject: str) -> None:
+        """Work out anew when the keys that the subject is about may be used."""
+        scope, _, name = subject.partition(":")
+        if scope in ABOUT:
+            self.db.execute(REFRESH + ABOUT[scope], self._facts(name))
 
-        Its window is looked up where its uses could fill it: other settings may have counted for a shorter one.
-        """
-        if self._first_ready_at() > self.now:
-            return None  # found out at once, where the search below would go through a thousand keys that rest
-        for digest, ready_at, rests_until, refused, used in self.db.execute(IN_TURN, (self.now,)):
-            if digest in self.ring.digests:
-                window_until = self._window_until(digest, used)
-                return digest, ready_at, _State(window_until, rests_until, refused, self._flights_until(digest), used)
-        return None
+    def next_in_turn(self) -> tuple[str, float] | None:
+        """The least recently used key of the set that is ready as far as its row says, and when it really is."""
+        return self._first_own(self.db.execute(IN_TURN, self._facts()))
 
-    def use(self, digest: str, lease: str, state: "_State", *, was_ready_at: float) -> None:
-        used = state.used + 1 - self._prune(digest, state.used)
+    def use(self, digest: str, lease: str) -> None:
+        self.db.execute(PRUNE_USES, (digest, self.now))
         self.db.execute("INSERT INTO uses VALUES (?, ?, ?)", (digest, self.now, lease))
-        if self.ring.max_in_flight:
+        if self.key_set.max_in_flight:
             self.db.execute("DELETE FROM flights WHERE digest = ? AND ends_at <= ?", (digest, self.now))
-            self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.ring.flight_s, lease))
-        window_until, flights_until = self._window_until(digest, used), self._flights_until(digest)
-        ready_at = max(window_until, state.rests_until, flights_until)
-        # The indexes of what is not set are not written, and most uses fill no window.
-        moved, values = (", ready_at = ?", (ready_at,)) if ready_at != was_ready_at else ("", ())
-        turn = "turn = (SELECT turn + 1 FROM clock)"
-        self.db.execute(f"UPDATE keys SET {turn}{moved} WHERE digest = ?", (*values, digest))  # noqa: S608 - ours
+            self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.key_set.flight_s, lease))
+        self.db.execute(TAKE_TURN, self._facts(digest))
 
-    def _prune(self, digest: str, used: int) -> int:
-        """Forget uses that no window holds any more, now and then and when they could fill one; returns how many."""
-        if used < self.ring.limit and used % PRUNE_ROWS:
-            return 0
-        ended = (digest, self.now - self.ring.window_s)
-        return self.db.execute("DELETE FROM uses WHERE digest = ? AND at <= ?", ended).rowcount
-
-    def forget(self, table: Literal["uses", "flights"], digest: str, lease: str) -> None:
-        self.db.execute(f"DELETE FROM {table} WHERE digest = ? AND lease = ?", (digest, lease))  # noqa: S608 - ours
-
-    def refresh(self, digest: str) -> None:
-        """Work out anew when the key may be used next."""
-        self.note(digest, self.state(digest))
-
-    def state(self, digest: str) -> "_State":
-        """What keeps the key from being used, and until when."""
-        rest = self._rest_of(digest)
-        rests_until, refused = (rest[0], rest[1] == Kind.REFUSED) if rest is not None else (0.0, False)
-        (used,) = self.db.execute("SELECT used FROM keys WHERE digest = ?", (digest,)).fetchone() or (0,)
-        return _State(self._window_until(digest, used), rests_until, refused, self._flights_until(digest), used)
-
-    def note(self, digest: str, state: "_State") -> None:
-        self.db.execute(f"UPDATE keys SET {NOTE}", (*state.columns, digest))  # noqa: S608 - ours
+    def end_flight(self, digest: str, lease: str) -> None:
+        self.db.execute("DELETE FROM flights WHERE digest = ? AND lease = ?", (digest, lease))
+        self.refresh(key_subject(digest))
 
     def cool(self, subject: str, rest: Rest) -> None:
-        self.db.execute(
-            "INSERT INTO cooldowns VALUES (?, ?, ?, ?, ?) ON CONFLICT (subject) DO UPDATE SET until = excluded.until,"
-            " kind = excluded.kind, source = excluded.source, reason = excluded.reason"
-            " WHERE excluded.until > cooldowns.until",
-            (subject, self.now + rest.seconds, rest.kind, rest.source, rest.reason),
-        )
-        self._refresh_all(subject)
+        self.db.execute(COOL, (subject, self.now + rest.seconds, rest.kind, rest.source, rest.reason))
+        self.refresh(subject)
         self.db.execute(
             "DELETE FROM cooldowns WHERE subject IN (SELECT subject FROM cooldowns WHERE until <= ? LIMIT ?)",
             (self.now, PRUNE_ROWS),
         )
 
-    def end_rest(self, subject: str, reason: str | None) -> None:
-        self.db.execute("DELETE FROM cooldowns WHERE subject = ?1 AND reason = ifnull(?2, reason)", (subject, reason))
-        self._refresh_all(subject)
-
-    def subjects(self, digest: str) -> tuple[str, ...]:
-        """What the key rests with: itself and its account."""
-        row = self.db.execute("SELECT account FROM keys WHERE digest = ?", (digest,)).fetchone()
-        account = row[0] if row is not None else None
-        return (key_subject(digest),) if account is None else (key_subject(digest), account_subject(account))
-
-    def rest_ends(self, subject: str) -> float:
-        row = self.db.execute("SELECT until FROM cooldowns WHERE subject = ?", (subject,)).fetchone()
-        return row[0] if row is not None else 0.0
+    def clear(self, digest: str, reason: str | None) -> None:
+        (account,) = self.db.execute("SELECT account FROM keys WHERE digest = ?", (digest,)).fetchone() or (None,)
+        for subject in [key_subject(digest)] + ([] if account is None else [account_subject(account)]):
+            self.db.execute("DELETE FROM cooldowns WHERE subject = ? AND reason = ifnull(?, reason)", (subject, reason))
+            self.refresh(subject)
 
     def blocked(self, model: str) -> Blocked:
-        return Blocked(self.ready_in_s(model), self._all_refused())
+        return Blocked(self.ready_in_s(model), refused=self._lowest("refused_until", math.inf) > self.now)
 
     def ready_in_s(self, model: str | None) -> float:
-        model_ready_at = self.rest_ends(model_subject(model)) if model is not None else 0.0
-        first_ready_at = 0.0 if self._is_new() else self._first_ready_at()
-        return max(0.0, max(first_ready_at, model_ready_at) - self.now)
+        rests_until = 0.0
+        if model is not None:
+            row = self.db.execute("SELECT until FROM cooldowns WHERE subject = ?", (model_subject(model),)).fetchone()
+            rests_until = row[0] if row is not None else 0.0
+        return max(0.0, max(self._lowest("ready_at", 0.0), rests_until) - self.now)
 
-    def status(self, digest: str) -> MemberStatus:
-        since = self.now - self.ring.window_s
-        (used,) = self.db.execute("SELECT count(*) FROM uses WHERE digest = ? AND at > ?", (digest, since)).fetchone()
-        row = self._rest_of(digest)
-        rest = None
-        if row is not None and row[0] > self.now:
-            rest = Rest(row[0] - self.now, Kind(row[1]), Source(row[2]), row[3])
-        rests_until = row[0] if row is not None else 0.0
-        ready_at = max(self._window_until(digest, used), rests_until, self._flights_until(digest))
-        return MemberStatus(digest, used, max(0.0, ready_at - self.now), rest, self._in_flight(digest))
+    def status(self, digest: str) -> StoredKeyStatus:
+        used, ready_at, in_flight, until, kind, source, reason = self.db.execute(STATUS, self._facts(digest)).fetchone()
+        rest = None if until is None else Rest(until - self.now, Kind(kind), Source(source), reason)
+        return StoredKeyStatus(digest, used, max(0.0, ready_at - self.now), rest, in_flight)
 
-    def _window_until(self, digest: str, used: int) -> float:
-        """When the window of a key with so many uses has a place again; in the past when it has one."""
-        if used < self.ring.limit:
-            return 0.0
-        row = self.db.execute(
-            "SELECT at FROM uses WHERE digest = ? ORDER BY at DESC LIMIT 1 OFFSET ?", (digest, self.ring.limit - 1)
-        ).fetchone()
-        return row[0] + self.ring.window_s if row is not None else 0.0
+    def _lowest(self, column: Literal["ready_at", "refused_until"], otherwise: float) -> float:
+        rows = self.db.execute(f"SELECT digest, {column} FROM keys ORDER BY {column}")  # noqa: S608 - names of ours
+        return (self._first_own(rows) or ("", otherwise))[1]
 
-    def _flights_until(self, digest: str) -> float:
-        """When one more call may be in flight, if no lease is released before; in the past when one may now."""
-        if not self.ring.max_in_flight:
-            return 0.0
-        row = self.db.execute(
-            "SELECT ends_at FROM flights WHERE digest = ? ORDER BY ends_at DESC LIMIT 1 OFFSET ?",
-            (digest, self.ring.max_in_flight - 1),
-        ).fetchone()
-        return row[0] if row is not None else 0.0
+    def _facts(self, name: str | None = None) -> dict[str, object]:
+        """The parameters of the large statements."""
+        own = self.key_set
+        return {
+            "now": self.now,
+            "limit": own.limit,
+            "window_s": own.window_s,
+            "max_in_flight": own.max_in_flight,
+            "name": name,
+        }
 
-    def _in_flight(self, digest: str) -> int:
-        if not self.ring.max_in_flight:
-            return 0
-        query = "SELECT count(*) FROM flights WHERE digest = ? AND ends_at > ?"
-        (found,) = self.db.execute(query, (digest, self.now)).fetchone()
-        return int(found)
-
-    def _rest_of(self, digest: str) -> tuple[float, str, str, str] | None:
-        """The rest of the key or of its account, whichever ends later: until, kind, source, reason.
-
-        Of two that end together it is the refusal.
-        """
-        subjects = self.subjects(digest)
-        row: tuple[float, str, str, str] | None = self.db.execute(
-            "SELECT until, kind, source, reason FROM cooldowns WHERE subject IN (?, ?)"
-            " ORDER BY until DESC, kind DESC LIMIT 1",
-            (subjects[0], subjects[-1]),
-        ).fetchone()
-        return row
-
-    def _refresh_all(self, subject: str) -> None:
-        scope, _, name = subject.partition(":")
-        if scope == "key":
-            self.refresh(name)
-        elif scope == "account":
-            for (digest,) in self.db.execute("SELECT digest FROM keys WHERE account = ?", (name,)).fetchall():
-                self.refresh(digest)
-
-    def _first_ready_at(self) -> float:
-        for digest, ready_at in self.db.execute("SELECT digest, ready_at FROM keys ORDER BY ready_at"):
-            if digest in self.ring.digests:
-                return float(ready_at)
-        return 0.0
-
-    def _is_new(self) -> bool:
-        """Nothing was ever asked for this ring."""
-        return self.db.execute("SELECT 1 FROM rings WHERE ring = ?", (self.ring.id,)).fetchone() is None
-
-    def _all_refused(self) -> bool:
-        rows = self.db.execute(
-            "SELECT digest FROM keys WHERE refused = 0"
-            " UNION ALL SELECT digest FROM keys WHERE refused = 1 AND rests_until <= ?",
-            (self.now,),
-        )
-        return self._first_member(rows) is None
-
-    def _first_member(self, rows: sqlite3.Cursor) -> str | None:
-        """The file may know keys of other rings: of an older configuration, or of another program's."""
-        return next((digest for (digest,) in rows if digest in self.ring.digests), None)
+    def _first_own(self, rows: sqlite3.Cursor) -> tuple[str, float] | None:
+        """The first row of a key of the set: the file may know others, of another configuration or program."""
+        return next((row for row in rows if row[0] in self.key_set.digests), None)
 
     def _forget(self) -> None:
         """Remove some of what nobody has used for a week."""
-        before = self.now - FORGET_AFTER_S
-        gone = self.db.execute("SELECT digest FROM keys WHERE seen_at < ? LIMIT ?", (before, PRUNE_ROWS)).fetchall()
+        before = (self.now - KNOWN_S, PRUNE_ROWS)
+        gone = self.db.execute("SELECT digest FROM keys WHERE seen_at < ? LIMIT ?", before).fetchall()
         for table in ("uses", "flights", "keys"):
             self.db.executemany(f"DELETE FROM {table} WHERE digest = ?", gone)  # noqa: S608 - names of ours
-        self.db.execute("DELETE FROM rings WHERE seen_at < ?", (before,))
+        self.db.execute("DELETE FROM key_sets WHERE seen_at <= ?", (self.now - REGISTERED_S,))

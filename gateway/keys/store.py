@@ -38,20 +38,20 @@ LEARNED = "user-"
 
 
 @dataclass(frozen=True)
-class Member:
+class StoredKey:
     """A key as a store knows it: `account` is a digest too, None where nobody has told it."""
 
     digest: str
     account: str | None
 
     @classmethod
-    def of(cls, key: ApiKey) -> "Member":
+    def of(cls, key: ApiKey) -> "StoredKey":
         account = None if key.label is None else hashlib.sha256(key.label.encode()).hexdigest()[:16]
         return cls(key.digest, account)
 
 
 @dataclass(frozen=True)
-class Ring:
+class KeySet:
     """Keys that take turns, and how often each may be used: `limit` times in any `window_s` seconds.
 
     Of these, at most `max_in_flight` at a time are not released yet; 0 sets no such limit, and nothing is noted for it.
@@ -59,7 +59,7 @@ class Ring:
     store take its own, which for Redis is the same for all machines.
     """
 
-    members: Sequence[Member]
+    keys: Sequence[StoredKey]
     limit: int
     window_s: float
     max_in_flight: int = 0
@@ -69,10 +69,10 @@ class Ring:
     digests: frozenset[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        members = sorted((member.digest, member.account or "") for member in self.members)
-        text = repr((members, self.limit, self.window_s, self.max_in_flight, self.flight_s))
+        keys = sorted((key.digest, key.account or "") for key in self.keys)
+        text = repr((keys, self.limit, self.window_s, self.max_in_flight, self.flight_s))
         object.__setattr__(self, "id", hashlib.sha256(text.encode()).hexdigest()[:16])
-        object.__setattr__(self, "digests", frozenset(member.digest for member in self.members))
+        object.__setattr__(self, "digests", frozenset(key.digest for key in self.keys))
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,10 @@ class Blocked:
 
 
 @dataclass(frozen=True)
-class MemberStatus:
+class StoredKeyStatus:
     """What a store knows of one key now; `rest` counts its seconds from now, None when the key does not rest.
 
-    `in_flight` is 0 for a ring without a limit of it.
+    `in_flight` is 0 for a set without a limit of it.
     """
 
     digest: str
@@ -121,28 +121,28 @@ def model_subject(model: str) -> str:
 
 
 class KeyStore(Protocol):
-    """Every method raises StoreUnavailable when the store cannot be used."""
+    """Every method raises StoreUnavailable when the store cannot be used.
 
-    def acquire(self, ring: Ring, model: str, lease: str) -> Granted | Blocked:
+    A set that the store does not know is registered by the first method that is asked about it.
+    """
+
+    def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
         """Record a use, under the id `lease`, of the least recently used key that may be used now."""
 
-    def cancel(self, ring: Ring, digest: str, lease: str) -> None:
+    def cancel(self, key_set: KeySet, digest: str, lease: str) -> None:
         """Forget the use; one that is not there is no error."""
 
-    def release(self, ring: Ring, digest: str, lease: str) -> None:
+    def release(self, key_set: KeySet, digest: str, lease: str) -> None:
         """The use is no longer in flight, and goes on counting for the window; idempotent."""
 
-    def cool(self, ring: Ring, subject: str, rest: Rest) -> None:
+    def cool(self, key_set: KeySet, subject: str, rest: Rest) -> None:
         """Rest a key, an account or a model; a longer rest that runs already stays as it is."""
 
-    def clear(self, ring: Ring, digest: str, reason: str | None = None) -> None:
+    def clear(self, key_set: KeySet, digest: str, reason: str | None = None) -> None:
         """End the rest of a key and of its account; with `reason`, only a rest that has this one."""
 
-    def ready_in_s(self, ring: Ring, model: str | None) -> float:
+    def ready_in_s(self, key_set: KeySet, model: str | None) -> float:
         """Seconds until some key may be used, 0.0 when one may be now; changes nothing."""
 
-    def status(self, ring: Ring) -> list[MemberStatus]:
-        """One entry for each member, in their order; changes nothing."""
-
-    def close(self) -> None:
-        """Close the connection of this process. Idempotent."""
+    def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
+        """One entry for each key, in the order of the set; changes nothing."""

@@ -102,10 +102,6 @@ class RedisLedger:
     def abandon(self, work: Work, token: str) -> None:
         self._run(ABANDON, work, token)
 
-    def sweep(self, limit: int = 500) -> int:  # noqa: ARG002 - the protocol's names
-        """Nothing to do: Redis removes what has expired."""
-        return 0
-
     def _begin(  # noqa: PLR0913 - the facts of a delivery
         self,
         work: Work,

@@ -12,8 +12,8 @@ from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Answered, Entry, Running, Started, Superseded, Work
 from gateway.stores.state_file import StateFile
 
-#: How many answers between two sweeps; a sweep removes more entries than were added since the last.
-SWEEP_EVERY = 100
+#: How many answers between two sweeps, and how many entries each removes: more than were added since the last.
+SWEEP_EVERY, SWEEP_ROWS = 100, 200
 
 # Each is one statement, which SQLite makes one transaction. A thread gives up the interpreter at every statement, and
 # queues for it again, all the while with the file's lock in its hand.
@@ -80,7 +80,7 @@ class SqliteLedger:
         self._file.run(ANSWER, answer)
         if next(self._answers) % SWEEP_EVERY == 0:
             with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
-                self.sweep(2 * SWEEP_EVERY)
+                self._sweep()
 
     def published(self, work: Work) -> None:
         self._file.run(
@@ -102,20 +102,6 @@ class SqliteLedger:
                 "DELETE FROM ledger WHERE request_id = ? AND digest = ? AND token = ? AND NOT answered",
                 (work.request_id, work.digest, token),
             )
-
-    def sweep(self, limit: int = 500) -> int:
-        with self._file.transaction() as db:
-            now = self._clock()
-            # Entries made while the clock was ahead, or under a longer LEDGER_TTL_SECONDS, end as if made now.
-            db.execute(
-                "UPDATE ledger SET expires_at = ?1"
-                " WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at > ?1 AND answered LIMIT ?2)",
-                (now + self._ttl_s, limit),
-            )
-            return db.execute(
-                "DELETE FROM ledger WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at <= ? LIMIT ?)",
-                (now, limit),
-            ).rowcount
 
     def _begin(  # noqa: PLR0913 - the facts of a delivery
         self,
@@ -149,6 +135,21 @@ class SqliteLedger:
         now = self._clock()
         # The answer does not touch the end of the entry again, and is the cheaper for it.
         return {"now": now, "lease_ends_at": now + lease_s, "expires_at": now + lease_s + self._ttl_s}
+
+    def _sweep(self) -> None:
+        """Remove some entries that have expired."""
+        with self._file.transaction() as db:
+            now = self._clock()
+            # Entries made while the clock was ahead, or under a longer LEDGER_TTL_SECONDS, end as if made now.
+            db.execute(
+                "UPDATE ledger SET expires_at = ?1"
+                " WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at > ?1 AND answered LIMIT ?2)",
+                (now + self._ttl_s, SWEEP_ROWS),
+            )
+            db.execute(
+                "DELETE FROM ledger WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at <= ? LIMIT ?)",
+                (now, SWEEP_ROWS),
+            )
 
 
 def _found(db: sqlite3.Connection, claim: dict[str, Any], lease_s: float) -> Entry:

@@ -103,9 +103,6 @@ class Ledger(Protocol):
     def abandon(self, work: Work, token: str) -> None:
         """Give the work back unanswered. Idempotent; a token that holds no lease changes nothing."""
 
-    def sweep(self, limit: int = 500) -> int:
-        """Remove up to `limit` entries that have expired; returns how many."""
-
 
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
@@ -137,6 +134,3 @@ class NullLedger:
 
     def abandon(self, work: Work, token: str) -> None:
         """Nothing is kept."""
-
-    def sweep(self, limit: int = 500) -> int:  # noqa: ARG002 - the protocol's names
-        return 0

@@ -232,13 +232,9 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What `GET /key` tells about a key. Amounts are in credits (US dollars); None: not told, or no limit."""
+    """What `GET /key` tells about a key; `limit_remaining` is in credits (US dollars). None: not told, or no limit."""
 
-    label: str | None = field(repr=False)
-    limit: float | None
     limit_remaining: float | None
-    usage: float | None
-    is_free_tier: bool
     creator_user_id: str | None = field(repr=False)
     expires_at: str | None
 
@@ -252,11 +248,7 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
         return unusable(WHO, "something else than a key's facts", reason="invalid_answer")
     data = mapping(content["data"])
     return KeyInfo(
-        label=name(data.get("label")) or None,
-        limit=amount(data.get("limit")),
         limit_remaining=amount(data.get("limit_remaining")),
-        usage=amount(data.get("usage")),
-        is_free_tier=data.get("is_free_tier") is True,
         creator_user_id=name(data.get("creator_user_id")) or None,
         expires_at=name(data.get("expires_at")) or None,
     )

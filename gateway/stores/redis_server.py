@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 
@@ -36,7 +37,7 @@ local function expire(key, us)
 end
 """
 
-Rows = list[bytes]
+Rows = list[Any]
 
 
 def microseconds(seconds: float) -> int:

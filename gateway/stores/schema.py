@@ -1,37 +1,26 @@
-"""The tables of the state file, and how those of an earlier form become these."""
+"""The tables of the state file."""
 
-#: The form of the tables, also the `user_version` in SCHEMA; a file of a later form is refused, not guessed at.
-VERSION = 5
+#: The form of the tables, also the `user_version` in SCHEMA; a file of another form is refused, not guessed at.
+VERSION = 6
 
-#: Keeps `keys.used` the number of rows in `uses`, whoever writes them: a process of an earlier form may still run.
-COUNTING = """
-CREATE TRIGGER uses_added AFTER INSERT ON uses BEGIN
-    UPDATE keys SET used = used + 1 WHERE digest = NEW.digest;
-END;
-CREATE TRIGGER uses_removed AFTER DELETE ON uses BEGIN
-    UPDATE keys SET used = used - 1 WHERE digest = OLD.digest;
-END;
-"""
-
-SCHEMA = f"""
+SCHEMA = """
 BEGIN IMMEDIATE;
 CREATE TABLE clock (one INTEGER PRIMARY KEY CHECK (one = 1), latest REAL, offset REAL, turn INTEGER);
 INSERT INTO clock VALUES (1, 0.0, 0.0, 0);
 
--- ready_at = max(window_until, rests_until, when enough flights have ended): kept ready-made, so that a thousand keys
--- cost what ten do.
+-- ready_at and refused_until are worked out from the tables below, and kept: see gateway/keys/sqlite.py.
 CREATE TABLE keys (
-    id INTEGER PRIMARY KEY, digest TEXT UNIQUE, account TEXT, turn INTEGER, window_until REAL,
-    rests_until REAL, refused INTEGER, ready_at REAL, seen_at REAL, used INTEGER DEFAULT 0
+    id INTEGER PRIMARY KEY, digest TEXT UNIQUE, account TEXT, turn INTEGER, ready_at REAL, refused_until REAL,
+    seen_at REAL
 );
 CREATE INDEX keys_by_turn ON keys (turn, id, ready_at, digest);
 CREATE INDEX keys_by_ready ON keys (ready_at, digest);
+CREATE INDEX keys_by_refusal ON keys (refused_until, digest);
 CREATE INDEX keys_by_account ON keys (account);
-CREATE INDEX keys_by_refusal ON keys (refused, rests_until, digest);
-CREATE TABLE rings (ring TEXT PRIMARY KEY, seen_at REAL) WITHOUT ROWID;
+CREATE TABLE key_sets (id TEXT PRIMARY KEY, window_s REAL, seen_at REAL) WITHOUT ROWID;
 CREATE TABLE uses (digest TEXT, at REAL, lease TEXT, PRIMARY KEY (digest, at, lease)) WITHOUT ROWID;
 CREATE TABLE flights (digest TEXT, ends_at REAL, lease TEXT, PRIMARY KEY (digest, ends_at, lease)) WITHOUT ROWID;
-{COUNTING}CREATE TABLE cooldowns (
+CREATE TABLE cooldowns (
     subject TEXT PRIMARY KEY, until REAL, kind TEXT, source TEXT, reason TEXT
 ) WITHOUT ROWID;
 CREATE INDEX cooldowns_by_end ON cooldowns (until);
@@ -42,37 +31,6 @@ CREATE TABLE ledger (
     PRIMARY KEY (request_id, digest)
 );
 CREATE INDEX ledger_by_end ON ledger (expires_at);
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;
 COMMIT;
-"""  # noqa: S608 - the trigger is ours
-
-#: From each earlier form to the next one.
-MIGRATIONS = {
-    1: """
-BEGIN IMMEDIATE;
-ALTER TABLE ledger ADD COLUMN hop INTEGER DEFAULT 0;
-PRAGMA user_version = 2;
-COMMIT;
-""",
-    2: """
-BEGIN IMMEDIATE;
-CREATE TABLE IF NOT EXISTS flights (
-    digest TEXT, ends_at REAL, lease TEXT, PRIMARY KEY (digest, ends_at, lease)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS keys_by_refusal ON keys (refused, rests_until, digest);
-PRAGMA user_version = 3;
-COMMIT;
-""",
-    3: """
-BEGIN IMMEDIATE;
-ALTER TABLE keys ADD COLUMN used INTEGER DEFAULT 0;
-PRAGMA user_version = 4;
-COMMIT;
-""",
-    4: f"""
-BEGIN IMMEDIATE;
-UPDATE keys SET used = (SELECT count(*) FROM uses WHERE uses.digest = keys.digest);
-{COUNTING}PRAGMA user_version = 5;
-COMMIT;
-""",  # noqa: S608 - the trigger is ours
-}
+"""

@@ -12,7 +12,7 @@ from typing import Any, TextIO, TypeVar
 
 from gateway.errors import StoreUnavailable
 from gateway.stores.checkpoint import checkpoint_beside
-from gateway.stores.schema import MIGRATIONS, SCHEMA, VERSION
+from gateway.stores.schema import SCHEMA, VERSION
 
 #: How long a statement waits for another process's transaction, in seconds. Transactions take well under a millisecond.
 BUSY_S = 10.0
@@ -32,6 +32,12 @@ CHECKPOINT_WRITES = 1000
 LONGEST_LOG_PAGES = 16_000
 
 SNAPSHOT = "BEGIN"
+
+#: What to do about a file of another version of the worker, and what that costs.
+REMEDY = (
+    "Delete the file, or point STATE_PATH elsewhere: the rests of keys and their uses of the last minute are forgotten,"
+    " and the answers that are kept, so a request that comes again is paid for again"
+)
 
 _T = TypeVar("_T")
 
@@ -227,11 +233,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
         connection.executescript(SCHEMA)
-    elif version > VERSION:
-        raise sqlite3.DatabaseError(f"it has form {version}, this program reads form {VERSION}")
-    else:
-        for older in range(version, VERSION):
-            connection.executescript(MIGRATIONS[older])
+    elif version != VERSION:
+        raise sqlite3.DatabaseError(f"it has form {version}, this program reads form {VERSION}. {REMEDY}")
 
 
 def _close(opened: _Opened) -> None:

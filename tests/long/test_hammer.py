@@ -7,6 +7,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -18,15 +19,12 @@ import pytest
 from fake_openrouter.client import running
 from gateway.errors import ProviderError
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.keys.redis import RedisKeyStore
-from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.messages import Request
 from gateway.providers import provider_from
 from gateway.secrets import ApiKey
 from gateway.settings import Settings
-from gateway.stores.redis_server import RedisServer
-from gateway.stores.state_file import StateFile
+from tests.key_stores import Noting, key_store
 from tests.redis_server import empty
 
 pytestmark = pytest.mark.long
@@ -52,10 +50,8 @@ class Place:
     kind: str
     where: str
 
-    def open(self) -> KeyStore:
-        if self.kind == "sqlite":
-            return SqliteKeyStore(StateFile(Path(self.where)))
-        return RedisKeyStore(RedisServer(self.where))
+    def open(self) -> AbstractContextManager[KeyStore]:
+        return key_store(self.kind, self.where)
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -116,24 +112,24 @@ def call_the_provider(place: Place, base_url: str) -> tuple[list[tuple[str, floa
     Errors come back as texts: an exception that cannot be unpickled would leave the other side waiting for ever.
     """
     settings = Settings(_env_file=None, openrouter_api_keys=KEYS[0], openrouter_base_url=f"{base_url}/api/v1")
-    provider, store = provider_from(settings), place.open()
-    pool = pool_of(store)
+    provider = provider_from(settings)
     request = Request(request_id="hammer", prompt="Is this a hammer?", callback_queue="gemini.responses")
     model = provider.resolve_model(None)
-    granted, errors = [], []
+    errors = []
 
     def call(lease: Lease) -> None:
-        granted.append((lease.key.digest, lease.acquired_at))
         try:
             provider.complete(request, lease.key, deadline_s=30.0)
         except ProviderError as error:
             errors.append(f"{lease.key}: {error}")
         pool.release(lease)
 
-    in_threads(lambda: hammer(pool, model, call))
+    with place.open() as store:
+        noting = Noting(store)
+        pool = pool_of(noting)
+        in_threads(lambda: hammer(pool, model, call))
     provider.close()
-    store.close()
-    return granted, errors
+    return noting.granted, errors
 
 
 def test_no_key_has_more_calls_in_flight_than_allowed(place: Place):
@@ -156,8 +152,6 @@ def peak(changes: list[tuple[float, int]]) -> int:
 
 def hold_keys(place: Place) -> list[tuple[str, float, float]]:
     """In a process of its own: threads that take keys and give them back; from when to when they had which."""
-    store = place.open()
-    pool = pool_of(store, in_flight=IN_FLIGHT, limit=1_000_000)
     spans: list[tuple[str, float, float]] = []
 
     def hold(lease: Lease) -> None:
@@ -166,14 +160,14 @@ def hold_keys(place: Place) -> list[tuple[str, float, float]]:
         spans.append((lease.key.digest, start, time.monotonic()))
         pool.release(lease)
 
-    in_threads(lambda: hammer(pool, "model", hold, seconds=2.0))
-    store.close()
+    with place.open() as store:
+        pool = pool_of(store, in_flight=IN_FLIGHT, limit=1_000_000)
+        in_threads(lambda: hammer(pool, "model", hold, seconds=2.0))
     return spans
 
 
 def test_the_lease_of_a_killed_process_ends_by_itself(place: Place):
     """Nobody has to clear anything."""
-    store = place.open()
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     child = context.Process(target=take_everything_and_wait, args=(place, theirs))
@@ -182,21 +176,20 @@ def test_the_lease_of_a_killed_process_ends_by_itself(place: Place):
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    pool = pool_of(store, in_flight=IN_FLIGHT, limit=1_000_000, max_lease_s=2.0)
-    found = pool.acquire("model")
-    while isinstance(found, Unavailable):
-        assert 0 < found.retry_in_s <= 2.0
-        threading.Event().wait(found.retry_in_s)
-        found = pool.acquire("model")
-    store.close()
+    with place.open() as store:
+        pool = pool_of(store, in_flight=IN_FLIGHT, limit=1_000_000, max_lease_s=2.0)
+        while isinstance(found := pool.acquire("model"), Unavailable):
+            assert 0 < found.retry_in_s <= 2.0
+            threading.Event().wait(found.retry_in_s)
 
 
 def take_everything_and_wait(place: Place, parent: Connection) -> None:
     """In a process of its own, which is killed."""
-    pool = pool_of(place.open(), in_flight=IN_FLIGHT, limit=1_000_000, max_lease_s=2.0)
-    leases = [pool.acquire("model") for _ in range(IN_FLIGHT * len(KEYS))]
-    parent.send(sum(isinstance(lease, Lease) for lease in leases))
-    parent.poll(None)
+    with place.open() as store:
+        pool = pool_of(store, in_flight=IN_FLIGHT, limit=1_000_000, max_lease_s=2.0)
+        leases = [pool.acquire("model") for _ in range(IN_FLIGHT * len(KEYS))]
+        parent.send(sum(isinstance(lease, Lease) for lease in leases))
+        parent.poll(None)
 
 
 def in_processes(work: Callable[..., Any], *args: object) -> list[Any]:

@@ -11,15 +11,13 @@ import pytest
 
 from gateway.errors import AuthenticationFailed, Scope
 from gateway.keys.pool import KeyPool, Lease
-from gateway.keys.redis import RedisKeyStore
-from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Started, Work
 from gateway.secrets import ApiKey
-from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
 from tests.clock import Clock
+from tests.key_stores import key_store
 from tests.redis_server import empty
 
 pytestmark = pytest.mark.long
@@ -47,29 +45,32 @@ def test_an_answer_is_stored_quickly(tmp_path: Path):
 
 def test_a_thousand_keys_in_a_file_cost_little_more_than_ten(tmp_path: Path):
     """At most three times as much, whether all are free, all are used up, or all were refused."""
-    stores = [SqliteKeyStore(StateFile(tmp_path / f"{keys}.sqlite3")) for keys in (10, 1000)]
-    assert slower(*stores) == []
+    with (
+        key_store("sqlite", f"{tmp_path}/10.sqlite3") as small,
+        key_store("sqlite", f"{tmp_path}/1000.sqlite3") as large,
+    ):
+        assert slower(small, large) == []
 
 
 def test_a_thousand_keys_in_redis_cost_little_more_than_ten(redis_url: str):
     """As in a file."""
     empty(redis_url)
-    assert slower(*(RedisKeyStore(RedisServer(redis_url)) for _ in range(2))) == []
+    with key_store("redis", redis_url) as small, key_store("redis", f"{redis_url}?db=1") as large:
+        assert slower(small, large) == []
 
 
 def slower(small: KeyStore, large: KeyStore) -> list[str]:
     """The steps that take more than three times as long with a thousand keys as with ten."""
-    with closing(small), closing(large):
-        pairs = zip(steps(small, 10), steps(large, 1000), strict=True)
-        return [name for (name, few), (_, many) in pairs if ratio(many, few) > 3]
+    pairs = zip(steps(small, 10), steps(large, 1000), strict=True)
+    return [name for (name, few), (_, many) in pairs if ratio(many, few) > 3]
 
 
 def steps(store: KeyStore, keys: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Each kind of step, on a store that has never been used, which is made ready for it just before."""
-    ring = [ApiKey(f"sk-or-v1-cost-{keys}-{n:04}", label=f"mine-{keys}") for n in range(keys)]
+    api_keys = [ApiKey(f"sk-or-v1-cost-{keys}-{n:04}", label=f"mine-{keys}") for n in range(keys)]
     clock = Clock()
-    used_up, free = (KeyPool(ring, store, max_per_window=limit, clock=clock) for limit in (1, 1000))
-    last = [used_up.acquire(MODEL) for _ in ring][-1]
+    used_up, free = (KeyPool(api_keys, store, max_per_window=limit, clock=clock) for limit in (1, 1000))
+    last = [used_up.acquire(MODEL) for _ in api_keys][-1]
     assert isinstance(last, Lease)
     yield "used up", lambda: used_up.acquire(MODEL)
     free.acquire(MODEL)
