@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from gateway.keys.store import (
     LEARNED,
@@ -65,14 +65,17 @@ RESTS = """
 FROM cooldowns WHERE subject IN ('key:' || keys.digest, 'account:' || keys.account) ORDER BY until DESC, kind DESC
 """
 
-#: When a key may be used: after its rests, when its window has a place, and when one more call may be in flight.
-READY_AT = f"""max(
-    ifnull((SELECT until {RESTS}), 0.0),
-    ifnull((SELECT at + :window_s FROM uses WHERE digest = keys.digest
-        ORDER BY at DESC LIMIT 1 OFFSET :limit - 1), 0.0),
+#: When the window of a key has a place, and one more of its calls may be in flight. `used` is the number of its uses: a
+#: window that is far from full is not searched, however many it holds.
+PLACE_AT = """max(
+    CASE WHEN used < :limit THEN 0.0 ELSE (SELECT at + :window_s FROM uses WHERE digest = keys.digest
+        ORDER BY at DESC LIMIT 1 OFFSET :limit - 1) END,
     ifnull((SELECT ends_at FROM flights WHERE :max_in_flight AND digest = keys.digest
         ORDER BY ends_at DESC LIMIT 1 OFFSET :max_in_flight - 1), 0.0)
-)"""  # noqa: S608 - all of it ours
+)"""
+
+#: When a key may be used: it has a place then, and its rests are over.
+READY_AT = f"max({PLACE_AT}, ifnull((SELECT until {RESTS}), 0.0))"
 
 REFRESH = f"""
 UPDATE keys SET ready_at = {READY_AT},
@@ -82,14 +85,15 @@ UPDATE keys SET ready_at = {READY_AT},
 #: Whom a subject is about; a model's rest is no key's.
 ABOUT = {"key": " WHERE digest = :name", "account": " WHERE account = :name"}
 
-#: The plus keeps SQLite from sorting all that are ready: the index by turn has them in order.
-IN_TURN = f"SELECT digest, {READY_AT} FROM keys WHERE +ready_at <= :now ORDER BY turn, id"  # noqa: S608 - all of it ours
+#: Rests are the same for all configurations, so it is only the place that is checked. The plus keeps SQLite from
+#: sorting all that are ready: the index by turn has them in order.
+IN_TURN = f"SELECT digest, {PLACE_AT}, used FROM keys WHERE +ready_at <= :now ORDER BY turn, id"  # noqa: S608 - all of it ours
 
 #: Other configurations may count for a longer window than this one, and need their uses.
 PRUNE_USES = "DELETE FROM uses WHERE digest = ? AND at <= ? - (SELECT max(window_s) FROM key_sets)"
 
 #: Turns are counted, not timed: two uses at the same moment have an order, and clocks have no say in it.
-TAKE_TURN = f"UPDATE keys SET turn = (SELECT turn + 1 FROM clock), ready_at = {READY_AT} WHERE digest = :name"  # noqa: S608
+TAKE_TURN = "UPDATE keys SET turn = (SELECT turn + 1 FROM clock) WHERE digest = ?"
 
 #: A longer rest that runs already stays as it is.
 COOL = """
@@ -117,9 +121,9 @@ class SqliteKeyStore:
     def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
         with self._step(key_set) as step:
             while step.ready_in_s(model) == 0 and (found := step.next_in_turn()):
-                digest, ready_at = found
-                if ready_at <= step.now:
-                    step.use(digest, lease)
+                digest, place_at, used = found
+                if place_at <= step.now:
+                    step.use(digest, lease, used)
                     return Granted(digest, step.now)
                 step.refresh(key_subject(digest))
             return step.blocked(model)
@@ -213,17 +217,22 @@ class _Step:
         if scope in ABOUT:
             self.db.execute(REFRESH + ABOUT[scope], self._facts(name))
 
-    def next_in_turn(self) -> tuple[str, float] | None:
-        """The least recently used key of the set that is ready as far as its row says, and when it really is."""
-        return self._first_own(self.db.execute(IN_TURN, self._facts()))
+    def next_in_turn(self) -> tuple[str, float, int] | None:
+        """The least recently used key that is ready as far as its row says, when it has a place, and its uses."""
+        found: tuple[str, float, int] | None = self._first_own(self.db.execute(IN_TURN, self._facts()))
+        return found
 
-    def use(self, digest: str, lease: str) -> None:
-        self.db.execute(PRUNE_USES, (digest, self.now))
+    def use(self, digest: str, lease: str, used: int) -> None:
+        may_be_full = used + 1 >= self.key_set.limit
+        if may_be_full or used % PRUNE_ROWS == 0:
+            self.db.execute(PRUNE_USES, (digest, self.now))
         self.db.execute("INSERT INTO uses VALUES (?, ?, ?)", (digest, self.now, lease))
+        self.db.execute(TAKE_TURN, (digest,))
         if self.key_set.max_in_flight:
             self.db.execute("DELETE FROM flights WHERE digest = ? AND ends_at <= ?", (digest, self.now))
             self.db.execute("INSERT INTO flights VALUES (?, ?, ?)", (digest, self.now + self.key_set.flight_s, lease))
-        self.db.execute(TAKE_TURN, self._facts(digest))
+        if may_be_full or self.key_set.max_in_flight:
+            self.refresh(key_subject(digest))  # else it is as ready as before, and an index is not written in vain
 
     def end_flight(self, digest: str, lease: str) -> None:
         self.db.execute("DELETE FROM flights WHERE digest = ? AND lease = ?", (digest, lease))
@@ -273,7 +282,7 @@ class _Step:
             "name": name,
         }
 
-    def _first_own(self, rows: sqlite3.Cursor) -> tuple[str, float] | None:
+    def _first_own(self, rows: sqlite3.Cursor) -> Any:
         """The first row of a key of the set: the file may know others, of another configuration or program."""
         return next((row for row in rows if row[0] in self.key_set.digests), None)
 

@@ -11,7 +11,7 @@ INSERT INTO clock VALUES (1, 0.0, 0.0, 0);
 -- ready_at and refused_until are worked out from the tables below, and kept: see gateway/keys/sqlite.py.
 CREATE TABLE keys (
     id INTEGER PRIMARY KEY, digest TEXT UNIQUE, account TEXT, turn INTEGER, ready_at REAL, refused_until REAL,
-    seen_at REAL
+    seen_at REAL, used INTEGER DEFAULT 0
 );
 CREATE INDEX keys_by_turn ON keys (turn, id, ready_at, digest);
 CREATE INDEX keys_by_ready ON keys (ready_at, digest);
@@ -19,6 +19,12 @@ CREATE INDEX keys_by_refusal ON keys (refused_until, digest);
 CREATE INDEX keys_by_account ON keys (account);
 CREATE TABLE key_sets (id TEXT PRIMARY KEY, window_s REAL, seen_at REAL) WITHOUT ROWID;
 CREATE TABLE uses (digest TEXT, at REAL, lease TEXT, PRIMARY KEY (digest, at, lease)) WITHOUT ROWID;
+CREATE TRIGGER uses_added AFTER INSERT ON uses BEGIN
+    UPDATE keys SET used = used + 1 WHERE digest = NEW.digest;
+END;
+CREATE TRIGGER uses_removed AFTER DELETE ON uses BEGIN
+    UPDATE keys SET used = used - 1 WHERE digest = OLD.digest;
+END;
 CREATE TABLE flights (digest TEXT, ends_at REAL, lease TEXT, PRIMARY KEY (digest, ends_at, lease)) WITHOUT ROWID;
 CREATE TABLE cooldowns (
     subject TEXT PRIMARY KEY, until REAL, kind TEXT, source TEXT, reason TEXT
