@@ -29,7 +29,6 @@ STAYS = "script/run --fake"
 #: Every other command is run as it stands, but for these.
 NOT_RUN = {
     "script/test": "runs this very test",
-    'script/demo "your prompt"': "is script/demo with another text",
     'script/demo --real "your prompt"': "is paid",
     "script/run": "is paid",
     "script/chaos all": "takes hours",
