@@ -8,16 +8,12 @@ from typing import TextIO
 
 from dramatiq import Broker, Middleware, Worker
 
+from gateway import exits
 from gateway.errors import GatewayError
 from gateway.rabbitmq import vhost_policies
 from gateway.reporting import logs, sentry
 from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
-
-#: Exit codes of a worker that cannot start, from sysexits.h: EX_CONFIG, EX_UNAVAILABLE, EX_SOFTWARE.
-EXIT_SETTINGS = 78
-EXIT_UNAVAILABLE = 69
-EXIT_FAULT = 70
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +35,12 @@ class Boot(Middleware):
             self.resources.open_provider()
             vhost_policies.look_in_background(settings, self.resources.topology().ours)
         except SettingsError as error:
-            self._give_up(error, EXIT_SETTINGS)
+            self._give_up(error, exits.SETTINGS)
         except GatewayError as error:
-            self._give_up(error, 0 if self.resources.stopping.is_set() else EXIT_UNAVAILABLE)
+            self._give_up(error, 0 if self.resources.stopping.is_set() else exits.UNAVAILABLE)
         except Exception as error:
             logger.exception("A fault of the worker at its start; please report it")
-            self._give_up(error, EXIT_FAULT)
+            self._give_up(error, exits.FAULT)
 
     def _give_up(self, error: Exception, code: int) -> None:
         # SystemExit, because Dramatiq swallows any Exception of this hook and would start consuming.

@@ -15,15 +15,12 @@ from pika.exceptions import AMQPError
 
 from bridge.consumer import Consumer, Doors, connect
 from bridge.requests import RequestDoor
+from gateway import exits
 from gateway.errors import GatewayError
 from gateway.rabbitmq import vhost_policies
 from gateway.reporting import logs, sentry
 from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
-
-#: Exit codes from sysexits.h: EX_CONFIG, EX_UNAVAILABLE.
-EXIT_SETTINGS = 78
-EXIT_UNAVAILABLE = 69
 
 #: How long the loop waits for RabbitMQ before it looks whether it should stop, in seconds.
 TICK_S = 0.5
@@ -51,11 +48,11 @@ def main() -> int:
         relay(resources)
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201 - logging is not set up yet
-        return EXIT_SETTINGS
+        return exits.SETTINGS
     except GatewayError as error:
         asked_to_stop = resources.stopping.is_set()
         logger.log(logging.INFO if asked_to_stop else logging.CRITICAL, "%s", error)
-        return 0 if asked_to_stop else EXIT_UNAVAILABLE
+        return 0 if asked_to_stop else exits.UNAVAILABLE
     finally:
         resources.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from console.key_doctor import Finding, examine, learn_accounts
+from gateway import exits
 from gateway.errors import ProviderError, StoreUnavailable
 from gateway.keys.pool import KeyPool
 from gateway.keys.survey import Ask, retirement
@@ -20,9 +21,6 @@ from gateway.providers.openrouter import OpenRouter
 from gateway.resources import key_pool, open_stores
 from gateway.secrets import ApiKey
 from gateway.settings import Settings, SettingsError, load_settings
-
-#: From sysexits.h: EX_UNAVAILABLE, EX_CONFIG.
-EXIT_UNUSABLE, EXIT_UNAVAILABLE, EXIT_SETTINGS = 1, 69, 78
 
 #: How long the provider has for each answer, in seconds.
 DEADLINE_S = 10.0
@@ -37,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         stores = open_stores(settings)
     except SettingsError as error:
-        return _complain(str(error), EXIT_SETTINGS)
+        return _complain(str(error), exits.SETTINGS)
     except StoreUnavailable as error:
-        return _complain(str(error), EXIT_UNAVAILABLE)
+        return _complain(str(error), exits.UNAVAILABLE)
     try:
         pool = key_pool(settings, stores.keys)
         with closing(provider_from(settings)) as provider:
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _clear(pool, settings.keys, options.clear, _ask(asked))
             return _show(pool, settings, asked, json_wanted=options.json)
     except StoreUnavailable as error:
-        return _complain(str(error), EXIT_UNAVAILABLE)
+        return _complain(str(error), exits.UNAVAILABLE)
     finally:
         stores.close()
 
@@ -70,7 +68,7 @@ def _show(pool: KeyPool, settings: Settings, provider: OpenRouter | None, *, jso
         if model is not None:
             print(f"Model: {model}")
     if not any(finding.usable for finding in findings):
-        return _complain("No key is usable.", EXIT_UNUSABLE)
+        return _complain("No key is usable.", exits.NOTHING)
     return 0
 
 
@@ -85,9 +83,9 @@ def _about_the_model(provider: OpenRouter) -> str | None:
 def _clear(pool: KeyPool, keys: Sequence[ApiKey], wanted: str, ask: Ask | None) -> int:
     named = [key for key in keys if wanted == key.label or wanted.removeprefix("****") == str(key).removeprefix("****")]
     if not named:
-        return _complain(f"No key is called {wanted}: give a label, or the last four characters.", EXIT_UNUSABLE)
+        return _complain(f"No key is called {wanted}: give a label, or the last four characters.", exits.NOTHING)
     if len({key.label for key in named}) > 1 or (len(named) > 1 and wanted != named[0].label):
-        return _complain(f"{wanted} could be any of {len(named)} keys: give a label.", EXIT_UNUSABLE)
+        return _complain(f"{wanted} could be any of {len(named)} keys: give a label.", exits.NOTHING)
     learn_accounts(pool, named, ask)
     for key in named:
         pool.clear(key.digest)

@@ -12,15 +12,13 @@ from types import FrameType
 from dramatiq import Broker, Worker
 from dramatiq.common import iter_queue
 
+from gateway import exits
 from middleware.attempt import Attempt, current
 from middleware.errors import Stopping
 from middleware.hook import Around, Hook
 
 #: How often the threads are looked at, in seconds.
 LOOK_EVERY_S = 5.0
-
-#: Exit code of a worker process that has lost a thread, from sysexits.h: EX_SOFTWARE.
-EXIT_THREAD_LOST = 70
 
 _Handler = Callable[[int, FrameType | None], object]
 
@@ -80,7 +78,7 @@ class Process(Hook[Attempt]):
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         if self.lost is not None:
-            raise SystemExit(EXIT_THREAD_LOST)
+            raise SystemExit(exits.FAULT)
 
     def _wait(self, reader: socket.socket, stops: Mapping[int, _Handler]) -> None:
         """Read signals. The first one that stops the worker does; what comes after it is ignored."""

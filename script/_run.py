@@ -22,15 +22,13 @@ from _stack import ROOT, Failed, Stack, consumers, opens
 from dotenv import dotenv_values
 
 from fake_openrouter.client import running
+from gateway import exits
 from gateway.settings import Settings, SettingsError, load_settings
 
 KEYS = ("sk-or-v1-fake-key-0001", "sk-or-v1-fake-key-0002", "sk-or-v1-fake-key-0003")
 
 #: What would lead away from the stand-in, or take its answers to where yours are: these are not used with --fake.
 REAL = frozenset({"OPENROUTER_API_KEY", "GEMINI_API_KEYS", "HTTP_PROXY", "REDIS_URL", "SENTRY_DSN"})
-
-#: From sysexits.h: EX_UNAVAILABLE, EX_CONFIG.
-EXIT_UNAVAILABLE, EXIT_SETTINGS = 69, 78
 
 
 class Stopped(BaseException):
@@ -58,10 +56,10 @@ def main() -> int:
         return 0
     except (NotAvailable, NodeFailed) as error:
         print(error, file=sys.stderr)
-        return EXIT_UNAVAILABLE
+        return exits.UNAVAILABLE
     except SettingsError as error:
         print(error, file=sys.stderr)
-        return EXIT_SETTINGS
+        return exits.SETTINGS
     except Failed as error:
         print(f"script/run: {error}", file=sys.stderr)
         return error.code
@@ -72,7 +70,7 @@ def run(*, fake: bool, cleanup: ExitStack) -> None:
     """Run until Stopped. Raises Failed when a process ends by itself; `cleanup` ends whatever was started."""
     settings = load_settings(need_keys=False)
     if not (fake or settings.keys):
-        raise Failed("set OPENROUTER_API_KEYS (in the environment or .env), or use script/run --fake", EXIT_SETTINGS)
+        raise Failed("set OPENROUTER_API_KEYS (in the environment or .env), or use script/run --fake", exits.SETTINGS)
     url, where = rabbitmq(settings, cleanup)
     print(f"RabbitMQ   {where}")
     environment, cwd = given() | {"RABBITMQ_URL": url}, ROOT
@@ -81,7 +79,7 @@ def run(*, fake: bool, cleanup: ExitStack) -> None:
             raise Failed(
                 f"somebody else takes requests from {settings.request_queue} there: the stand-in would answer some of "
                 "them with made-up text. Stop that one, or set RABBITMQ_URL to another server",
-                EXIT_UNAVAILABLE,
+                exits.UNAVAILABLE,
             )
         # In a folder without .env, which the processes would read.
         cwd = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gemini-run-")))

@@ -248,10 +248,12 @@ def _resources(here: World) -> Resources:
 def _channel(url: str) -> Iterator[Any]:
     """A channel on a connection of its own, on which every publish is confirmed."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
-    channel = connection.channel()
-    channel.confirm_delivery()
-    yield channel
-    connection.close()
+    try:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        yield channel
+    finally:
+        connection.close()
 
 
 def _depths(url: str, *queues: str) -> list[int]:

@@ -14,8 +14,9 @@ import pytest
 import sentry_sdk
 
 from actors import broker as the_broker
-from actors.boot import EXIT_SETTINGS, Boot
+from actors.boot import Boot
 from actors.broker import MIDDLEWARE, cooldown, resources, stopping
+from gateway import exits
 from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, Unroutable, UpstreamFailed
 from gateway.keys.pool import KeyPool
 from gateway.ledger.sqlite import SqliteLedger
@@ -26,7 +27,7 @@ from middleware import key_selection
 from middleware.attempt import Attempt
 from middleware.hook import Hook
 from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, Ledger
-from middleware.process import EXIT_THREAD_LOST, Process
+from middleware.process import Process
 from tests.clock import Clock
 from tests.system.stack import wait_until
 from tests.world import World, job, world
@@ -483,7 +484,7 @@ def test_a_worker_fetches_as_much_as_it_has_threads(monkeypatch: pytest.MonkeyPa
     with pytest.raises(SystemExit) as left:
         Boot(resources).before_worker_boot(the_broker, worker)  # type: ignore[arg-type]
     assert worker.queue_prefetch == 7
-    assert left.value.code == EXIT_SETTINGS
+    assert left.value.code == exits.SETTINGS
 
 
 def test_a_delay_is_refused(here: World):
@@ -509,7 +510,7 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     assert asked.wait(60)
     with pytest.raises(SystemExit) as left:
         watchdog.after_worker_shutdown(the_broker, worker)
-    assert left.value.code == EXIT_THREAD_LOST
+    assert left.value.code == exits.FAULT
 
 
 def test_a_whole_worker_ends_without_a_word(here: World):

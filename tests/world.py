@@ -66,8 +66,6 @@ class Publisher:
 class Provider:
     """Answers with the next scripted completion or error, and notes with which key it was called."""
 
-    name = "played"
-
     def __init__(self) -> None:
         self.script: list[Completion | BaseException] = []
         self.calls: list[str] = []

@@ -12,11 +12,9 @@ from pika.exceptions import AMQPError
 
 from console.dead.letter import DeadLetter
 from console.dead.queues import QUEUES, DeadQueues, HeldLetter, gone
+from gateway import exits
 from gateway.errors import GatewayError, PublishError
 from gateway.settings import SettingsError, load_settings
-
-#: From sysexits.h: EX_USAGE, EX_UNAVAILABLE, EX_CONFIG.
-EXIT_NOTHING, EXIT_USAGE, EXIT_UNAVAILABLE, EXIT_SETTINGS = 1, 64, 69, 78
 
 COLUMNS = ("queue", "id", "kind", "request_id", "error_code", "attempts", "first", "last", "reason")
 
@@ -32,11 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command: Command = options.command
             return command(dead, options)
     except SettingsError as error:
-        return _complain(str(error), EXIT_SETTINGS)
+        return _complain(str(error), exits.SETTINGS)
     except AMQPError as error:
-        return _complain(str(gone(error)), EXIT_UNAVAILABLE)
+        return _complain(str(gone(error)), exits.UNAVAILABLE)
     except GatewayError as error:
-        return _complain(str(error), EXIT_UNAVAILABLE)
+        return _complain(str(error), exits.UNAVAILABLE)
 
 
 def list_letters(dead: DeadQueues, options: argparse.Namespace) -> int:
@@ -68,23 +66,23 @@ def redrive(dead: DeadQueues, options: argparse.Namespace) -> int:
         try:
             queue = dead.redrive(held, dry=not options.yes)
         except PublishError as error:
-            return _complain(f"{error}. {done} went; {held.letter.id} and what follows stay.", EXIT_NOTHING)
+            return _complain(f"{error}. {done} went; {held.letter.id} and what follows stay.", exits.NOTHING)
         done, stuck = done + (queue is not None), stuck + (queue is None)
         print(f"{held.letter.id}  {held.letter.kind}  {f'to {queue}' if queue else 'stays: it is no message of ours'}")
     print(f"{done} sent." if options.yes else f"A dry run: {done} would be sent. Add --yes to send them.")
-    return 0 if done and not stuck else EXIT_NOTHING
+    return 0 if done and not stuck else exits.NOTHING
 
 
 def drop(dead: DeadQueues, options: argparse.Namespace) -> int:
     """Remove the chosen letters for good, after somebody has typed how many they are."""
     found = [(held.tag, held.letter.facts) for held in _chosen(dead, options)]
     if not found:
-        return _complain("Nothing matched.", EXIT_NOTHING)
+        return _complain("Nothing matched.", exits.NOTHING)
     for _tag, facts in found:
         print(f"{facts['id']}  {facts['kind']}  {facts['reason']}")
     typed = options.count if options.count is not None else _ask("To drop these for good, type how many they are: ")
     if typed != len(found):
-        return _complain(f"{typed} is not {len(found)}: nothing was dropped.", EXIT_NOTHING)
+        return _complain(f"{typed} is not {len(found)}: nothing was dropped.", exits.NOTHING)
     for tag, _facts in found:
         dead.remove(tag)
     print(f"Dropped {len(found)}.")
@@ -102,7 +100,7 @@ def _each(
     for held in _chosen(dead, options):
         print(json.dumps(content(held.letter), ensure_ascii=False, indent=indent))
         found += 1
-    return 0 if found else _complain("Nothing matched.", EXIT_NOTHING)
+    return 0 if found else _complain("Nothing matched.", exits.NOTHING)
 
 
 def _chosen(dead: DeadQueues, options: argparse.Namespace) -> Iterator[HeldLetter]:
@@ -144,19 +142,13 @@ COMMANDS: dict[str, Command] = {
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> "None":  # type: ignore[override]
         self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\n")
+        self.exit(exits.USAGE, f"{self.prog}: {message}\n")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m console.dead", description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    for name, command in {
-        "list": list_letters,
-        "show": show,
-        "redrive": redrive,
-        "drop": drop,
-        "export": export,
-    }.items():
+    for name, command in COMMANDS.items():
         text = (command.__doc__ or "").strip()
         one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(command=command)

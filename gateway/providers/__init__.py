@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 class Provider(Protocol):
     """Turns requests into completions. Thread-safe; one for a process."""
 
-    @property
-    def name(self) -> str:
-        """A short lower-case name for logs."""
-
     def resolve_model(self, name: str | None) -> str:
         """The model that the provider is asked for, and that cools down; `None` is the default one.
 

@@ -29,7 +29,6 @@ class Gemini:
     base_url: str
     default_model: str
     keys: tuple[ApiKey, ...] = ()  # all of ours: an error may repeat any of them
-    name: str = "gemini"
 
     def resolve_model(self, name: str | None) -> str:
         """The model in its bare form: `google/gemini-x` is `gemini-x`. Raises RequestRejected for any other vendor."""

@@ -37,7 +37,6 @@ class OpenRouter:
     site_name: str
     max_tokens: int
     keys: tuple[ApiKey, ...] = ()  # all of ours: an error may repeat any of them
-    name: str = "openrouter"
 
     def resolve_model(self, name: str | None) -> str:
         """The model that OpenRouter is asked for. Raises RequestRejected for what cannot be a name."""
