@@ -9,6 +9,7 @@ import math
 import signal
 import sys
 import time
+from contextlib import closing
 
 from dramatiq.errors import ConnectionClosed
 from pika.exceptions import AMQPError
@@ -89,12 +90,12 @@ def relay(resources: Resources, *, connect_deadline_s: float = CONNECT_DEADLINE_
 def _serve(consumer: Consumer) -> None:
     """Relay what arrives; when asked to stop, finish what is on its way."""
     until = math.inf
-    for _ in consumer:
-        if consumer.stopping.is_set():
-            until = min(until, time.monotonic() + DRAIN_S)
-            if not consumer.unsettled or time.monotonic() > until:
-                break
-    consumer.close()
+    with closing(consumer):
+        for _ in consumer:
+            if consumer.stopping.is_set():
+                until = min(until, time.monotonic() + DRAIN_S)
+                if not consumer.unsettled or time.monotonic() > until:
+                    return
 
 
 if __name__ == "__main__":

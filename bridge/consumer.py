@@ -4,6 +4,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -77,9 +78,14 @@ def connect(  # noqa: PLR0913 - what it takes from others, all by name
 ) -> "Consumer":
     """A consumer on a new connection, its queues declared. Raises TopologyError, AMQPError or ConnectionClosed."""
     connection = amqp.connect(amqp.parameters(url, name=name), deadline_s=deadline_s, stop=stopping)
-    for queue in doors.by_queue():
-        topology.declare_one(connection, queue)
-    return Consumer(connection, doors, room=room, idle_s=idle_s, stopping=stopping)
+    try:
+        for queue in doors.by_queue():
+            topology.declare_one(connection, queue)
+        return Consumer(connection, doors, room=room, idle_s=idle_s, stopping=stopping)
+    except BaseException:
+        with suppress(AMQPError):
+            connection.close()
+        raise
 
 
 class Consumer(dramatiq.Consumer):
@@ -171,9 +177,11 @@ class Consumer(dramatiq.Consumer):
         """Let what has been settled reach RabbitMQ, then close the connection: the rest goes back to its queues."""
         try:
             self._calls.run()
-            self.connection.close()
-        except (AMQPError, AssertionError) as error:
+        except AMQPError as error:
             raise ConnectionClosed(error) from None
+        finally:
+            with suppress(AMQPError, AssertionError):
+                self.connection.close()
 
     def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> None:
         """Run `call` on the connection's thread; when the connection is gone there is nothing left to settle."""
