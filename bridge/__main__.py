@@ -94,7 +94,7 @@ def _serve(consumer: Consumer) -> None:
         for _ in consumer:
             if consumer.stopping.is_set():
                 until = min(until, time.monotonic() + DRAIN_S)
-                if not consumer.unsettled or time.monotonic() > until:
+                if consumer.intake.is_idle or time.monotonic() > until:
                     return
 
 

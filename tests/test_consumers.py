@@ -13,8 +13,9 @@ from dramatiq.errors import ConnectionClosed
 
 from actors.broker import broker
 from bridge import __main__ as bridge_process
-from bridge.consumer import ALWAYS_ROOM, Consumer
+from bridge.consumer import Consumer
 from bridge.delivery import Delivered
+from bridge.intake import ALWAYS_ROOM
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import CALLBACKS, WORK
 from gateway.resources import Resources

@@ -1,0 +1,147 @@
+"""What arrives over the channel of a process, and no more of it than the process has room for."""
+
+from collections import deque
+from collections.abc import Callable, Collection
+from functools import partial
+from typing import Any
+
+import pika
+
+from bridge.delivery import Delivery, Source
+from gateway.rabbitmq.settling import Settling
+from gateway.rabbitmq.topology import WORK
+
+#: How many messages of ours are received at a time whether there is room or not, so that they always get their turn.
+ALWAYS_ROOM = 2
+
+
+class Intake:
+    """Holds no more unsettled deliveries than `room`, and two of each of our own queues. For the connection's thread.
+
+    So no request waits here behind a busy thread while another worker is idle. RabbitMQ counts for each queue alone:
+    where there is more work of ours than these two, requests are no longer pushed by RabbitMQ but pulled one by one,
+    after that work, until both queues are found empty. Methods raise pika's AMQPError.
+    """
+
+    def __init__(
+        self, channel: Any, source: Source, *, request_queue: str, our_queues: Collection[str], room: int
+    ) -> None:
+        self.arrived: deque[Delivery] = deque()
+        self.cancelled: str | None = None  # the queue whose consumer RabbitMQ has taken away
+        self._channel = channel
+        self._source = source
+        self._request_queue = request_queue
+        self._pulled_queues = [queue for queue in our_queues if queue == WORK] + [request_queue]
+        self._room = room
+        self._unsettled: set[Delivery] = set()
+        self._more_work = False  # of ours, perhaps, than is pushed
+        channel.add_on_cancel_callback(self._on_cancel)
+        self._ours = [_Subscription(channel, queue, ALWAYS_ROOM, self._on_message) for queue in our_queues]
+        self._requests: _Subscription | None = None
+        self._push(room)
+
+    @property
+    def room(self) -> int:
+        """For how many more there is room."""
+        return self._room - len(self._unsettled)
+
+    @property
+    def is_idle(self) -> bool:
+        """Everything that has come is settled."""
+        return not self._unsettled
+
+    @property
+    def may_pull(self) -> bool:
+        """There is room for a message that RabbitMQ does not push."""
+        return self._requests is None and self.room > 0
+
+    def next(self) -> Delivery | None:
+        """What has arrived, or is pulled now; in order."""
+        if self._requests is not None:
+            if self._more_work or (self._requests.is_full and self.room > 0):
+                self._requests.cancel()
+                self._requests = None
+        elif self.may_pull and not self.arrived and not self._pulled():
+            self._push(self.room)
+        return self.arrived.popleft() if self.arrived else None
+
+    def get(self, channel: Any, queue: str) -> Delivery | None:
+        """One message of a queue, None when it has none now."""
+        method, properties, body = channel.basic_get(queue)
+        return self._arrival(channel, method, properties, body, queue=queue) if method is not None else None
+
+    def settled(self, delivery: Delivery) -> None:
+        """There is room for another one. On any thread."""
+        self._unsettled.discard(delivery)
+        for subscription in (*self._ours, self._requests):
+            if subscription is not None:
+                subscription.unsettled.discard(delivery)
+
+    def stop(self) -> None:
+        """Receive no more, and give back what has arrived and was not handed out. Idempotent."""
+        subscriptions = [*self._ours, self._requests]
+        self._ours, self._requests = [], None
+        for subscription in subscriptions:
+            if subscription is not None:
+                subscription.cancel()
+        while self.arrived:
+            self.arrived.popleft().settle(confirmed=False)
+
+    def _push(self, prefetch: int) -> None:
+        self._more_work = False
+        self._requests = _Subscription(self._channel, self._request_queue, prefetch, self._on_message)
+
+    def _pulled(self) -> bool:
+        """Whether there was one more message: work of ours, which has waited longer, else a request."""
+        for queue in self._pulled_queues:
+            delivery = self.get(self._channel, queue)
+            if delivery is not None:
+                self.arrived.append(delivery)
+                return True
+        return False
+
+    def _on_message(
+        self, subscription: "_Subscription", channel: Any, method: Any, properties: Any, body: bytes
+    ) -> None:
+        delivery = self._arrival(channel, method, properties, body, queue=subscription.queue)
+        subscription.unsettled.add(delivery)
+        self.arrived.append(delivery)
+        self._more_work = self._more_work or (subscription.queue == WORK and subscription.is_full)
+
+    def _arrival(
+        self, channel: Any, method: Any, properties: pika.BasicProperties, body: bytes, *, queue: str
+    ) -> Delivery:
+        delivery = Delivery(
+            source=self._source,
+            channel=Settling(channel),
+            queue=queue,
+            tag=method.delivery_tag,
+            body=body,
+            properties=properties,
+            redelivered=bool(method.redelivered),
+        )
+        self._unsettled.add(delivery)
+        return delivery
+
+    def _on_cancel(self, frame: Any) -> None:
+        tag = frame.method.consumer_tag
+        self.cancelled = next((one.queue for one in (*self._ours, self._requests) if one and one.tag == tag), tag)
+
+
+class _Subscription:
+    """A consumer of one queue, as RabbitMQ counts it: at most `prefetch` of its deliveries are unsettled."""
+
+    def __init__(self, channel: Any, queue: str, prefetch: int, received: Callable[..., None]) -> None:
+        self.queue = queue
+        self.prefetch = prefetch
+        self.unsettled: set[Delivery] = set()
+        self._channel = channel
+        channel.basic_qos(prefetch_count=prefetch)
+        self.tag: str = channel.basic_consume(queue, partial(received, self))
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.unsettled) >= self.prefetch
+
+    def cancel(self) -> None:
+        self._channel.basic_cancel(self.tag)
