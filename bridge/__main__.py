@@ -78,6 +78,7 @@ def relay(resources: Resources, *, connect_deadline_s: float = CONNECT_DEADLINE_
                 room=settings.worker_prefetch_count,
                 idle_s=TICK_S,
                 stopping=stopping,
+                others=set(),
             )
             logger.info("Relaying %s", settings.request_queue)
             _serve(consumer)

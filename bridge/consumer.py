@@ -52,13 +52,14 @@ def connect(  # noqa: PLR0913 - what it takes from others, all by name
     room: int,
     idle_s: float,
     stopping: threading.Event,
+    others: set[Delivery],
 ) -> "Consumer":
     """A consumer on a new connection, its queues declared. Raises TopologyError, AMQPError or ConnectionClosed."""
     connection = amqp.connect(amqp.parameters(url, name=name), deadline_s=deadline_s, stop=stopping)
     try:
         for queue in doors.by_queue():
             topology.declare_one(connection, queue)
-        return Consumer(connection, doors, room=room, idle_s=idle_s, stopping=stopping)
+        return Consumer(connection, doors, room=room, idle_s=idle_s, stopping=stopping, others=others)
     except BaseException:
         with suppress(AMQPError):
             connection.close()
@@ -69,10 +70,10 @@ class Consumer(dramatiq.Consumer):
     """Delivers what arrives, and serves heartbeats while it waits. All methods but settling are for its own thread.
 
     Raises ConnectionClosed, after which it is to be made anew, when the connection, the channel or a queue goes away;
-    TopologyError when RabbitMQ does not let it consume.
+    TopologyError when RabbitMQ does not let it consume. `others`: see Intake.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it takes from others, all by name
         self,
         connection: pika.BlockingConnection,
         doors: Doors,
@@ -80,6 +81,7 @@ class Consumer(dramatiq.Consumer):
         room: int,
         idle_s: float,
         stopping: threading.Event,
+        others: set[Delivery],
     ) -> None:
         self.connection = connection
         self.idle_s = idle_s
@@ -87,12 +89,12 @@ class Consumer(dramatiq.Consumer):
         self.waiting = doors.waiting
         self._doors = doors.by_queue()
         self._calls = ConnectionCalls(connection)
-        self._early_channel: Any = None
+        self._channels: dict[str, Any] = {}
         requests = doors.requests.queue
         ours = [queue for queue in self._doors if queue != requests]
         try:
             self.channel = connection.channel()
-            self.intake = Intake(self.channel, self, request_queue=requests, our_queues=ours, room=room)
+            self.intake = Intake(self.channel, self, request_queue=requests, our_queues=ours, room=room, others=others)
         except ChannelClosedByBroker as error:
             raise TopologyError(f"RabbitMQ does not let us consume our queues: {error.reply_text}") from None
         except AMQPError as error:
@@ -107,20 +109,21 @@ class Consumer(dramatiq.Consumer):
                 self.intake.stop()
                 self._calls.serve(self.idle_s)
                 return None
+            if self.intake.may_pull and (early := self._early()) is not None:
+                return early  # who waits for a key has waited longer than what is pulled
             delivery = self.intake.next()
-            if delivery is not None:
-                return self._open(delivery)
-            return self.waiting.next(self) if self.waiting is not None and self.intake.room > 0 else None
+            return self._open(delivery) if delivery is not None else self._early()
         except AMQPError as error:
             raise ConnectionClosed(error) from None
 
     def get(self, queue: str) -> Delivery | None:
         """One message of a queue that may be missing, None when it has none now."""
         # A channel of its own: getting from a queue that is gone closes the channel, and with it every unsettled tag.
-        if self._early_channel is None or not self._early_channel.is_open:
-            self._early_channel = self.connection.channel()
+        channel = self._channels.get(queue)
+        if channel is None or not channel.is_open:
+            channel = self._channels[queue] = self.connection.channel()
         try:
-            return self.intake.get(self._early_channel, queue)
+            return self.intake.get(channel, queue)
         except ChannelClosedByBroker as error:
             logger.warning("Nothing can be taken from %s: %s", queue, error.reply_text)
             return None
@@ -144,13 +147,16 @@ class Consumer(dramatiq.Consumer):
         finally:
             with suppress(AMQPError, AssertionError):
                 self.connection.close()
+            self.intake.leave()
 
-    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> None:
-        """Run `call` on the connection's thread; when the connection is gone there is nothing left to settle."""
+    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool:
+        """Run `call` on the connection's thread; False when that is gone, and there is nothing left to settle."""
         try:
             self._calls.call_soon(partial(self.connection.call_later, after_s, call) if after_s else call)
         except AMQPError:
             logger.info("The connection ended before a delivery was settled: it will come again")
+            return False
+        return True
 
     def settled(self, delivery: Delivery) -> None:
         self.intake.settled(delivery)
@@ -173,6 +179,19 @@ class Consumer(dramatiq.Consumer):
         if not self.channel.is_open:
             # pika tells only those who use a closed channel, and a consumer would wait on it for ever.
             raise ConnectionClosed(RuntimeError("RabbitMQ closed the consumer's channel: its log says why"))
+
+    def _early(self) -> Delivered | None:
+        if self.waiting is None or self.intake.room <= 0:
+            return None
+        try:
+            return self.waiting.next(self)
+        except AMQPError:
+            raise
+        except Exception as error:
+            logger.exception("A fault of the worker: no early release for now")
+            sentry.capture_fault(error, where=type(self.waiting).__name__)
+            self.waiting.rest()
+            return None
 
     def _open(self, delivery: Delivery) -> Delivered | None:
         door = self._doors[delivery.queue]

@@ -12,6 +12,10 @@ from dramatiq.broker import MessageProxy
 from gateway.rabbitmq.topology import WORK
 from middleware.attempt import attempt_of
 
+#: How long a delivery without a confirmed outcome rests before it goes back to its queue, in seconds. Not at once: what
+#: fails now would come back and fail again, as fast as it can loop, until RabbitMQ gives it up.
+RETRY_S = 1.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,9 +29,9 @@ class Channel(Protocol):
 
 
 class Source(Protocol):
-    """The consumer that has received a delivery: runs `call` on the thread of its connection, or not at all."""
+    """The consumer that has received a delivery: runs `call` on the thread of its connection, or says False."""
 
-    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> None: ...
+    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool: ...
     def settled(self, delivery: "Delivery") -> None: ...
 
 
@@ -57,17 +61,29 @@ class Delivery:
         self._source = source
         self._channel = channel
         self._tag = tag
-        self._is_settled = False
+        self.is_settled = False
 
     def settle(self, *, confirmed: bool, after_s: float = 0.0) -> None:
         """Ack what has a confirmed outcome, give back the rest, `after_s` seconds from now. Idempotent, on any thread.
 
-        `_settle` below has the only line of the program that acks a delivery.
+        The function `_settle` below has the only line of the program that acks a delivery.
         """
-        if self._is_settled:
+        if self.is_settled:
             return
-        self._is_settled = True
-        self._source.call_soon(partial(_settle, self._channel, self._tag, confirmed=confirmed), after_s=after_s)
+        self.is_settled = True
+        settle = partial(_settle, self._channel, self._tag, confirmed=confirmed)
+        if after_s and self._source.call_soon(partial(self._settle_at_last, settle), after_s=after_s):
+            return
+        self._source.call_soon(settle)
+        self._source.settled(self)  # there is room for another one while the ack is on its way
+
+    @property
+    def is_gone(self) -> bool:
+        """RabbitMQ has it back, because its channel has ended: whoever gets it next does what is to be done."""
+        return not self._channel.is_open
+
+    def _settle_at_last(self, settle: Callable[[], None]) -> None:
+        settle()
         self._source.settled(self)
 
 
@@ -85,11 +101,18 @@ class Delivered(MessageProxy):
         self.delivery = delivery
         self.on_settle: Callable[[Delivered], None] | None = None
 
+    @property
+    def is_gone(self) -> bool:
+        return self.delivery.is_gone
+
     def settle(self) -> None:
         """Settle the delivery by what has become of its attempt. Idempotent."""
-        if self.on_settle is not None:
-            self.on_settle(self)
-        self.delivery.settle(confirmed=attempt_of(self).outcome is not None)
+        confirmed = attempt_of(self).outcome is not None
+        try:
+            if self.on_settle is not None:
+                self.on_settle(self)
+        finally:
+            self.delivery.settle(confirmed=confirmed, after_s=0.0 if confirmed else RETRY_S)
 
 
 def _settle(channel: Channel, tag: int, *, confirmed: bool) -> None:

@@ -7,13 +7,10 @@ from functools import partial
 
 import pika
 
-from bridge.delivery import Delivered, Delivery
+from bridge.delivery import RETRY_S, Delivered, Delivery
 from gateway.errors import ErrorCode, PublishError
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.publisher import Publisher
-
-#: How long a delivery whose copy could not be published rests before it goes back to its queue, in seconds.
-RETRY_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -50,5 +47,4 @@ def _moved(delivery: Delivery, confirmed: "Future[None]") -> None:
         return
     level = logging.WARNING if isinstance(error, PublishError) else logging.ERROR
     logger.log(level, "Not moved, it stays in %s: %s", delivery.queue, error)
-    # Not at once: what RabbitMQ refuses now would come back and be refused again, as fast as it can loop.
     delivery.settle(confirmed=False, after_s=RETRY_S)

@@ -20,11 +20,19 @@ class Intake:
 
     So no request waits here behind a busy thread while another worker is idle. RabbitMQ counts for each queue alone:
     where there is more work of ours than these two, requests are no longer pushed by RabbitMQ but pulled one by one,
-    after that work, until both queues are found empty. Methods raise pika's AMQPError.
+    after that work, until both queues are found empty. `others` is what earlier intakes of the process have handed out,
+    and what this one has, once it leaves. Methods raise pika's AMQPError.
     """
 
-    def __init__(
-        self, channel: Any, source: Source, *, request_queue: str, our_queues: Collection[str], room: int
+    def __init__(  # noqa: PLR0913 - what it takes from others, all by name
+        self,
+        channel: Any,
+        source: Source,
+        *,
+        request_queue: str,
+        our_queues: Collection[str],
+        room: int,
+        others: set[Delivery],
     ) -> None:
         self.arrived: deque[Delivery] = deque()
         self.cancelled: str | None = None  # the queue whose consumer RabbitMQ has taken away
@@ -34,16 +42,18 @@ class Intake:
         self._pulled_queues = [queue for queue in our_queues if queue == WORK] + [request_queue]
         self._room = room
         self._unsettled: set[Delivery] = set()
+        self._others = others
         self._more_work = False  # of ours, perhaps, than is pushed
         channel.add_on_cancel_callback(self._on_cancel)
         self._ours = [_Subscription(channel, queue, ALWAYS_ROOM, self._on_message) for queue in our_queues]
         self._requests: _Subscription | None = None
-        self._push(room)
+        if self.room > 0:
+            self._push(self.room)
 
     @property
     def room(self) -> int:
         """For how many more there is room."""
-        return self._room - len(self._unsettled)
+        return self._room - len(self._unsettled) - len(self._others)
 
     @property
     def is_idle(self) -> bool:
@@ -73,9 +83,15 @@ class Intake:
     def settled(self, delivery: Delivery) -> None:
         """There is room for another one. On any thread."""
         self._unsettled.discard(delivery)
+        self._others.discard(delivery)
         for subscription in (*self._ours, self._requests):
             if subscription is not None:
                 subscription.unsettled.discard(delivery)
+
+    def leave(self) -> None:
+        """The channel has ended: what was handed out still runs, and takes the room of the next intake."""
+        arrived = set(self.arrived)
+        self._others |= {one for one in self._unsettled if not one.is_settled and one not in arrived}
 
     def stop(self) -> None:
         """Receive no more, and give back what has arrived and was not handed out. Idempotent."""

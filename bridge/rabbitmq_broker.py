@@ -11,6 +11,7 @@ from dramatiq.errors import ConnectionClosed
 from pika.exceptions import AMQPError
 
 from bridge.consumer import Consumer, Doors, connect
+from bridge.delivery import Delivery
 from bridge.wire import StrictEncoder
 from gateway.errors import TopologyError
 from gateway.rabbitmq.publisher import Publisher
@@ -44,6 +45,7 @@ class RabbitmqBroker(StockBroker):
         self.settings, self.topology, self.publisher = settings, topology, publisher
         self.stopping = stopping
         self.encoder = StrictEncoder()
+        self.others: set[Delivery] = set()  # of earlier consumers, that still run
 
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
         """Register the queue of the one consumer, whatever queue an actor names.
@@ -68,6 +70,7 @@ class RabbitmqBroker(StockBroker):
                 room=prefetch,
                 idle_s=timeout / 1000,
                 stopping=self.stopping,
+                others=self.others,
             )
         except (TopologyError, AMQPError) as error:
             raise ConnectionClosed(error) from None

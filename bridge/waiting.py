@@ -78,6 +78,10 @@ class WaitingDoor:
             self._pause(LOOK_EVERY_S)
             return None
 
+    def rest(self) -> None:
+        """Look for nobody for a while."""
+        self._pause(LOOK_EVERY_S)
+
     def _next_look_at(self) -> float:
         every_s = LOOK_EVERY_S if self.requests_wait.is_set() else LOOK_IDLE_S
         return max(self._not_before, self._found_nobody_at + every_s)

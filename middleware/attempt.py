@@ -1,6 +1,7 @@
 """One delivery, from the first hook to the last: what is known of it, and what became of it."""
 
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,14 +28,19 @@ class Outcome(StrEnum):
 
 @dataclass(kw_only=True, eq=False)
 class Attempt:
-    """What every delivery has. `hooks` are those that run around it, each where its `yield` stands."""
+    """What every delivery has.
+
+    `hooks` are those that run around it, each where its `yield` stands; `verdicts` are those that have decided.
+    """
 
     message: "Message[None]"
     delivery_id: str
+    is_gone: Callable[[], bool]  # RabbitMQ has the delivery back
     request_id: str | None
     outcome: Outcome | None = None
     started: float = field(default_factory=time.monotonic)
     hooks: dict[object, Any] = field(default_factory=dict, repr=False)
+    verdicts: set[object] = field(default_factory=set, repr=False)
 
     @property
     def elapsed_ms(self) -> int:
@@ -89,11 +95,14 @@ def current_attempt() -> JobAttempt:
 
 def _made(delivery: MessageProxy) -> Attempt:
     message = delivery._message  # noqa: SLF001 - the proxy has no copy() of its own type
+    facts: dict[str, Any] = {
+        "message": message,
+        "delivery_id": message.message_id,
+        "is_gone": lambda: getattr(delivery, "is_gone", False),
+    }
     match message.args:
         case (Job() as job,):
-            return JobAttempt(message=message, delivery_id=message.message_id, request_id=job.request_id, job=job)
+            return JobAttempt(request_id=job.request_id, job=job, **facts)
         case (Reply() as reply,):
-            return ReplyAttempt(
-                message=message, delivery_id=message.message_id, request_id=reply.request_id, reply=reply
-            )
-    return Attempt(message=message, delivery_id=message.message_id, request_id=None)
+            return ReplyAttempt(request_id=reply.request_id, reply=reply, **facts)
+    return Attempt(request_id=None, **facts)

@@ -94,5 +94,7 @@ class Verdict(Middleware, Generic[A]):
         exception: BaseException | None = None,
     ) -> None:
         attempt = attempt_of(message)
-        if isinstance(attempt, self.kind):
+        # Dramatiq ends a delivery twice when a hook ends it with something that is no Exception.
+        if isinstance(attempt, self.kind) and self not in attempt.verdicts:
+            attempt.verdicts.add(self)
             self.after(broker, cast("A", attempt), exception)

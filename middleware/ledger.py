@@ -1,5 +1,6 @@
 """Runs a piece of work once: a redelivery waits for the running call, or gets the stored answer."""
 
+import json
 import logging
 import math
 import threading
@@ -10,7 +11,7 @@ from datetime import datetime
 from gateway.errors import StoreUnavailable
 from gateway.ledger import store
 from gateway.ledger.store import Answered, Running, Started, Superseded
-from gateway.messages import Failure, Job, Reply
+from gateway.messages import Job, Reply
 from gateway.settings import Settings
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, Stopping
@@ -28,6 +29,10 @@ POLL_S = 0.25
 #: How long a stored answer may take to be published by another process before a redelivery publishes it again, and how
 #: often that is looked up, in seconds. One of this process may take as long as it needs.
 PUBLISHING_S, PUBLISHING_POLL_S = 1.0, 0.05
+
+#: How long after an answer its request may come again because its ack was lost, in seconds: RabbitMQ notices a dead
+#: peer after two heartbeats, and what it gives back is the first in its queue.
+LOST_ACK_S = 60.0
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +115,8 @@ class Ledger(Hook[JobAttempt]):
 
     def _answer_again(self, attempt: JobAttempt, answered: Answered) -> None:
         """Have the stored answer published, unless this very delivery was answered before."""
-        if answered.published and (answered.delivery == attempt.delivery_id or _may_be_any_delivery(attempt.job)):
+        is_this = answered.delivery == attempt.delivery_id or _has_lost_its_ack(answered, attempt.job)
+        if answered.published and is_this:
             attempt.outcome = Outcome.DUPLICATE
             return
         logger.info("Answering from the ledger: no call")
@@ -158,6 +164,20 @@ def _may_be_any_delivery(job: Job) -> bool:
     return job.redelivered and job.hop == 0
 
 
+def _has_lost_its_ack(answered: Answered, job: Job) -> bool:
+    """Whether a request that comes again is the one that was answered, and no other one with the same content.
+
+    RabbitMQ gives back what was not acked as soon as it notices that a connection is gone. What comes again long after
+    the answer was fetched and never started, and somebody waits for it: a copy for him is the lesser evil.
+    """
+    return _may_be_any_delivery(job) and job.received_at - _answered_at(answered) < LOST_ACK_S
+
+
+def _answered_at(answered: Answered) -> float:
+    """Epoch seconds."""
+    return datetime.fromisoformat(json.loads(answered.envelope)["timestamp"]).timestamp()
+
+
 def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: JobAttempt) -> bool:
     """A producer that sends a failed request again wants another try.
 
@@ -166,5 +186,4 @@ def _asked_again_after_a_failure(entry: Answered, job: Job, attempt: JobAttempt)
     """
     if not entry.failure or entry.delivery == attempt.delivery_id or job.redelivered:
         return False
-    failed_at = datetime.fromisoformat(Failure.model_validate_json(entry.envelope).timestamp)
-    return job.received_at > failed_at.timestamp()
+    return job.received_at > _answered_at(entry)

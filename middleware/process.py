@@ -45,6 +45,8 @@ class Process(Hook[Attempt]):
     def around(self, attempt: Attempt) -> Around:
         if self.stopping.is_set():
             raise Stopping("the worker is stopping")
+        if attempt.is_gone():
+            raise Stopping("its connection has ended before it was started: RabbitMQ delivers it again")
         current.set(attempt)
         yield
         current.set(None)

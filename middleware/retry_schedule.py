@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dramatiq import Broker
 
-from gateway.errors import GatewayError
+from gateway.errors import ErrorCode, GatewayError
 from gateway.messages import Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
@@ -48,7 +48,7 @@ class RetrySchedule(Verdict[JobAttempt]):
         if isinstance(error, NotRun):
             return
         if error is None:
-            attempt.reply = _success(attempt)
+            attempt.reply = _finished(attempt)
             return
         match next_step(attempt.job, error, self.schedules()):
             case Wait() as wait:
@@ -72,6 +72,15 @@ class RetrySchedule(Verdict[JobAttempt]):
             wait.job.upstream_retries,
             why if isinstance(why, GatewayError) else type(why).__name__,
         )
+
+
+def _finished(attempt: JobAttempt) -> Reply:
+    """The envelope of what is paid for. A fault of ours is told to the producer: another try would be paid again."""
+    try:
+        return _success(attempt)
+    except Exception as fault:
+        logger.exception("An answer could not be made into an envelope")
+        return _failure(attempt, End(GatewayError("Internal error", code=ErrorCode.INTERNAL)), fault)
 
 
 def _success(attempt: JobAttempt) -> Reply:

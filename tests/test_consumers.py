@@ -44,10 +44,12 @@ def here(tmp_path: Path, vhost_url: str) -> Iterator[World]:
 
 @pytest.fixture
 def consumer(here: World) -> Iterator[Consumer]:
+    broker.others.clear()
     made = broker.consume(WORK, prefetch=ROOM, timeout=100)
     yield made
     with suppress(ConnectionClosed):
         made.close()
+    broker.others.clear()
 
 
 def put_requests(url: str, *numbers: int) -> None:
@@ -175,6 +177,50 @@ def test_a_fault_at_a_door_costs_one_message(
     assert (queue, b"r-1" in body) == ("gemini.requests.dead", True)
     put_requests(vhost_url, 2)
     assert names(held(consumer, len)) == ["r-2"]
+
+
+def test_who_waits_for_a_key_goes_before_requests_that_are_pulled(
+    here: World, consumer: Consumer, vhost_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A backlog of requests is pulled one by one for as long as it lasts: nobody would be released meanwhile."""
+    for pause in ("LOOK_EVERY_S", "LOOK_IDLE_S"):  # its looks are some seconds apart
+        monkeypatch.setattr(f"bridge.waiting.{pause}", 0.0)
+    put_work(vhost_url, here, *range(20, 26))
+    ours = held(consumer, lambda found: len(found) == ROOM)
+    put_requests(vhost_url, *range(10))
+    put_work(vhost_url, here, 99, queue=SHORT)
+    answer(*ours)
+    found = held(consumer, lambda found: len(found) >= ROOM)
+    assert "r-99" in names(found)
+
+
+def test_what_still_runs_takes_the_room_of_the_next_consumer(here: World, consumer: Consumer, vhost_url: str):
+    """After a lost connection: its threads are as busy as before."""
+    put_requests(vhost_url, *range(10))
+    running = held(consumer, lambda found: len(found) == 3)
+    with suppress(ConnectionClosed):
+        consumer.close()
+    assert all(one.is_gone for one in running)
+    again = broker.consume(WORK, prefetch=ROOM, timeout=100)
+    try:
+        assert again.intake.room == 1
+        for one in running:
+            one.settle()
+        assert again.intake.room == ROOM
+    finally:
+        again.close()
+
+
+def test_a_consumer_that_has_lost_its_connection_can_be_closed(here: World, consumer: Consumer, vhost_url: str):
+    """Dramatiq does so again and again while RabbitMQ is away. What was to be settled a moment later is not any more."""
+    put_requests(vhost_url, 1)
+    (first,) = held(consumer, len)
+    consumer.connection.close()
+    first.settle()
+    consumer.call_soon(lambda: None, after_s=1.0)
+    for _ in range(2):
+        consumer.close()
+    assert consumer.intake.room == ROOM
 
 
 def test_a_delay_queue_that_is_gone_does_not_stop_the_others(here: World, consumer: Consumer, vhost_url: str):

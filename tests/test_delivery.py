@@ -59,9 +59,35 @@ def test_the_consumer_has_room_again_when_a_delivery_is_settled():
     """Whatever became of it, and before the ack is on its way."""
     source = Source()
     one = delivery(Channel(), source=source)
+    one.settle(confirmed=True)
+    assert source.gone == [one]
+
+
+def test_what_is_given_back_later_takes_its_room_until_then():
+    """Else more would be fetched, and refused, for as long as the first ones rest."""
+    source = Source()
+    source.call_soon = lambda call, *, after_s=0.0: source.later.append(after_s) is None  # type: ignore[method-assign]
+    one = delivery(Channel(), source=source)
+    one.settle(confirmed=False, after_s=1.0)
+    assert (source.gone, source.later) == ([], [1.0])
+
+
+def test_what_cannot_be_given_back_takes_no_room():
+    """Its connection has ended, and RabbitMQ has it."""
+    source = Source()
+    source.call_soon = lambda _call, *, after_s=0.0: False  # type: ignore[method-assign]
+    one = delivery(Channel(), source=source)
     one.settle(confirmed=False, after_s=1.0)
     assert source.gone == [one]
-    assert source.later == [1.0]
+
+
+def test_an_error_on_the_way_leaves_no_delivery_unsettled():
+    """It would take its room for ever."""
+    message = delivered(channel := Channel())
+    message.on_settle = lambda _message: 1 / 0  # type: ignore[assignment, return-value]
+    with pytest.raises(ZeroDivisionError):
+        message.settle()
+    assert channel.sent == ["requeue"]
 
 
 def test_for_dramatiq_every_message_comes_from_the_one_consumer():

@@ -9,6 +9,7 @@ import dramatiq
 import pytest
 
 from actors.broker import MIDDLEWARE, stopping
+from bridge.delivery import Delivered
 from gateway.errors import (
     AuthenticationFailed,
     ConfirmTimeout,
@@ -21,7 +22,7 @@ from gateway.errors import (
     UpstreamFailed,
 )
 from gateway.messages import Failure, Reply
-from tests.world import World, completion, job, world
+from tests.world import Channel, World, completion, delivery, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
 REFUSED = AuthenticationFailed("HTTP 402: no credit", reason="http_402", status=402)
@@ -89,7 +90,8 @@ def test_a_redelivery_of_answered_work_makes_no_call_and_no_second_envelope(here
 def relayed(message: dramatiq.Message[Any]) -> dramatiq.Message[Any]:
     """The request of this message, as it is relayed when RabbitMQ delivers it again: under another name."""
     (first,) = message.args
-    return dramatiq.Message(message.queue_name, "generate", (first.model_copy(update={"redelivered": True}),), {}, {})
+    now = {"redelivered": True, "received_at": time.time()}
+    return dramatiq.Message(message.queue_name, "generate", (first.model_copy(update=now),), {}, {})
 
 
 def test_a_request_that_comes_again_after_its_envelope_gets_no_second_one(here: World):
@@ -99,6 +101,39 @@ def test_a_request_that_comes_again_after_its_envelope_gets_no_second_one(here: 
     assert here.deliver(relayed(message)) == ("ack",)
     assert len(here.provider.calls) == 1
     assert len(here.publisher.sent) == 1
+
+
+@pytest.mark.parametrize("ending", ["success", "error"])
+def test_a_request_that_comes_again_long_after_its_envelope_is_another_one(
+    here: World, monkeypatch: pytest.MonkeyPatch, ending: str
+):
+    """It was sent again, fetched, and never started: somebody waits for it. The copy has the same message id."""
+    monkeypatch.setattr("middleware.ledger.LOST_ACK_S", -1.0)
+    here.provider.script = [RequestRejected("HTTP 400", reason="http_400", status=400)] if ending == "error" else []
+    message = here.message(job(received_at=time.time()))
+    here.deliver(message)
+    assert here.deliver(relayed(message)) == ("ack",)
+    assert len(here.provider.calls) == 1
+    first, second = here.publisher.sent
+    assert (first[1], first[2].message_id) == (second[1], second[2].message_id)
+
+
+def test_a_delivery_that_rabbitmq_has_back_is_not_started(here: World):
+    """Its connection has ended while it waited for a thread: whoever gets it next does what is to be done."""
+    channel = Channel()
+    delivered = Delivered(here.message(job()), delivery(channel))
+    channel.is_open = False
+    here.run(delivered)
+    assert (here.provider.calls, here.publisher.sent, channel.sent) == ([], [], [])
+
+
+def test_a_paid_answer_that_cannot_be_told_is_an_internal_error(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Given back, it would be paid for again at every delivery."""
+    monkeypatch.setattr("middleware.retry_schedule.Success.of", lambda *_args, **_named: 1 / 0)
+    assert here.deliver(here.message(job())) == ("ack",)
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert envelope["error_code"] == "internal"
+    assert len(here.provider.calls) == 1
 
 
 def test_a_request_that_comes_again_leaves_it_to_its_copy_that_waits(here: World):

@@ -10,7 +10,7 @@ from gateway.errors import InvalidMessage
 from gateway.messages import Failure, Reply
 from middleware.attempt import Attempt, JobAttempt
 from middleware.errors import HookFailed, NoKey
-from middleware.hook import Around, Hook
+from middleware.hook import Around, Hook, Verdict
 from tests.world import job
 
 BROKER: Any = None  # a hook has no use for it
@@ -30,6 +30,14 @@ class Noting(Hook[Attempt]):
             raise self.fault
         for _ in range(self.yields):
             self.notes.append((yield))
+
+
+class Deciding(Verdict[Attempt]):
+    def __init__(self) -> None:
+        self.notes: list[object] = []
+
+    def after(self, broker: Any, attempt: Attempt, error: BaseException | None) -> None:
+        self.notes.append(error)
 
 
 class ForJobs(Noting):
@@ -119,3 +127,11 @@ def test_a_hook_for_jobs_leaves_held_replies_alone():
         hook.before_process_message(BROKER, delivery)
         hook.after_process_message(BROKER, delivery)
     assert hook.notes == ["r-1", None]
+
+
+def test_a_verdict_is_given_once():
+    """Dramatiq ends a delivery twice when a hook further up ends it with what is no Exception."""
+    verdict, delivery = Deciding(), a_delivery()
+    for error in (None, KeyboardInterrupt()):
+        verdict.after_process_message(BROKER, delivery, exception=error)
+    assert verdict.notes == [None]

@@ -108,4 +108,4 @@ def test_the_answer_of_a_work_is_one_attempts_to_publish_until_that_has_ended():
 
 def an_attempt() -> JobAttempt:
     message = Message[None]("gemini.generate", "generate", (job(),), {}, {})
-    return JobAttempt(message=message, delivery_id="d", request_id="r-1", job=job())
+    return JobAttempt(message=message, delivery_id="d", is_gone=lambda: False, request_id="r-1", job=job())

@@ -116,10 +116,11 @@ class Source:
         self.later: list[float] = []
         self.gone: list[Delivery] = []
 
-    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> None:
+    def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool:
         if after_s:
             self.later.append(after_s)
         call()
+        return True
 
     def settled(self, delivery: Delivery) -> None:
         self.gone.append(delivery)
@@ -179,13 +180,15 @@ class World:
     def deliver(self, message: "dramatiq.Message[Any]") -> tuple[str, ...]:
         """Run one delivery as a Dramatiq worker thread does; how it was settled."""
         channel = Channel()
-        delivered = Delivered(message, delivery(channel, queue=message.queue_name))
+        self.run(Delivered(message, delivery(channel, queue=message.queue_name)))
+        return tuple(channel.sent)
+
+    def run(self, delivered: Delivered) -> None:
         consumer = SimpleNamespace(post_process_message=lambda proxy: proxy.settle())
         work: PriorityQueue[Any] = PriorityQueue()
         work.put(0)
         thread = WorkerThread(broker=the_broker, consumers={WORK: consumer}, work_queue=work, worker_timeout=1)
         thread.process_message(delivered)
-        return tuple(channel.sent)
 
     def copies(self, queue: str) -> "list[dramatiq.Message[Any]]":
         """The messages of ours that went to one queue."""

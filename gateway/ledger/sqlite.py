@@ -28,7 +28,8 @@ ON CONFLICT (request_id, digest) DO UPDATE SET
     lease_ends_at = excluded.lease_ends_at, published = 0, expires_at = excluded.expires_at,
     message_id = NULL, failure = NULL, envelope = NULL
 WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failure)
-      ELSE lease_ends_at <= :now AND NOT ((delivery = :delivery OR :redelivered) AND hop > :hop) END
+      ELSE lease_ends_at <= :now
+          AND NOT ((delivery = :delivery OR :redelivered) AND hop > :hop AND expires_at > :now) END
 RETURNING delivery
 """
 

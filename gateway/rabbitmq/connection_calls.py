@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 
 import pika
+from pika.exceptions import ConnectionWrongStateError
 
 #: How long the first call of a burst waits for the others, in seconds. Nobody waits for an ack: the envelope is out.
 LINGER_S = 0.003
@@ -22,6 +23,8 @@ class ConnectionCalls:
 
     def call_soon(self, call: Callable[[], object]) -> None:
         """Have `call` run on the connection's thread. Raises AMQPError when the connection has ended."""
+        if not self._connection.is_open:
+            raise ConnectionWrongStateError("the connection has ended")
         self._calls.append(call)
         if not self._woken:  # it is cleared before the calls are run, so none is left behind
             self._woken = True
@@ -38,10 +41,12 @@ class ConnectionCalls:
         self.run()
 
     def run(self) -> None:
-        """Run what has come so far; on the thread of the connection."""
+        """Run what has come so far; on the thread of the connection. When that has ended nothing is left to do."""
         self._woken = False
         while self._calls:
-            self._calls.popleft()()
+            call = self._calls.popleft()
+            if self._connection.is_open:
+                call()
 
 
 def _wake() -> None:
