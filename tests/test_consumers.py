@@ -212,7 +212,7 @@ def test_what_still_runs_takes_the_room_of_the_next_consumer(here: World, consum
 
 
 def test_a_consumer_that_has_lost_its_connection_can_be_closed(here: World, consumer: Consumer, vhost_url: str):
-    """Dramatiq does so again and again while RabbitMQ is away. What was to be settled a moment later is not any more."""
+    """Dramatiq does so again and again while RabbitMQ is away. What was to be settled a moment later is not."""
     put_requests(vhost_url, 1)
     (first,) = held(consumer, len)
     consumer.connection.close()
