@@ -39,6 +39,17 @@ def test_the_procfile_starts_the_worker_and_nothing_else():
     assert procfile()["worker"].startswith("exec dramatiq-gevent actors ")
 
 
+def test_nothing_of_one_machine_is_in_the_repository():
+    """A link that leads to one developer's folder (`.venv` was one) breaks every other checkout."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert listed
+    assert [line for line in listed.splitlines() if line.startswith("120000")] == []
+
+
 @pytest.mark.parametrize("name", ["Procfile", "Dockerfile"])
 def test_a_worker_stops_before_the_platform_kills_it(name: str):
     """With at least two seconds left for closing connections."""
