@@ -88,6 +88,23 @@ class Intake:
             if subscription is not None:
                 subscription.unsettled.discard(delivery)
 
+    def parked(self, delivery: Delivery) -> None:
+        """A delivery stays unsettled but takes no room. On any thread."""
+        self._unsettled.discard(delivery)
+        self._others.discard(delivery)
+
+    def hand_out_again(self, delivery: Delivery) -> None:
+        """A parked delivery, of this intake or an earlier one, takes room again."""
+        if delivery not in self._unsettled:
+            self._others.add(delivery)
+
+    def renew(self) -> None:
+        """Have more of ours pushed, where RabbitMQ counts only parked ones as unsettled."""
+        for index, subscription in enumerate(self._ours):
+            if subscription.is_full and not (subscription.unsettled & (self._unsettled | self._others)):
+                subscription.cancel()
+                self._ours[index] = _Subscription(self._channel, subscription.queue, ALWAYS_ROOM, self._on_message)
+
     def leave(self) -> None:
         """The channel has ended: what was handed out still runs, and takes the room of the next intake."""
         arrived = set(self.arrived)

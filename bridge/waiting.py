@@ -5,6 +5,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from dramatiq.errors import DecodeError
@@ -115,7 +116,8 @@ class WaitingDoor:
         released = Delivered(message.copy(args=(uncounted,)), delivery)
         attempt = attempt_of(released)
         assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
-        attempt.lease, released.on_settle = lease, self._give_lease_back
+        attempt.lease = lease
+        attempt.at_end.append(partial(self._give_lease_back, attempt))
         logger.info("[%s] Released early from %s", job.request_id, delivery.queue)
         return released
 
@@ -128,10 +130,9 @@ class WaitingDoor:
             return None
         return grant if isinstance(grant, Lease) else None
 
-    def _give_lease_back(self, released: Delivered) -> None:
+    def _give_lease_back(self, attempt: JobAttempt) -> None:
         """End the lease of a request that was settled before key selection took it over: it was not used."""
-        attempt = attempt_of(released)
-        if isinstance(attempt, JobAttempt) and attempt.lease is not None:
+        if attempt.lease is not None:
             lease, attempt.lease = attempt.lease, None
             try:
                 self.pool().cancel(lease)

@@ -15,6 +15,7 @@ from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.keys.survey import Survey
+from gateway.ledger.owner import FileOwner, Owner, RedisOwner
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Ledger, NullLedger
@@ -73,6 +74,7 @@ class Resources:
         self.publisher = Resource[Publisher]("publisher")
         self.pool = Resource[KeyPool]("key pool")
         self.ledger = Resource[Ledger]("ledger")
+        self.owner = Resource[Owner]("owner")
         self.provider = Resource[Provider]("provider")
         self.prober = Resource[Prober]("prober")  # of a provider that can be asked about a key
         self.survey = Resource[Survey]("survey")
@@ -97,6 +99,7 @@ class Resources:
         stores = self._stores.open(open_stores(settings))
         pool = self.pool.open(key_pool(settings, stores.keys))
         self.ledger.open(stores.ledger)
+        self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
         if isinstance(provider, OpenRouter):
             ask = partial(provider.key_info, deadline_s=DEADLINE_S)
@@ -124,6 +127,8 @@ class Resources:
                 thread().stop(timeout_s=1.0)
         if self.provider.is_open:
             self.provider().close()
+        if self.owner.is_open:
+            self.owner().stop()
         if self._stores.is_open:
             self._stores().close()
 
@@ -147,6 +152,7 @@ class Stores:
 
     keys: KeyStore
     ledger: Ledger
+    owner: Owner
     close: Callable[[], None]
 
 
@@ -161,11 +167,12 @@ def _in_redis(url: str, ttl_s: float) -> Stores:
     server = RedisServer(url)
     server.ping()
     ledger = RedisLedger(server, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
-    return Stores(RedisKeyStore(server), ledger, server.close)
+    return Stores(RedisKeyStore(server), ledger, RedisOwner(server), server.close)
 
 
 def _in_a_file(file: StateFile, ttl_s: float) -> Stores:
     with file.snapshot():
         pass  # opening it was the try
+    owners = file.path.with_name(f"{file.path.name}-owners")
     ledger = SqliteLedger(file, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
-    return Stores(SqliteKeyStore(file), ledger, file.close)
+    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), file.close)

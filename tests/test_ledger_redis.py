@@ -1,9 +1,10 @@
 """What only the ledger in Redis has to bear: a client that asks again, because an answer was lost on its way."""
 
 from collections.abc import Callable
+from contextlib import closing
 
 from gateway.ledger.redis import RedisLedger
-from gateway.ledger.store import Running, Started, Work
+from gateway.ledger.store import Claim, Running, Started, Work
 from gateway.stores.redis_server import RedisServer, Rows
 from tests.redis_server import empty
 
@@ -19,10 +20,10 @@ class Lossy(RedisServer):
 
 
 def test_who_asks_again_after_a_lost_answer_has_started(redis_url: str):
-    """It would wait for its own lease otherwise; somebody else still finds the work running."""
+    """It would wait for its own lease otherwise; somebody else still finds the work running. So it is for an answer."""
     empty(redis_url)
-    lossy, server = Lossy(redis_url), RedisServer(redis_url)
-    assert isinstance(RedisLedger(lossy, ttl_s=60.0).begin(WORK, delivery="a", lease_s=30.0), Started)
-    assert isinstance(RedisLedger(server, ttl_s=60.0).begin(WORK, delivery="b", lease_s=30.0), Running)
-    lossy.close()
-    server.close()
+    with closing(Lossy(redis_url)) as lossy, closing(RedisServer(redis_url)) as server:
+        ledger = RedisLedger(lossy, ttl_s=60.0)
+        assert isinstance(ledger.begin(Claim(WORK, "t", "a", lease_s=30.0)), Started)
+        assert isinstance(RedisLedger(server, ttl_s=60.0).begin(Claim(WORK, "u", "b", lease_s=30.0)), Running)
+        assert ledger.answer(WORK, "t", envelope=b"{}", message_id="m", failure=False, delivery="a")

@@ -37,6 +37,13 @@ local function expire(key, us)
 end
 """
 
+#: ARGV: 2 process, 3 milliseconds.
+SHOW_LIFE = """
+local owner = P .. 'owner:' .. ARGV[2]
+if ARGV[3] == '0' then redis.call('DEL', owner) else redis.call('SET', owner, 1, 'PX', ARGV[3]) end
+return {}
+"""
+
 Rows = list[Any]
 
 
@@ -71,6 +78,14 @@ class RedisServer:
         except redis.RedisError as error:
             raise StoreUnavailable(f"Redis cannot be used: {error}. See REDIS_URL") from error
         return found if isinstance(found, list) else []
+
+    def show_life(self, owner: str, life_s: float) -> None:
+        """Have it known for `life_s` seconds that a process lives; with 0 that it does not. Raises StoreUnavailable."""
+        self.run(SHOW_LIFE, None, owner, round(life_s * 1000))
+
+    def lives(self, owner: str) -> bool:
+        """Whether a process has said so of late. Raises StoreUnavailable."""
+        return bool(self.run("return redis.call('GET', P .. 'owner:' .. ARGV[2]) and {1} or {}", None, owner))
 
     def ping(self) -> None:
         """Ask for a sign of life. Raises StoreUnavailable."""
