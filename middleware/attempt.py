@@ -82,6 +82,7 @@ class JobAttempt(Attempt):
 
     job: Job
     lease: Lease | None = None
+    lease_id: str | None = None  # under which one was asked for without an answer
     called: bool = False  # a provider has been called with `lease`
     completion: Completion | None = None
     reply: Reply | None = None

@@ -1,6 +1,7 @@
 """Takes a key before the actor runs, and gives it back after."""
 
 import logging
+import uuid
 from collections.abc import Callable
 
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
@@ -41,11 +42,13 @@ class KeySelection(Hook[JobAttempt]):
         Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name; Parked while
         the store is away: without it the limits would be a guess.
         """
+        attempt.lease_id = attempt.lease_id or uuid.uuid4().hex
         try:
-            grant = self.pool().acquire(self._model(attempt.job))
+            grant = self.pool().acquire(self._model(attempt.job), lease_id=attempt.lease_id)
         except StoreUnavailable as error:
             logger.log(logging.DEBUG if attempt.looks else logging.ERROR, "Waiting for the key store: %s", error)
             raise attempt.park("the key store is away", after_s=STORE_RETRY_S, keeps_room=True) from None
+        attempt.lease_id = None
         if isinstance(grant, Unavailable):
             if grant.refused and self._looks_like_an_outage():
                 text = "Authentication error: the provider refuses every key"

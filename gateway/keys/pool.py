@@ -100,9 +100,12 @@ class KeyPool:
         in_flight = f", {self._key_set.max_in_flight} in flight" if self._key_set.max_in_flight else ""
         return f"KeyPool({len(self._keys)} keys, {self._key_set.limit} per {self._key_set.window_s:g} s{in_flight})"
 
-    def acquire(self, model: str) -> Lease | Unavailable:
-        """A lease of the least recently used key that may be used for `model` now; one atomic step."""
-        lease = uuid.uuid4().hex
+    def acquire(self, model: str, *, lease_id: str | None = None) -> Lease | Unavailable:
+        """A lease of the least recently used key that may be used for `model` now; one atomic step.
+
+        Who could not hear the answer asks again with the same `lease_id`, a text that nobody else uses.
+        """
+        lease = lease_id or uuid.uuid4().hex
         found = self._store.acquire(self._key_set, model, lease)
         if isinstance(found, Granted):
             return Lease(self._keys[found.digest], model, lease)
