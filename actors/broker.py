@@ -29,14 +29,15 @@ settings, topology, publisher = resources.settings, resources.topology, resource
 pool, ledger, provider = resources.pool, resources.ledger, resources.provider
 stopping = resources.stopping
 
-#: Set when a request waits for a key, as far as this process knows.
+#: Set when a request waits for a key, as far as this process knows; at first it does not, and looks.
 requests_wait = threading.Event()
+requests_wait.set()
 
 #: Where deliveries come in: requests of others, work of ours, and, early, requests that wait for a key.
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
     work=WorkDoor(publisher),
-    waiting=WaitingDoor(pool, provider, topology, publisher, requests_wait),
+    waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
 )
 
 outbox = Outbox(publisher, stopping)

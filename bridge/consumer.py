@@ -99,7 +99,15 @@ class Consumer(dramatiq.Consumer):
         ours = [queue for queue in self._doors if queue != requests]
         try:
             self.channel = connection.channel()
-            self.intake = Intake(self.channel, self, request_queue=requests, our_queues=ours, room=room, others=others)
+            self.intake = Intake(
+                self.channel,
+                self,
+                request_queue=requests,
+                our_queues=ours,
+                room=room,
+                others=others,
+                paused=self._keys_are_short,
+            )
         except ChannelClosedByBroker as error:
             raise TopologyError(f"RabbitMQ does not let us consume our queues: {error.reply_text}") from None
         except AMQPError as error:
@@ -119,10 +127,11 @@ class Consumer(dramatiq.Consumer):
             if (parked := self.parked.take(room=self.intake.room > 0)) is not None:
                 self.intake.hand_out_again(parked.delivery)
                 return parked
+            self.intake.pause() if self._keys_are_short else self.intake.resume()
             if self.intake.may_pull and (early := self._early()) is not None:
                 return early  # who waits for a key has waited longer than what is pulled
             delivery = self.intake.next()
-            return self._open(delivery) if delivery is not None else self._early()
+            return self.open(delivery) if delivery is not None else self._early()
         except AMQPError as error:
             raise ConnectionClosed(error) from None
 
@@ -136,6 +145,18 @@ class Consumer(dramatiq.Consumer):
             return self.intake.get(channel, queue)
         except ChannelClosedByBroker as error:
             logger.warning("Nothing can be taken from %s: %s", queue, error.reply_text)
+            return None
+
+    def open(self, delivery: Delivery) -> Delivered | None:
+        """Read it by the door of its queue; None when that takes care of it, or cannot."""
+        door = self._doors[delivery.queue]
+        try:
+            return door.open(delivery)
+        except Exception as error:
+            # A fault of ours. At the next try it would be the same, and no other message would be read.
+            logger.exception("A fault of the worker, and a message of %s goes to the dead queue", delivery.queue)
+            sentry.capture_fault(error, where=type(door).__name__)
+            door.to_dead_queue(delivery, reason="a fault of the worker", code=ErrorCode.INTERNAL)
             return None
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
@@ -192,6 +213,10 @@ class Consumer(dramatiq.Consumer):
         patience_s = min(self.idle_s, self.parked.next_in_s(room=has_room))
         return self.waiting.patience_s(patience_s) if self.waiting is not None and has_room else patience_s
 
+    @property
+    def _keys_are_short(self) -> bool:
+        return self.waiting is not None and self.waiting.keys_are_short
+
     def _look_alive(self) -> None:
         if self.intake.cancelled is not None:
             raise ConnectionClosed(RuntimeError(f"RabbitMQ cancelled the consumer of {self.intake.cancelled}"))
@@ -210,15 +235,4 @@ class Consumer(dramatiq.Consumer):
             logger.exception("A fault of the worker: no early release for now")
             sentry.capture_fault(error, where=type(self.waiting).__name__)
             self.waiting.rest()
-            return None
-
-    def _open(self, delivery: Delivery) -> Delivered | None:
-        door = self._doors[delivery.queue]
-        try:
-            return door.open(delivery)
-        except Exception as error:
-            # A fault of ours. At the next try it would be the same, and no other message would be read.
-            logger.exception("A fault of the worker, and a message of %s goes to the dead queue", delivery.queue)
-            sentry.capture_fault(error, where=type(door).__name__)
-            door.to_dead_queue(delivery, reason="a fault of the worker", code=ErrorCode.INTERNAL)
             return None

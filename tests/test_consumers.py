@@ -196,11 +196,11 @@ def test_a_delivery_that_was_parked_before_a_reconnect_is_handed_out_to_end(here
     park(message, after_s=0.05)
     first.close()
     second = broker.consume(WORK, prefetch=ROOM, timeout=100)
-    found = held(second, lambda found: message in found and len(found) == 2)
+    held(second, lambda found: message in found)
     assert message.is_gone
+    room = second.intake.room
     message.settle()
-    assert second.intake.room == ROOM - 1
-    answer(*(one for one in found if one is not message))
+    assert second.intake.room == room + 1
     second.close()
     broker.others.clear()
 
