@@ -91,7 +91,9 @@ class Resources:
         url = settings.rabbitmq_url.get_secret_value()
         declare(topology, amqp.parameters(url, name=f"{name}.setup"), deadline_s=deadline_s, stop=self.stopping)
         redeclare = partial(declare_missing, topology, amqp.parameters(url, name=f"{name}.setup"))
-        self.publisher.open(Publisher(url, name=f"{name}.publisher", redeclare=redeclare)).start()
+        self.publisher.open(
+            Publisher(url, name=f"{name}.publisher", redeclare=redeclare, waits_for=topology.needs)
+        ).start()
 
     def open_provider(self) -> None:
         """Open the stores and the provider's client. Raises StoreUnavailable."""

@@ -120,6 +120,26 @@ def test_a_queue_that_cannot_be_declared_is_unroutable_after_one_try(vhost_url: 
     assert asked == ["missing"]
 
 
+def test_a_message_that_is_not_to_wait_is_unroutable_at_once_and_its_queue_is_made_beside(vhost_url: str):
+    """F63: whoever sends it keeps it elsewhere, and tries again; the next one finds the queue."""
+    made, go_on = threading.Event(), threading.Event()
+
+    def redeclare(queue: str) -> bool:
+        go_on.wait(60)
+        declare(vhost_url, queue)
+        made.set()
+        return True
+
+    with publishing(vhost_url, redeclare=redeclare, waits_for=lambda _queue: False) as publisher:
+        for _ in range(3):
+            with pytest.raises(Unroutable):
+                publisher.publish("new", b"body", properties())
+        go_on.set()
+        assert made.wait(60)
+        publisher.publish("new", b"body", message := properties())
+    assert drain(vhost_url, "new") == [message.message_id]
+
+
 def test_a_queue_is_declared_once_for_all_that_wait_for_it(vhost_url: str):
     """A thousand answers to a queue that was deleted are no thousand connections."""
     declare(vhost_url, "q")

@@ -48,21 +48,23 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """Publishes to queues by name and reports only what RabbitMQ has confirmed. Thread-safe.
 
-    A message whose queue is missing is held while `redeclare(queue)`, on a thread of its own, says whether it could
-    make the queue; without `redeclare` the message is Unroutable at once.
+    For a queue that is missing `redeclare(queue)`, on a thread of its own, makes it or says that it could not. A
+    message waits for that where `waits_for(queue)` is true; any other one is Unroutable at once.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it takes from others, all by name
         self,
         url: str,
         *,
         name: str,
         redeclare: Callable[[str], bool] | None = None,
+        waits_for: Callable[[str], bool] = lambda _queue: True,
         clock: Callable[[], float] = time.monotonic,
         window: Window | None = None,
     ) -> None:
         self._clock = clock
         self._window = window or Window(messages=MAX_MESSAGES, size=MAX_BYTES)
+        self._waits_for = waits_for
         self._redeclarer = Redeclarer(redeclare, self._on_answer) if redeclare is not None else None
         self._stopping = threading.Event()
         self._channel = ConfirmChannel(amqp.parameters(url, name=name), self, stopping=self._stopping)
@@ -247,14 +249,14 @@ class Publisher:
         again.extendleft(reversed(lost))
 
     def _on_missing(self, outgoing: Outgoing) -> None:
-        if self._redeclarer is None or outgoing.redeclared:
-            outgoing.fail(Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
-            return
-        outgoing.redeclared = True
-        asked = outgoing.queue in self._missing
-        self._missing.setdefault(outgoing.queue, []).append(outgoing)
-        if not asked:
+        asks = self._redeclarer is not None and not outgoing.redeclared
+        if asks and self._redeclarer is not None:
             self._redeclarer.ask(outgoing.queue)
+        if asks and self._waits_for(outgoing.queue):
+            outgoing.redeclared = True
+            self._missing.setdefault(outgoing.queue, []).append(outgoing)
+        else:
+            outgoing.fail(Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
 
     def _on_redeclared(self, queue: str, made: bool) -> None:
         for outgoing in self._missing.pop(queue, ()):

@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     r"""A regular expression that callback queues have to match as a whole. Without it any queue that is not the
     worker's own will do. For example: `backend\.responses\..*`"""
 
+    callback_queue_create: bool = False
+    """Make a callback queue that is missing, durable, beside the answers of others. `false`: an answer is held in
+    `gemini.callbacks` until its queue is there, and lies in `gemini.generate.dead` after about a day. `RESPONSE_QUEUE`
+    is always made."""
+
     worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
     """Only for `python -m bridge`: requests that it has fetched and not yet relayed, enough to keep its publisher busy.
     A worker holds as many requests as it has threads."""
