@@ -161,20 +161,22 @@ class Stores:
 def open_stores(settings: Settings) -> Stores:
     """Redis where it is set, else a SQLite file; tried once. Raises StoreUnavailable when they cannot be used."""
     if settings.redis_url is not None:
-        return _in_redis(settings.redis_url.get_secret_value(), settings.ledger_ttl_seconds)
-    return _in_a_file(StateFile(settings.state_path), settings.ledger_ttl_seconds)
+        return _in_redis(settings.redis_url.get_secret_value(), settings)
+    return _in_a_file(StateFile(settings.state_path), settings)
 
 
-def _in_redis(url: str, ttl_s: float) -> Stores:
+def _in_redis(url: str, settings: Settings) -> Stores:
     server = RedisServer(url)
     server.ping()
-    ledger = RedisLedger(server, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
+    ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
+    ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
     return Stores(RedisKeyStore(server), ledger, RedisOwner(server), server.close)
 
 
-def _in_a_file(file: StateFile, ttl_s: float) -> Stores:
+def _in_a_file(file: StateFile, settings: Settings) -> Stores:
     with file.snapshot():
         pass  # opening it was the try
     owners = file.path.with_name(f"{file.path.name}-owners")
-    ledger = SqliteLedger(file, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
+    ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
+    ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
     return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), file.close)

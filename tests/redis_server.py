@@ -17,7 +17,7 @@ START_S = 20.0
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
+def redis_server(*options: str) -> Iterator[str]:
     """The URL of a Redis that nobody else uses; skips where there is no redis-server, except in CI."""
     program = shutil.which("redis-server")
     if program is None:
@@ -26,7 +26,7 @@ def redis_server() -> Iterator[str]:
         pytest.skip("redis-server is not installed")
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # short: a socket's path has at most 107 bytes
         socket = Path(folder) / "s"
-        command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
+        command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder, *options]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             wait_until(lambda: _answers(f"unix://{socket}"), timeout_s=START_S, what="an answer of Redis")
@@ -34,6 +34,12 @@ def redis_server() -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(START_S)
+
+
+def process_id(url: str) -> int:
+    """Of the server."""
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("server")["process_id"])
 
 
 def empty(url: str) -> None:

@@ -22,6 +22,7 @@ from tests.redis_server import empty
 
 WORK = Work("r-1", "d" * 64)
 TTL_S = 1000.0
+MAX_BYTES = 100_000_000
 ENVELOPE = b'{"content":"An answer. \xc3\xa9"}'
 
 
@@ -41,12 +42,12 @@ def file(tmp_path: Path) -> Any:
 def ledger(request: Any, clock: Clock) -> Any:
     """A fresh ledger of each kind."""
     if request.param == "sqlite":
-        yield SqliteLedger(request.getfixturevalue("file"), ttl_s=TTL_S, clock=clock)
+        yield SqliteLedger(request.getfixturevalue("file"), ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
         return
     url = request.getfixturevalue("redis_url")
     empty(url)
     server = RedisServer(url)
-    yield RedisLedger(server, ttl_s=TTL_S, clock=clock)
+    yield RedisLedger(server, ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
     server.close()
 
 
@@ -341,7 +342,7 @@ def answer_others(ledger: Ledger, number: int) -> None:
 
 def test_the_ledger_sweeps_itself(file: StateFile, clock: Clock):
     """Nobody has to remember to: what has expired goes, in bounded steps, answers and abandoned leases alike."""
-    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    ledger = SqliteLedger(file, ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
     for number in range(SWEEP_ROWS):
         begin(ledger, Work(f"old-{number}", "d"))
     answer(ledger, begin(ledger).token)
@@ -354,7 +355,7 @@ def test_the_ledger_sweeps_itself(file: StateFile, clock: Clock):
 
 def test_an_answer_from_the_future_expires_too(file: StateFile, clock: Clock):
     """It was stored while the clock was a year ahead."""
-    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    ledger = SqliteLedger(file, ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
     answer(ledger, begin(ledger).token)
     clock.advance(-86_400 * 365)
     ledger.published(WORK)
@@ -364,13 +365,28 @@ def test_an_answer_from_the_future_expires_too(file: StateFile, clock: Clock):
     assert isinstance(found(ledger), Started)
 
 
+def test_beyond_its_bytes_the_oldest_delivered_answers_are_forgotten(file: StateFile, clock: Clock):
+    """F64: before a disk is full. What is not delivered stays, and so does what is new."""
+    ledger = SqliteLedger(file, ttl_s=TTL_S, max_bytes=1_000_000, clock=clock)
+    large = b'{"content":"' + b"x" * 20_000 + b'"}'
+    answer(ledger, begin(ledger).token, envelope=large)
+    others = [Work(f"r-{number}", "d") for number in range(4 * SWEEP_EVERY)]
+    for work in others:
+        clock.advance(0.01)
+        answer(ledger, begin(ledger, work).token, envelope=large, work=work)
+        ledger.published(work)
+    assert entries(file) < len(others) - SWEEP_EVERY
+    assert isinstance(found(ledger, others[-1]), Answered)
+    assert isinstance(found(ledger), Running)
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
 from gateway.ledger.store import Work
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.stores.state_file import StateFile
-ledger = SqliteLedger(StateFile(Path(sys.argv[1])), ttl_s=1000.0)
+ledger = SqliteLedger(StateFile(Path(sys.argv[1])), ttl_s=1000.0, max_bytes=100_000_000)
 ledger.answer(Work("r-1", "d"), "t", envelope=b"paid", message_id="m", failure=False, delivery="a")
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -380,7 +396,7 @@ def test_an_answer_survives_sigkill(file: StateFile):
     """What `answer` has returned from is there for the next process."""
     done = subprocess.run([sys.executable, "-c", KILLED, str(file.path)], check=False)
     assert done.returncode == -9
-    assert found(SqliteLedger(file, ttl_s=TTL_S), Work("r-1", "d")).envelope == b"paid"
+    assert found(SqliteLedger(file, ttl_s=TTL_S, max_bytes=MAX_BYTES), Work("r-1", "d")).envelope == b"paid"
 
 
 def job(**fields: Any) -> Job:

@@ -22,6 +22,7 @@ from tests.redis_server import empty
 
 WORK = Work("r-1", "d" * 64)
 LEASE_S = 10.0
+MAX_BYTES = 100_000_000
 
 
 @dataclass
@@ -138,10 +139,10 @@ def opened(store: str, clock: Restless, folder: Path, request: Any) -> Iterator[
         url = request.getfixturevalue("redis_url")
         empty(url)
         with closing(RedisServer(url)) as server:
-            yield RedisLedger(server, ttl_s=1000.0, clock=clock)
+            yield RedisLedger(server, ttl_s=1000.0, max_bytes=MAX_BYTES, clock=clock)
         return
     with closing(StateFile(folder / "state.sqlite3")) as file:
         with file.transaction() as db:
             db.execute("DELETE FROM ledger")
             db.set_trace_callback(clock.on_statement)
-        yield SqliteLedger(file, ttl_s=1000.0, clock=clock)
+        yield SqliteLedger(file, ttl_s=1000.0, max_bytes=MAX_BYTES, clock=clock)

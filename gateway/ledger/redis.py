@@ -1,11 +1,22 @@
 """The ledger of many machines: hashes in a Redis that they share."""
 
 import hashlib
+import logging
 import time
+import zlib
 from collections.abc import Callable
 
 from gateway.ledger.store import Answered, Claim, Entry, Running, Started, Superseded, Work
+from gateway.reporting import sentry
 from gateway.stores.redis_server import RedisServer, Rows, microseconds
+
+#: How many delivered answers a full server is made to forget at a time.
+FORGOTTEN_AT_ONCE = 200
+
+#: From how many bytes on an envelope is kept compressed, and how that begins: an envelope itself begins with a brace.
+PACKED_FROM, ZLIB = 2048, b"\x78"
+
+logger = logging.getLogger(__name__)
 
 #: ARGV: 1 clock, 2 entry, 3 ttl, 4 token. An entry is held until `lease_ends`; an answered one has `expires`.
 STEP = """
@@ -37,29 +48,60 @@ if not answered() then
 end
 local delivery = ARGV[5]
 if ARGV[9] == '1' and fact('delivery') ~= '' then delivery = fact('delivery') end
-redis.call('DEL', entry)
+-- First what a full server refuses: the script is run again then, and has to find what it has found now.
 redis.call('HSET', entry, 'token', token, 'delivery', delivery, 'lease_ends', str(now + lease), 'hop', ARGV[8])
+redis.call('HDEL', entry, 'envelope', 'message_id', 'failure', 'published', 'expires', 'stored')
 expire(entry, lease + ttl)
 keep_time()
 return {'started', delivery}
 """
 )
 
-#: 5 delivery, 6 envelope, 7 message id, 8 failure. Returns {1}, or {} when there is somebody else's answer. The lease
-#: goes on.
+#: `answers` has every answer with the time at which it was stored, as its entry, and the bytes that had been stored by
+#: then: so the first and the last tell how much is kept. Only what was delivered is forgotten before its time.
+FORGET = """
+local answers = P .. 'answers'
+local function forget(most)
+  local forgotten = 0
+  for _, answer in ipairs(redis.call('ZRANGE', answers, 0, most - 1)) do
+    local name, stored = string.match(answer, '^(.*)|(%d+)$')
+    local facts = redis.call('HMGET', P .. 'ledger:' .. name, 'stored', 'published')
+    if facts[1] ~= stored then redis.call('ZREM', answers, answer)
+    elseif facts[2] == '1' then
+      redis.call('DEL', P .. 'ledger:' .. name)
+      redis.call('ZREM', answers, answer)
+      forgotten = forgotten + 1
+    end
+  end
+  return forgotten
+end
+"""
+
+#: 5 delivery, 6 envelope, 7 message id, 8 failure, 9 most bytes. Returns {1}, or {} when there is somebody else's
+#: answer. The lease goes on.
 ANSWER = (
     STEP
+    + FORGET
     + """
 if answered() then return {fact('token') == token and 1 or nil} end
 local lease_ends = str(number('lease_ends'))
-redis.call('DEL', entry)
+local stored = str(redis.call('HINCRBY', P .. 'clock', 'stored', #ARGV[6]))
+redis.call('ZADD', answers, str(now), ARGV[2] .. '|' .. stored)
 redis.call('HSET', entry, 'token', token, 'delivery', ARGV[5], 'envelope', ARGV[6], 'message_id', ARGV[7],
-  'failure', ARGV[8], 'published', '0', 'lease_ends', lease_ends, 'expires', str(now + ttl))
+  'failure', ARGV[8], 'published', '0', 'lease_ends', lease_ends, 'expires', str(now + ttl), 'stored', stored)
+redis.call('HDEL', entry, 'hop')
 expire(entry, ttl)
+expire(answers, ttl)
+local first = redis.call('ZRANGE', answers, 0, 0, 'WITHSCORES')
+local kept = tonumber(stored) - tonumber(string.match(first[1], '|(%d+)$'))
+if kept > tonumber(ARGV[9]) or tonumber(first[2]) + ttl < now then forget(10) end
 keep_time()
 return {1}
 """
 )
+
+#: 2 how many at most. Returns how many were forgotten.
+MAKE_ROOM = FORGET + "return {forget(tonumber(ARGV[2]))}"
 
 PUBLISHED = STEP + "if answered() then redis.call('HSET', entry, 'published', '1') end return {}"
 
@@ -91,8 +133,12 @@ class RedisLedger:
     `appendonly yes` all but the last second does, without it what was not saved is forgotten.
     """
 
-    def __init__(self, server: RedisServer, *, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, server: RedisServer, *, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._server = server
+        self._max_bytes = max_bytes
+        server.make_room = self._make_room
         self._ttl_s = ttl_s
         self._clock = clock
 
@@ -114,14 +160,17 @@ class RedisLedger:
             case [b"superseded"]:
                 return Superseded()
             case [b"answered", envelope, message_id, published, delivery, failure]:
-                return Answered(envelope, message_id.decode(), published == b"1", delivery.decode(), failure == b"1")
+                return Answered(
+                    _unpacked(envelope), message_id.decode(), published == b"1", delivery.decode(), failure == b"1"
+                )
             case _:
                 return Started(found[1].decode())
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
     ) -> bool:
-        return bool(self._run(ANSWER, work, token, delivery, envelope, message_id, int(failure)))
+        packed = _packed(envelope)
+        return bool(self._run(ANSWER, work, token, delivery, packed, message_id, int(failure), self._max_bytes))
 
     def published(self, work: Work) -> None:
         self._run(PUBLISHED, work, "")
@@ -136,3 +185,20 @@ class RedisLedger:
         # The request's id is somebody else's text of any length; its digest is as good a name.
         entry = f"{hashlib.sha256(work.request_id.encode()).hexdigest()}:{work.digest}"
         return self._server.run(script, self._clock, entry, microseconds(self._ttl_s), token, *args)
+
+    def _make_room(self) -> bool:
+        """Forget the oldest answers that were delivered; whether there were any."""
+        (forgotten,) = self._server.run(MAKE_ROOM, self._clock, FORGOTTEN_AT_ONCE, makes_room=False)
+        if forgotten:
+            logger.warning("Redis is full: %d delivered answers are forgotten before their time", forgotten)
+        about = "Give it more memory, or set LEDGER_MAX_BYTES to less than it has"
+        sentry.tell_operator("redis_full", f"Redis is full (maxmemory). {about}")
+        return bool(forgotten)
+
+
+def _packed(envelope: bytes) -> bytes:
+    return zlib.compress(envelope, 1) if len(envelope) >= PACKED_FROM else envelope
+
+
+def _unpacked(kept: bytes) -> bytes:
+    return zlib.decompress(kept) if kept.startswith(ZLIB) else kept

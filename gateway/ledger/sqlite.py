@@ -71,8 +71,11 @@ class SqliteLedger:
     of the last moments, see `StateFile`.
     """
 
-    def __init__(self, file: StateFile, *, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, file: StateFile, *, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._file = file
+        self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
         self._answers = itertools.count(1)
@@ -124,7 +127,7 @@ class SqliteLedger:
         return {"now": now, "lease_ends_at": now + lease_s, "expires_at": now + lease_s + self._ttl_s}
 
     def _sweep(self) -> None:
-        """Remove some entries that have expired."""
+        """Remove some entries that have expired, and where the file is too large some that were delivered."""
         with self._file.transaction() as db:
             now = self._clock()
             # Entries made while the clock was ahead, or under a longer LEDGER_TTL_SECONDS, end as if made now.
@@ -137,6 +140,20 @@ class SqliteLedger:
                 "DELETE FROM ledger WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at <= ? LIMIT ?)",
                 (now, SWEEP_ROWS),
             )
+            if _used_bytes(db) > self._max_bytes:
+                db.execute(
+                    "DELETE FROM ledger WHERE rowid IN"
+                    " (SELECT rowid FROM ledger WHERE answered AND published ORDER BY expires_at LIMIT ?)",
+                    (SWEEP_ROWS,),
+                )
+
+
+def _used_bytes(db: sqlite3.Connection) -> int:
+    """What lies in the file, without the room that it has for more."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
 
 
 def _found(db: sqlite3.Connection, claim: dict[str, Any]) -> Entry:

@@ -164,6 +164,10 @@ class Settings(BaseSettings):
     """How long an answer is remembered: two days. Longer than all waits together, so that no redelivery finds its entry
     gone; `0`: no ledger."""
 
+    ledger_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1_000_000)
+    """How much room answers may take, in bytes. Beyond it the oldest of those that were delivered are forgotten before
+    their time; so they are when a Redis is full, whatever its size."""
+
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], UpperCase] = "INFO"
     """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. `INFO` tells each request in a handful of lines."""
 

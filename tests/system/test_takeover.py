@@ -1,5 +1,6 @@
 """After a death nobody waits: what a dead process was at is taken over at once (P5)."""
 
+import os
 import signal
 import time
 from itertools import pairwise
@@ -7,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from tests.rabbitmq_server import RabbitmqServer
+from tests.redis_server import process_id, redis_server
 from tests.system.conftest import MakeStack
 from tests.system.stack import Answer, wait_until
 
@@ -65,3 +67,28 @@ def test_a_connection_that_is_cut_in_mid_call_costs_no_call_and_no_copy(
     assert fake.stats()["total"] == THREADS + 1
     stack.wait_for_depth("gemini.generate", 0)
     assert stack.depth("gemini.responses") == 0
+
+
+def test_a_redis_that_was_silent_holds_up_nobody_once_it_speaks(make_stack: MakeStack):
+    """F65: whoever asked in the silence has its work already, and is not taken for somebody else."""
+    with redis_server() as url:
+        stack, fake = make_stack(WORKER_THREADS=16, REDIS_URL=url, KEYS_MAX_IN_FLIGHT=100)
+        stack.start_worker()
+        stack.publish(*(request(number) for number in range(4)))
+        stack.answers(4)
+        server = process_id(url)
+        os.kill(server, signal.SIGSTOP)
+        try:
+            stack.publish(*(request(number) for number in range(10, 50)))
+            worker = stack.processes[0]
+            worker.wait_for_output("Waiting for the ledger", count=16)
+        finally:
+            os.kill(server, signal.SIGCONT)
+        spoke_at = time.time()
+        answers = stack.answers(40, timeout_s=60)
+    assert longest_gap_s(spoke_at, answers) < LONGEST_GAP_S
+    assert len(fake.calls()) == 44
+
+
+def request(number: int) -> dict[str, str]:
+    return {"request_id": f"r-{number}", "prompt": f"Question {number}"}
