@@ -120,6 +120,8 @@ class Consumer(dramatiq.Consumer):
             self._look_alive()
             if self.stopping.is_set():
                 self.intake.stop()
+                if self.waiting is not None:
+                    self.waiting.stop()
                 for left in self.parked.take_all():
                     left.delivery.settle(confirmed=False)  # for another worker, while our calls end
                 self._calls.serve(self.idle_s)

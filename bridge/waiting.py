@@ -46,6 +46,10 @@ class Queues(Protocol):
         """Read a message of one of the consumed queues; None when its door takes care of it."""
 
 
+class _NoFreeKey(Exception):
+    """There was one a moment ago; somebody else has taken it."""
+
+
 class WaitingDoor:
     """Hands out requests each with the key that it was taken for, first come, first served, roughly.
 
@@ -78,6 +82,7 @@ class WaitingDoor:
         self._found_nobody_at = -math.inf
         self._pass_until: dict[str, float] = {}  # queues in which all rest that were looked at
         self._drought = False
+        self._next_up: Delivered | None = None  # taken from its queue while the last free key went elsewhere
 
     @property
     def keys_are_short(self) -> bool:
@@ -100,12 +105,17 @@ class WaitingDoor:
             self._drought = pause_s > in_line_s(self.settings())
             if pause_s > 0:
                 self._pause(pause_s)
-                return None
+                return self._take_next_up() if self._drought else None
             return self._first_in_line(queues)
         except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
             self.rest()
             return None
+
+    def stop(self) -> None:
+        """Give back who is held here. Idempotent."""
+        if (held := self._take_next_up()) is not None:
+            held.delivery.settle(confirmed=False)
 
     def rest(self) -> None:
         """Look for nobody for a while."""
@@ -121,8 +131,12 @@ class WaitingDoor:
     def _first_in_line(self, queues: Queues) -> Delivered | None:
         everything = self.keys_are_short
         self.requests_wait.clear()  # before the look: who comes during it sets it again
-        with closing(self._line(queues, everything=everything)) as line:
-            found = next(line, None)
+        try:
+            with closing(self._line(queues, everything=everything)) as line:
+                found = next(line, None)
+        except _NoFreeKey:
+            self.requests_wait.set()  # another worker was faster, and somebody waits
+            return None
         if found is not None:
             self.requests_wait.set()
         else:
@@ -131,6 +145,7 @@ class WaitingDoor:
 
     def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
         """Requests with their leases, the longest wait first; what is pushed otherwise only where `everything` is."""
+        yield from self._held()
         if everything:
             yield from self._consumed(queues, WORK)
         for queue in reversed(self.topology().key_waits):
@@ -140,11 +155,21 @@ class WaitingDoor:
 
     def _consumed(self, queues: Queues, queue: str) -> Iterator[Delivered]:
         while (delivery := queues.get(queue)) is not None:
-            message = queues.open(delivery)
-            if message is not None:
-                # Without a key it is handed out as well: its model rests, and the schedule decides.
-                self._give_lease(message, message.args[0])
-                yield message
+            self._next_up = queues.open(delivery)
+            yield from self._held()
+
+    def _held(self) -> Iterator[Delivered]:
+        """Who was taken from its queue while the last free key went elsewhere; it stays at the head of the line."""
+        if self._next_up is not None:
+            if not self._next_up.is_gone:
+                # Without a lease it is handed out as well: its model rests, and the schedule decides.
+                self._give_lease(self._next_up, self._next_up.args[0])
+            held, self._next_up = self._next_up, None
+            yield held
+
+    def _take_next_up(self) -> Delivered | None:
+        held, self._next_up = self._next_up, None
+        return held
 
     def _released(self, queues: Queues, queue: str) -> Iterator[Delivered]:
         if time.monotonic() < self._pass_until.get(queue, 0.0):
@@ -152,13 +177,11 @@ class WaitingDoor:
         passed: list[Delivery] = []
         resting: set[str] = set()
         try:
-            while len(passed) < LONGEST_PASS:
-                delivery = queues.get(queue)
-                if delivery is None:
-                    break
-                if (released := self._release(delivery, resting)) is not None:
-                    yield released
+            while len(passed) < LONGEST_PASS and (delivery := queues.get(queue)) is not None:
                 passed.append(delivery)
+                if (released := self._release(delivery, resting)) is not None:
+                    passed.remove(delivery)
+                    yield released
             if passed:
                 self._pass_until[queue] = time.monotonic() + LOOK_EVERY_S
         finally:
@@ -183,13 +206,11 @@ class WaitingDoor:
         return released
 
     def _give_lease(self, message: Delivered, job: Job) -> bool:
-        """Lease a key for the request; False when there is none for its model, or nobody knows."""
-        try:
-            grant = self.pool().acquire(self._model(job))
-        except StoreUnavailable as error:
-            logger.warning("No early release now: %s", error)
-            return False
+        """Lease a key for the request; False when its model rests. Raises _NoFreeKey when there is none for anybody."""
+        grant = self.pool().acquire(self._model(job))
         if not isinstance(grant, Lease):
+            if self.pool().ready_in_s() > 0:
+                raise _NoFreeKey
             return False
         attempt = attempt_of(message)
         assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job

@@ -11,7 +11,7 @@ from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
 from bridge.waiting import WaitingDoor
 from gateway.errors import RateLimited, Scope, StoreUnavailable
-from gateway.keys.pool import KeyPool, Lease
+from gateway.keys.pool import KeyPool, Lease, Unavailable
 from middleware.attempt import attempt_of
 from tests.clock import Clock
 from tests.world import Channel, World, delivery, job, world
@@ -153,7 +153,7 @@ def test_a_store_that_fails_after_the_fetch_gives_the_request_back(
 
     monkeypatch.setattr(KeyPool, "acquire", fail)
     assert room(queues).next() is None
-    assert queues.settled == ["requeue"] * 3
+    assert queues.settled == ["requeue"]
 
 
 def test_what_cannot_be_read_goes_back_and_holds_up_nobody(queues: DelayQueues):
@@ -193,6 +193,56 @@ def test_while_keys_are_short_new_requests_come_last_and_with_a_key(here: World,
     assert third is None
     assert queues.waiting["gemini.requests"] != []
     assert waiting.door.keys_are_short
+
+
+def test_one_that_was_taken_from_its_queue_in_vain_is_the_next(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """F67: another worker was faster. It makes no way through a step of the schedule, and nobody passes it."""
+    queues.waiting = {"gemini.requests": [here.message(job(n)).encode() for n in (7, 8)]}
+    requests_wait.set()
+    waiting = room(queues)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+        ready = iter([0.0, 1.0])
+        meanwhile.setattr(here.pool, "ready_in_s", lambda: next(ready))
+        assert waiting.next() is None
+    assert waiting.door.keys_are_short
+    found = [waiting.next(), waiting.next()]
+    assert [one.args[0].request_id for one in found if one] == ["r-7", "r-8"]
+    assert queues.settled == []
+
+
+def test_one_that_is_held_goes_back_when_the_worker_stops(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """Another worker has it sooner than this process ends."""
+    queues.waiting = {"gemini.requests": [here.message(job(7)).encode()]}
+    requests_wait.set()
+    waiting = room(queues)
+    monkeypatch.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+    ready = iter([0.0, 1.0])
+    monkeypatch.setattr(here.pool, "ready_in_s", lambda: next(ready))
+    assert waiting.next() is None
+    waiting.door.stop()
+    waiting.door.stop()
+    assert queues.settled == ["requeue"]
+
+
+def test_one_that_is_held_goes_on_the_schedule_when_no_key_comes_back_soon(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """As every request does then."""
+    queues.waiting = {"gemini.requests": [here.message(job(7)).encode()]}
+    requests_wait.set()
+    waiting = room(queues)
+    monkeypatch.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+    ready = iter([0.0, 1.0, 3600.0])
+    monkeypatch.setattr(here.pool, "ready_in_s", lambda: next(ready))
+    assert waiting.next() is None
+    delivery = waiting.next()
+    assert delivery is not None
+    assert attempt_of(delivery).lease is None
 
 
 def test_keys_are_short_no_longer_when_nobody_waits_and_nothing_is_new(here: World):
