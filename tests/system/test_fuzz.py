@@ -41,7 +41,9 @@ def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
 
 
 def send_hostile_bodies(make_stack: MakeStack, server: RabbitmqServer, *, share: float) -> None:
-    stack, fake = make_stack(per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
+    stack, fake = make_stack(
+        per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1, CALLBACK_QUEUE_CREATE=1
+    )
     worker = stack.start_worker()
     warm_up(stack)
     memory = memory_of(worker)
