@@ -103,6 +103,17 @@ class RabbitmqServer(Node):
         """Raise or end a memory alarm, which blocks every connection that publishes."""
         self._control("set_vm_memory_high_watermark", "0.00000001" if on else "0.6")
 
+    @contextmanager
+    def stuck(self, url: str, queue: str) -> Iterator[None]:
+        """Meanwhile a classic queue of the virtual host of `url` takes, confirms and gives nothing."""
+        name = f'rabbit_misc:r(<<"{vhost_of(url)}">>, queue, <<"{queue}">>)'
+        found = f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), sys:%s(amqqueue:get_pid(Queue))."
+        self._control("eval", found % "suspend")
+        try:
+            yield
+        finally:
+            self._control("eval", found % "resume")
+
     def freeze(self) -> None:
         """Stop the server's processes where they are; their sockets stay open and silent."""
         self._signal(signal.SIGSTOP)
