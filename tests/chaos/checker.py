@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from itertools import pairwise
 from typing import Any
 
 from tests.chaos.workload import Request
@@ -12,6 +13,9 @@ Journal = Iterable[Mapping[str, Any]]
 
 #: How long the ledger keeps an attempt's place in a test build, in seconds: the timeout of a round, and a margin.
 LEASE_S = 9.0
+
+#: How long service may stand still beside what is injected, in seconds (P5). A wait for a key takes up to 16.
+LONGEST_GAP_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Evidence:
     output: str  # of all processes
     secrets: tuple[str, ...]  # what must be nowhere
     canary: str  # the prompt, which must be in no log and no error
+    outages: list[tuple[float, float]] = field(default_factory=list)  # when a fault was injected, from and to
 
 
 @dataclass
@@ -50,6 +55,7 @@ class Verdict:
     calls: int = 0
     repeated_calls: int = 0  # paid for beyond what was asked
     crashes: int = 0  # of our processes, at a step or by SIGKILL
+    gap_s: float = 0.0  # the longest time between two envelopes, without what is injected
     faults: list[str] = field(default_factory=list)
 
 
@@ -67,6 +73,7 @@ def judge(evidence: Evidence) -> Verdict:
     _one_call(verdict, evidence, asked)
     _nothing_left(verdict, evidence)
     _no_secrets(verdict, evidence)
+    _no_standstill(verdict, evidence)
     return verdict
 
 
@@ -219,3 +226,15 @@ def _no_secrets(verdict: Verdict, evidence: Evidence) -> None:
         hidden = (*evidence.secrets, *([evidence.canary] if envelope.status == "error" else []))
         if any(secret in envelope.text for secret in hidden):
             verdict.faults.append(f"a secret in the envelope of {envelope.request_id}")
+
+
+def _no_standstill(verdict: Verdict, evidence: Evidence) -> None:
+    """P5: envelopes go on being sent, whatever has died."""
+    arrived = [line["at"] for line in evidence.journal if line["step"] == "arrived"]
+    sent = [line["at"] for line in evidence.journal if line["step"] == "envelope sent"]
+    times = sorted([*arrived[:1], *sent])
+    for earlier, later in pairwise(times):
+        injected = sum(max(0.0, min(later, end) - max(earlier, start)) for start, end in evidence.outages)
+        verdict.gap_s = max(verdict.gap_s, later - earlier - injected)
+    if verdict.gap_s > LONGEST_GAP_S:
+        verdict.faults.append(f"no envelope for {verdict.gap_s:.0f} s beside what was injected")

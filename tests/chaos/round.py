@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +88,15 @@ def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path, **settings
         arena.start()
         producer = Producer(url, todo, seconds=SECONDS, go=arena.producing)
         producer.start()
+        outages: list[tuple[float, float]] = []
         for fault in plan.faults:
             threading.Event().wait(rng.uniform(0.3, 1.5))
+            began = time.time()
             fault(Where(arena, node, rng))
+            outages.append((began, time.time()))
         producer.finish(120)
         arena.disarm()
-        verdict = judge(_gather(url, node, arena, producer, canary))
+        verdict = judge(replace(_gather(url, node, arena, producer, canary), outages=outages))
         verdict.crashes = len(arena.ended)
     return Result(plan, verdict, time.monotonic() - started, folder)
 
