@@ -50,11 +50,18 @@ def test_what_is_confirmed_is_sent_again_only_for_another_request(journal: tuple
 )
 def test_a_standstill_is_what_lasts_beyond_the_injected_outage(outages: list[tuple[float, float]], gap_s: float):
     """P5: from one envelope to the next, of whatever process."""
-    journal = steps("arrived", "received", "envelope sent", "confirmed", "published", "ack asked", "envelope sent")
+    journal = steps("arrived", "received", "envelope sent")
     journal[-1]["at"] = 40.0
     verdict = judge(replace(evidence(journal), outages=outages))
     assert verdict.gap_s == gap_s
     assert any("no envelope for" in fault for fault in verdict.faults) is (gap_s > LONGEST_GAP_S)
+
+
+def test_what_is_held_for_its_queue_is_no_standstill():
+    """It waits for its owner."""
+    journal = steps("arrived", "received", "held", "envelope sent")
+    journal[-1]["at"] = 600.0
+    assert judge(evidence(journal)).gap_s == 0
 
 
 def evidence(journal: list[dict[str, Any]]) -> Evidence:

@@ -4,7 +4,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from itertools import pairwise
 from typing import Any
 
 from tests.chaos.workload import Request
@@ -229,12 +228,25 @@ def _no_secrets(verdict: Verdict, evidence: Evidence) -> None:
 
 
 def _no_standstill(verdict: Verdict, evidence: Evidence) -> None:
-    """P5: envelopes go on being sent, whatever has died."""
-    arrived = [line["at"] for line in evidence.journal if line["step"] == "arrived"]
-    sent = [line["at"] for line in evidence.journal if line["step"] == "envelope sent"]
-    times = sorted([*arrived[:1], *sent])
-    for earlier, later in pairwise(times):
-        injected = sum(max(0.0, min(later, end) - max(earlier, start)) for start, end in evidence.outages)
-        verdict.gap_s = max(verdict.gap_s, later - earlier - injected)
+    """P5: envelopes go on being sent, whatever has died, while there are requests without one."""
+    answerable = {request.id for request in evidence.confirmed if request.kind.ending != "dead"}
+    waiting: set[str] = set()
+    done: set[str] = set()
+    since = 0.0
+    for line in sorted(evidence.journal, key=lambda line: float(line["at"])):
+        match line["step"]:
+            case "arrived" if line["id"] in answerable - done:
+                since = since if waiting else line["at"]
+                waiting.add(line["id"])
+            case "envelope sent" | "held" if waiting:
+                verdict.gap_s = max(verdict.gap_s, _beside(evidence.outages, since, line["at"]))
+                since = line["at"]
+                done.add(line["id"])
+                waiting.discard(line["id"])
     if verdict.gap_s > LONGEST_GAP_S:
         verdict.faults.append(f"no envelope for {verdict.gap_s:.0f} s beside what was injected")
+
+
+def _beside(outages: Iterable[tuple[float, float]], start: float, end: float) -> float:
+    """How many of these seconds lie in no outage."""
+    return end - start - sum(max(0.0, min(end, last) - max(start, first)) for first, last in outages)

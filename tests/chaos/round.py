@@ -26,7 +26,7 @@ PER_WINDOW, WINDOW_S = 10, 2.0
 REQUESTS, SECONDS = 60, 6.0
 
 #: How long a round may take to come to rest after its last fault, in seconds.
-DRAIN_S = 90.0
+DRAIN_S = 120.0
 
 SETTINGS: dict[str, object] = {
     "OPENROUTER_API_KEYS": ",".join(KEYS),
@@ -36,6 +36,7 @@ SETTINGS: dict[str, object] = {
     "QUEUE_RETRY_DELAYS": "2,4,8,16",
     "UPSTREAM_RETRY_DELAYS": "0.2,0.5",
     "REQUEST_TIMEOUT_SECONDS": 8,
+    "CALLBACK_QUEUE_CREATE": 1,
     "WORKER_PROCESSES": 2,
     "WORKER_THREADS": 8,
     "LOG_LEVEL": "DEBUG",
