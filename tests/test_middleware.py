@@ -33,8 +33,10 @@ from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from middleware.attempt import Attempt, Parking, current_attempt
 from middleware.hook import Hook
-from middleware.process import Process
+from middleware.process import STILL_MARGIN_S, Process
+from middleware.progress import Progress
 from middleware.siblings import Siblings
+from tests.clock import Clock
 from tests.system.stack import wait_until
 from tests.world import World, completion, job, world
 
@@ -432,7 +434,7 @@ def test_the_first_signal_stops_and_the_second_is_ignored(here: World):
         writer.send(bytes([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP]))
         writer.close()
         stops = {signum: lambda number, _frame: handled.append(number) for signum in (signal.SIGTERM, signal.SIGHUP)}
-        Process(stopping)._wait(reader, stops)
+        Process(stopping, resources.settings)._wait(reader, stops)
     assert handled == [signal.SIGTERM]
     assert stopping.is_set()
 
@@ -443,7 +445,7 @@ def test_a_signal_that_comes_because_a_sibling_has_died_stops_nothing(
     """F68: Dramatiq's master sends it to all that are left. The next one is a platform's."""
     there = [{101, 102}, {101}, {101}]
     monkeypatch.setattr("middleware.siblings._children_of_our_parent", lambda: there.pop(0))
-    process = Process(stopping)
+    process = Process(stopping, resources.settings)
     process._siblings.look()
     for signals, handled_then in ((1, []), (1, [signal.SIGTERM])):
         handled: list[int] = []
@@ -473,7 +475,7 @@ def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: py
     record = lambda _signum, _frame: handled.append(threading.current_thread().name)  # noqa: E731
     monkeypatch.setattr(signal, "getsignal", lambda _signum: record)
     try:
-        Process(stopping).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
+        Process(stopping, resources.settings).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping.wait(60)
         wait_until(lambda: handled, what="Dramatiq's handler")
@@ -495,7 +497,7 @@ def test_a_stop_gives_back_what_was_not_started(here: World):
     worker = SimpleNamespace(
         work_queue=work, consumers={"gemini.generate": SimpleNamespace(post_process_message=given_back.append)}
     )
-    Process(stopping).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
+    Process(stopping, resources.settings).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
     assert given_back == [waiting.message]
     assert work.unfinished_tasks == 1
     assert stopping.is_set()
@@ -530,7 +532,7 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     monkeypatch.setattr(os, "kill", lambda _pid, _signum: asked.set())
     alive, ended = threading.current_thread(), threading.Thread()
     worker: Any = SimpleNamespace(workers=[alive], consumers={"gemini.generate": ended})
-    watchdog = Process(stopping, look_every_s=0.01)
+    watchdog = Process(stopping, resources.settings, look_every_s=0.01)
     watchdog.after_worker_boot(the_broker, worker)
     assert asked.wait(60)
     with pytest.raises(SystemExit) as left:
@@ -538,9 +540,45 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     assert left.value.code == exits.FAULT
 
 
+def test_a_worker_that_settles_nothing_says_so_once(
+    here: World, caplog: pytest.LogCaptureFixture, sentry_events: list[Any]
+):
+    """Its threads live, and nobody is served; when it goes on it says that, too."""
+    clock, process = Clock(), Process(stopping, resources.settings)
+    process.progress = Progress(clock)
+    delivered = SimpleNamespace(looks=0, at_end=[], is_gone=lambda: False)
+    next(process.around(delivered))  # type: ignore[call-overload]
+    for seconds in (10, here.settings.request_timeout_seconds + STILL_MARGIN_S, 10):
+        clock.advance(seconds)
+        process._say_whether_it_stands_still()
+    assert process.stands_still
+    assert len(sentry_events) == 1
+    delivered.at_end[0]()
+    process._say_whether_it_stands_still()
+    assert not process.stands_still
+    assert [record.levelname for record in caplog.records if "settled" in record.message] == ["CRITICAL", "WARNING"]
+
+
+def test_nothing_to_settle_is_no_standstill():
+    """However long nobody asks; the time counts from the first delivery."""
+    clock = Clock()
+    progress = Progress(clock)
+    clock.advance(3600)
+    assert progress.still_for_s() == 0
+    progress.begun()
+    clock.advance(5)
+    progress.begun()
+    assert progress.still_for_s() == 5
+    progress.settled()
+    assert progress.still_for_s() == 0
+    progress.settled()
+    clock.advance(5)
+    assert (progress.still_for_s(), progress.unsettled) == (0, 0)
+
+
 def test_a_whole_worker_ends_without_a_word(here: World):
     """A stop is no failure."""
-    watchdog = Process(stopping, look_every_s=0.01)
+    watchdog = Process(stopping, resources.settings, look_every_s=0.01)
     stopping.set()
     worker: Any = SimpleNamespace(workers=[threading.current_thread()], consumers={})
     watchdog.after_worker_boot(the_broker, worker)
