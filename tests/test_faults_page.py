@@ -16,7 +16,7 @@ EXPECTED = [
         ("F", 40, 45),
         ("F", 50, 54),
         ("F", 60, 68),
-        ("F", 70, 70),
+        ("F", 70, 71),
         ("S", 1, 10),
     )
     for number in range(first, last + 1)
