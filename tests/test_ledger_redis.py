@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
+from dev.redis import empty
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.store import Running, Started, Work
 from gateway.stores.redis_server import RedisServer, Rows
-from tests.redis_server import empty
 
 WORK = Work("request-1", "digest")
 

@@ -16,6 +16,7 @@ import sentry_sdk
 from actors import broker as the_broker
 from actors.boot import Boot
 from actors.broker import MIDDLEWARE, cooldown, resources, stopping
+from dev.waiting import wait_until
 from gateway import exits
 from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, Unroutable, UpstreamFailed
 from gateway.keys.pool import KeyPool
@@ -29,7 +30,6 @@ from middleware.hook import Hook
 from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, Ledger
 from middleware.process import Process
 from tests.clock import Clock
-from tests.system.stack import wait_until
 from tests.world import World, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)

@@ -43,9 +43,7 @@ def test_nothing_of_one_machine_is_in_the_repository():
     """A link that leads to one developer's folder (`.venv` was one) breaks every other checkout."""
     if not (ROOT / ".git").exists():
         pytest.skip("not a checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
+    listed = subprocess.run(["git", "ls-files", "--stage"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert listed
     assert [line for line in listed.splitlines() if line.startswith("120000")] == []
 

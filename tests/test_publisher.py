@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import pika
 import pytest
 
+from dev.rabbitmq import Node, Server
 from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.window import Window
 from tests.clock import Clock
-from tests.rabbitmq_server import RabbitmqServer
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -69,7 +69,7 @@ def test_a_publish_returns_when_the_queue_has_the_message(vhost_url: str):
         assert drain(vhost_url, "q") == [message.message_id]
 
 
-def test_many_threads_share_one_connection(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_many_threads_share_one_connection(vhost_url: str, rabbitmq_server: Server):
     """Each waits for its own confirm; all of them are in the queue, once."""
     declare(vhost_url, "q")
     with publishing(vhost_url) as publisher, ThreadPoolExecutor(32) as threads:
@@ -340,7 +340,7 @@ def test_a_message_needs_an_id(vhost_url: str):
 
 
 @pytest.mark.timeout(1200)  # each of its steps has a deadline of its own, and a busy machine starts servers slowly
-def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqServer, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: Node, monkeypatch: pytest.MonkeyPatch):
     """F8, F42, F9: connections closed, application stopped, killed, frozen, an alarm: every confirm is true."""
     monkeypatch.setattr(amqp, "HEARTBEAT_S", 2)  # a frozen server is noticed after two of them
     url = own_rabbitmq.url
@@ -368,7 +368,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqS
             own_rabbitmq.start_app()
             progress(confirmed)
             own_rabbitmq.kill()
-            own_rabbitmq.start_server()
+            own_rabbitmq.start()
             progress(confirmed)
             own_rabbitmq.alarm(on=True)
             wait_for(lambda: not publisher.ready)

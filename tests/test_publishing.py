@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from dramatiq import Message
 
+from dev.waiting import wait_until
 from middleware.attempt import JobAttempt
 from middleware.publishing import Publishing
-from tests.system.stack import wait_until
 from tests.world import World, job, world
 
 

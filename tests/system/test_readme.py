@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from dev.launcher import ROOT
+from dev.rabbitmq import Server
+from dev.waiting import wait_until
 from fake_openrouter.client import running
-from tests.rabbitmq_server import RabbitmqServer
-from tests.system.stack import ROOT, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -111,7 +112,7 @@ Start = Callable[..., Command]
 
 
 @pytest.fixture(scope="module")
-def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a command for a user who has set it up: RabbitMQ, and a key. None of this test run's settings is seen."""
     folder = tmp_path_factory.mktemp("readme")
     commands: list[Command] = []
@@ -120,7 +121,7 @@ def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFact
             **{name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PYTHON") if name in os.environ},
             "PATH": outside_path(),
             "RABBITMQ_URL": url,
-            "RABBITMQ_MANAGEMENT_URL": f"http://127.0.0.1:{rabbitmq_server.management_port}",
+            "RABBITMQ_MANAGEMENT_URL": rabbitmq_server.management_url,
             "OPENROUTER_API_KEYS": KEY,
             "OPENROUTER_BASE_URL": f"{fake.base_url}/api/v1",
         }
