@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.backend import Backend
 from dev.launcher import ROOT
 from dev.rabbitmq import Server
 from dev.waiting import wait_until
@@ -121,7 +122,6 @@ def start(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
             **{name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PYTHON") if name in os.environ},
             "PATH": outside_path(),
             "RABBITMQ_URL": url,
-            "RABBITMQ_MANAGEMENT_URL": rabbitmq_server.management_url,
             "OPENROUTER_API_KEYS": KEY,
             "OPENROUTER_BASE_URL": f"{fake.base_url}/api/v1",
         }
@@ -139,8 +139,8 @@ def start(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="module")
 def run_fake(start: Start) -> Command:
-    """`script/run --fake` where no RabbitMQ answers."""
-    return start(STAYS, RABBITMQ_URL=NOWHERE)
+    """`script/run --fake` where no RabbitMQ is named: it starts one."""
+    return start(STAYS, RABBITMQ_URL="")
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +181,37 @@ def test_script_run_ends_when_the_worker_does(start: Start):
     assert run.code() == 2
     assert "invalid int value: 'many'" in run.output.partition("the worker has ended by itself with 2")[2]
     assert not run.left()
+
+
+@pytest.mark.parametrize("command", ["script/run --fake", "script/demo"])
+def test_a_rabbitmq_that_does_not_answer_is_named_with_what_to_do(start: Start, command: str):
+    """In one line; none is started in its place."""
+    run = start(command, RABBITMQ_URL=NOWHERE)
+    assert run.code() == 69
+    said = r"script/\w+: RabbitMQ at amqp://127.0.0.1:1 \(RABBITMQ_URL\) does not answer, .*"
+    assert re.fullmatch(said + r" leave it empty to have a private one started\n", run.output)
+
+
+@pytest.mark.parametrize("command", ["script/run --fake", "script/demo"])
+def test_a_stand_in_stays_away_from_another_worker(start: Start, rabbitmq_server: Server, command: str):
+    """It would answer some of that one's requests with made-up text."""
+    with rabbitmq_server.fresh_vhost() as url, Backend(url).channel() as channel:
+        channel.queue_declare("gemini.requests", durable=True)
+        channel.basic_consume("gemini.requests", lambda *_: None)
+        run = start(command, RABBITMQ_URL=url)
+        assert run.code() == 69
+        assert "somebody reads gemini.requests" in run.output
+
+
+def test_the_demo_answers_no_request_of_others(start: Start, rabbitmq_server: Server):
+    """What waits on a server that is used as it is stays there."""
+    with rabbitmq_server.fresh_vhost() as url:
+        backend = Backend(url)
+        backend.publish({"request_id": "of-others", "prompt": "A real one"})
+        run = start("script/demo", RABBITMQ_URL=url)
+        assert run.code() == 69
+        assert "something waits in gemini.requests" in run.output
+        backend.wait_for_depth("gemini.requests", 1)
 
 
 @pytest.mark.skipif((ROOT / ".env").exists(), reason="the keys of .env would be used")
