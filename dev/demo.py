@@ -18,7 +18,7 @@ from dev.ending import Failed, Stopped
 from dev.launcher import Process
 from dev.rabbitmq_url import nobody_reads, nothing_waits, usable
 from dev.stack import Stack
-from dev.waiting import TooLate, wait_until
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient, running
 
 KEYS = ("sk-or-v1-demo-key-0001", "sk-or-v1-demo-key-0002", "sk-or-v1-demo-key-0003")
@@ -107,7 +107,7 @@ def example(prompt: str) -> dict[str, Any]:
 
 
 def send(stack: Stack, worker: Process, request: dict[str, Any], *, show_request: bool = True) -> dict[str, Any]:
-    """Publish a request, print what the worker logs about it, and return its success envelope. Raises Failed."""
+    """Publish a request, print what the log says about it, and return its success envelope. Raises Failed, TooLate."""
     if show_request:
         print(indented("-> gemini.requests", request))
     stack.publish(request)
@@ -121,11 +121,7 @@ def send(stack: Stack, worker: Process, request: dict[str, Any], *, show_request
             raise Failed(f"the worker has ended. The last lines of the log:\n\n{worker.last_words()}", code=1)
         return any(text.startswith("Settled: answered") for text in texts)
 
-    try:
-        wait_until(answered, timeout_s=ANSWER_TIMEOUT_S, pause_s=0.05)
-    except TooLate:
-        text = f"no answer came in {ANSWER_TIMEOUT_S:g} s. The last lines of the log:\n\n{worker.last_words()}"
-        raise Failed(text, code=1) from None
+    wait_until(answered, timeout_s=ANSWER_TIMEOUT_S, pause_s=0.05, what="the answer")
     (answer,) = stack.answers(1, queue=request["callback_queue"])
     print(indented(f"<- {request['callback_queue']}", answer.envelope))
     if answer["status"] != "success":

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from types import FrameType
 
+from dev.waiting import TooLate
+
 UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h, as a worker without RabbitMQ
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -41,6 +43,9 @@ def run(name: str, command: Callable[[ExitStack], int]) -> int:
     except Failed as error:
         print(f"{name}: {error}", file=sys.stderr)
         return error.code
+    except TooLate as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
 
 
 def _stop(signum: int, _frame: FrameType | None) -> None:

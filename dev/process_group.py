@@ -10,11 +10,12 @@ from dev.waiting import TooLate, wait_until
 
 
 def members(leader: int) -> list[int]:
-    """The processes of a group; none on a system without /proc."""
+    """The processes of a group that have not ended; none on a system without /proc."""
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended in between
-            if int(_fields(status)[2]) == leader:
+            state, _parent, group, *_ = _fields(status)
+            if int(group) == leader and state != "Z":
                 found.append(int(status.parent.name))
     return found
 
@@ -60,7 +61,8 @@ def _exists(leader: int) -> bool:
         os.killpg(leader, 0)
     except ProcessLookupError:
         return False
-    return True
+    # Who has ended and was orphaned may stay in the process table for seconds.
+    return bool(members(leader)) or not Path("/proc/self/stat").exists()
 
 
 def _reap(pid: int) -> None:

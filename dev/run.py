@@ -38,7 +38,7 @@ def main() -> int:
     try:
         return ending.run("script/run", lambda cleanup: run(cleanup, fake=options.fake))
     except Stopped:
-        print("Stopped.")
+        say("Stopped.")
         return 0
     except SettingsError as error:
         print(error, file=sys.stderr)
@@ -68,7 +68,7 @@ def run(cleanup: ExitStack, *, fake: bool) -> int:
 
 
 def start(stack: Stack, queue: str) -> Process:
-    """Return when every process of the worker consumes. Raises Failed, with their last words."""
+    """Return when every process of the worker consumes. Raises Failed and TooLate, with their last words."""
     print("Processes  those of the Procfile: ", end="", flush=True)
     processes = stack.environment.get("WORKER_PROCESSES") or "2"
     # One that is no number is the worker's to complain about. Others may consume there already.
@@ -83,10 +83,9 @@ def start(stack: Stack, queue: str) -> Process:
         return False
 
     try:
-        wait_until(ready, timeout_s=START_TIMEOUT_S, pause_s=0.05)
-    except TooLate:
-        text = f"the worker did not get ready in {START_TIMEOUT_S:g} s.\n\n{worker.last_words()}"
-        raise Failed(text, code=1) from None
+        wait_until(ready, timeout_s=START_TIMEOUT_S, pause_s=0.05, what="a worker that is ready")
+    except TooLate as error:
+        raise TooLate(f"{error}. The last lines of the log:\n\n{worker.last_words()}") from None
     print("the worker is ready")
     return worker
 
@@ -95,14 +94,20 @@ def show(worker: Process) -> bool:
     """Print what it has said since the last time; whether it has ended."""
     ended = worker.ended
     for line in worker.new_lines():
-        print(line)
+        say(line)
     return ended
 
 
 def stop(stack: Stack) -> None:
     if not all(process.ended for process in stack.processes):
-        print("\nStopping: calls that run may take 25 s to end.")
+        say("\nStopping: calls that run may take 25 s to end.")
     stack.stop()
+
+
+def say(text: str) -> None:
+    """Print it where somebody reads it still: a pipe may have ended, the worker goes on."""
+    with suppress(BrokenPipeError):
+        print(text)
 
 
 def _ended(worker: Process) -> Failed:
