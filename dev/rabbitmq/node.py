@@ -2,7 +2,6 @@
 
 import json
 import os
-import secrets
 import shlex
 import shutil
 import signal
@@ -16,6 +15,8 @@ from dev import process_group
 from dev.ending import Failed
 from dev.launcher import Process
 from dev.ports import free_ports
+from dev.rabbitmq import configuration
+from dev.rabbitmq.configuration import Ports
 from dev.rabbitmq.programs import installed
 from dev.rabbitmq.server import Server
 from dev.waiting import TooLate, wait_until
@@ -23,15 +24,6 @@ from dev.waiting import TooLate, wait_until
 #: A server needs about 8 s to start on two slow cores.
 START_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 20.0
-
-CONFIG = """\
-listeners.tcp.1 = 127.0.0.1:{port}
-management.tcp.ip = 127.0.0.1
-management.tcp.port = {management_port}
-# The default of 50 MB, in absolute terms; the demo and the tests need little.
-disk_free_limit.absolute = 50MB
-log.file.level = warning
-"""
 
 
 class Node(Server):
@@ -46,16 +38,16 @@ class Node(Server):
         self._facts_file = folder / "node.json"
         self._ours: list[Process] = []
         facts = self._facts
-        self._ports: list[int] = facts.get("ports") or free_ports(4)
+        self._ports = Ports(*(facts.get("ports") or free_ports(4)))
         self._programs = installed()
         self._in_docker = facts.get("in_docker", self._programs is None)
-        self._container = f"gemini-rabbitmq-{self._ports[0]}"
+        self._container = f"gemini-rabbitmq-{self._ports.amqp}"
         in_container = ["docker", "exec", self._container, "rabbitmqctl"]
         super().__init__(
-            f"amqp://guest:guest@127.0.0.1:{self._ports[0]}",
-            f"http://127.0.0.1:{self._ports[1]}",
+            f"amqp://guest:guest@127.0.0.1:{self._ports.amqp}",
+            f"http://127.0.0.1:{self._ports.management}",
             in_container if self._in_docker else [f"{self._programs}/rabbitmqctl"],
-            self._node_environment(),
+            configuration.environment(self.folder, self._ports),
         )
 
     @property
@@ -115,21 +107,15 @@ class Node(Server):
         os.killpg(self.leader, signal.SIGCONT)
 
     def _start_processes(self) -> None:
-        port, management_port, name_port, _ = self._ports
-        (self.folder / "rabbitmq.conf").write_text(CONFIG.format(port=port, management_port=management_port))
-        (self.folder / "enabled_plugins").write_text("[rabbitmq_management].\n")
-        cookie = self.folder / ".erlang.cookie"
-        if not cookie.exists():
-            cookie.write_text(secrets.token_hex(16))
-            cookie.chmod(0o400)
+        configuration.write(self.folder, self._ports)
         # Erlang would start its name server by itself and leave it behind; this one is ours to stop.
-        commands = (["epmd", "-address", "127.0.0.1", "-port", str(name_port)], [f"{self._programs}/rabbitmq-server"])
+        names = ["epmd", "-address", "127.0.0.1", "-port", str(self._ports.names)]
         found: list[tuple[int, str]] = []
-        for command in commands:
+        for command in (names, [f"{self._programs}/rabbitmq-server"]):
             process = Process(
                 command[0],
                 f"exec {shlex.join(command)}",
-                environment=self._node_environment(),
+                environment=configuration.environment(self.folder, self._ports),
                 cwd=self.folder,
                 log=self.folder / "output.log",
             )
@@ -137,32 +123,11 @@ class Node(Server):
             found.append((process.popen.pid, process_group.birth(process.popen.pid)))
             self._write(found)
 
-    def _node_environment(self) -> dict[str, str]:
-        others = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
-        port, _, name_port, distribution_port = self._ports
-        return others | {
-            "HOME": str(self.folder),  # where Erlang looks for its cookie
-            "PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin",
-            "ERL_EPMD_PORT": str(name_port),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_DIST_PORT": str(distribution_port),
-            "RABBITMQ_NODENAME": f"gemini-{port}@localhost",
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
-            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
-            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
-            "RABBITMQ_GENERATED_CONFIG_DIR": str(self.folder / "config"),
-            "RABBITMQ_PID_FILE": str(self.folder / "rabbitmq.pid"),
-        }
-
     def _start_container(self) -> None:
         if _docker("start", self._container).returncode == 0:
             return
-        port, management_port, *_ = self._ports
-        publish = ["--publish", f"127.0.0.1:{port}:5672", "--publish", f"127.0.0.1:{management_port}:15672"]
+        inside = {self._ports.amqp: 5672, self._ports.management: 15672}
+        publish = [f"--publish=127.0.0.1:{port}:{number}" for port, number in inside.items()]
         made = _docker("run", "--detach", "--name", self._container, *publish, "rabbitmq:3.13-management")
         if made.returncode != 0:
             raise Failed(f"docker run failed: {made.stderr.strip()}")

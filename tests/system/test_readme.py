@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dev.backend import Backend
-from dev.launcher import ROOT
+from dev.launcher import ROOT, Process
 from dev.rabbitmq import Server
 from dev.waiting import wait_until
 from fake_openrouter.client import running
@@ -60,39 +60,18 @@ def commands() -> list[str]:
 RUN = [command for command in dict.fromkeys(commands()) if command not in {STAYS, *NOT_RUN}]
 
 
-class Command:
+class Command(Process):
     """A command in the checkout, as in a terminal of its own; `mark` is in the environment of all that it starts."""
 
     def __init__(self, command: str, environment: dict[str, str], folder: Path) -> None:
         self.mark = uuid.uuid4().hex
-        self._log = folder / f"{self.mark}.log"
-        with self._log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                ["bash", "-c", command],
-                cwd=ROOT,
-                env=environment | {MARK: self.mark, "STATE_PATH": str(folder / f"{self.mark}.sqlite3")},
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def output(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+        log, state = (folder / f"{self.mark}.{ending}" for ending in ("log", "sqlite3"))
+        marked = environment | {MARK: self.mark, "STATE_PATH": str(state)}
+        super().__init__(command, f"exec {command}", environment=marked, cwd=ROOT, log=log)
 
     def code(self) -> int:
         """Its exit code, after its end."""
-        return self.process.wait(120)
-
-    def signal(self, signum: int) -> None:
-        """As a terminal does, to all processes of its group."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signum)
+        return self.wait(120)
 
     def left(self) -> list[str]:
         """What it has started and what has not ended, as command lines."""
@@ -132,7 +111,7 @@ def start(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> 
 
         yield started
         for command in commands:
-            command.signal(signal.SIGTERM)
+            command.terminate()
         for command in commands:
             command.code()
 
@@ -157,21 +136,21 @@ def test_the_exceptions_are_commands_of_the_readme():
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_works_as_it_stands(command: str, run_all: dict[str, Command]):
     """It ends with 0, and with it all that it has started."""
-    assert run_all[command].code() == 0, run_all[command].output
+    assert run_all[command].code() == 0, run_all[command].output()
     assert not run_all[command].left()
 
 
 def test_script_run_stays_until_ctrl_c_and_what_it_says_works(run_fake: Command, tmp_path: Path):
     """The program that it prints gets an answer; then all of it ends, its RabbitMQ too."""
-    wait_until(lambda: "The log:" in run_fake.output or run_fake.ended, timeout_s=120, what="script/run")
-    (program,) = re.findall(r"^import .*^connection\.close\(\)$", run_fake.output, re.MULTILINE | re.DOTALL)
+    wait_until(lambda: "The log:" in run_fake.output() or run_fake.ended, timeout_s=120, what="script/run")
+    (program,) = re.findall(r"^import .*^connection\.close\(\)$", run_fake.output(), re.MULTILINE | re.DOTALL)
     (tmp_path / "ask.py").write_text(program)
     answer = subprocess.run(
         [VENV_BIN / "python", tmp_path / "ask.py"], capture_output=True, text=True, check=True, timeout=60
     )
     assert json.loads(answer.stdout)["status"] == "success"
-    run_fake.signal(signal.SIGINT)
-    assert run_fake.code() == 0, run_fake.output
+    run_fake.signal_group(signal.SIGINT)
+    assert run_fake.code() == 0, run_fake.output()
     assert not run_fake.left()
 
 
@@ -179,7 +158,7 @@ def test_script_run_ends_when_the_worker_does(start: Start):
     """With the worker's last words, and its exit code."""
     run = start(STAYS, WORKER_THREADS="many")
     assert run.code() == 2
-    assert "invalid int value: 'many'" in run.output.partition("the worker has ended by itself with 2")[2]
+    assert "invalid int value: 'many'" in run.output().partition("the worker has ended by itself with 2")[2]
     assert not run.left()
 
 
@@ -189,7 +168,7 @@ def test_a_rabbitmq_that_does_not_answer_is_named_with_what_to_do(start: Start, 
     run = start(command, RABBITMQ_URL=NOWHERE)
     assert run.code() == 69
     said = r"script/\w+: RabbitMQ at amqp://127.0.0.1:1 \(RABBITMQ_URL\) does not answer, .*"
-    assert re.fullmatch(said + r" leave it empty to have a private one started\n", run.output)
+    assert re.fullmatch(said + r" leave it empty to have a private one started\n", run.output())
 
 
 @pytest.mark.parametrize("command", ["script/run --fake", "script/demo"])
@@ -200,7 +179,7 @@ def test_a_stand_in_stays_away_from_another_worker(start: Start, rabbitmq_server
         channel.basic_consume("gemini.requests", lambda *_: None)
         run = start(command, RABBITMQ_URL=url)
         assert run.code() == 69
-        assert "somebody reads gemini.requests" in run.output
+        assert "somebody reads gemini.requests" in run.output()
 
 
 def test_the_demo_answers_no_request_of_others(start: Start, rabbitmq_server: Server):
@@ -210,7 +189,7 @@ def test_the_demo_answers_no_request_of_others(start: Start, rabbitmq_server: Se
         backend.publish({"request_id": "of-others", "prompt": "A real one"})
         run = start("script/demo", RABBITMQ_URL=url)
         assert run.code() == 69
-        assert "something waits in gemini.requests" in run.output
+        assert "something waits in gemini.requests" in run.output()
         backend.wait_for_depth("gemini.requests", 1)
 
 
@@ -219,4 +198,4 @@ def test_script_run_without_a_key_says_what_to_do(start: Start):
     """In one line, before anything is started."""
     run = start("script/run", OPENROUTER_API_KEYS="")
     assert run.code() == 78
-    assert re.fullmatch(r"script/run: set OPENROUTER_API_KEYS .* script/run --fake\n", run.output)
+    assert re.fullmatch(r"script/run: set OPENROUTER_API_KEYS .* script/run --fake\n", run.output())
