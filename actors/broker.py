@@ -21,7 +21,6 @@ from middleware.log_context import LogContext
 from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
-from middleware.publishing import Publishing
 from middleware.retry_schedule import RetrySchedule
 
 #: Closed until the boot: importing this connects nowhere and asks for no settings.
@@ -30,20 +29,20 @@ settings, topology, publisher = resources.settings, resources.topology, resource
 pool, ledger, provider = resources.pool, resources.ledger, resources.provider
 stopping = resources.stopping
 
-#: Set when a request waits for a key, as far as this process knows.
+#: Set when a request waits for a key, as far as this process knows; at first it does not, and looks.
 requests_wait = threading.Event()
+requests_wait.set()
 
 #: Where deliveries come in: requests of others, work of ours, and, early, requests that wait for a key.
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
     work=WorkDoor(publisher),
-    waiting=WaitingDoor(pool, provider, topology, publisher, requests_wait),
+    waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
 )
 
 outbox = Outbox(publisher, stopping)
-publishing = Publishing()
 held_replies = HeldReplies(outbox, topology)
-key_selection = KeySelection(pool, provider, stopping)
+key_selection = KeySelection(pool, provider)
 cooldown = Cooldown(key_selection, pool, resources.suspect)
 
 #: First halves run from the top to the actor, second halves and verdicts from the bottom.
@@ -51,10 +50,10 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     Process(stopping),  # above all: nothing is done for a delivery of a stopping worker; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
-    Callbacks(held_replies, ledger, publishing),  # above the ledger: an answer is stored first, then published
+    Callbacks(held_replies, ledger),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
-    PublisherReady(outbox),  # before anything is started that is to be published
-    Ledger(ledger, settings, publishing, stopping),  # before a key is taken: answered work needs none
+    PublisherReady(publisher),  # before anything is started that is to be published
+    Ledger(ledger, resources.owner, settings),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     cooldown,  # above key selection: it rotates what that has leased
     key_selection,  # last: nothing stands between the lease and the call

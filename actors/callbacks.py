@@ -13,13 +13,13 @@ from gateway.rabbitmq.topology import CALLBACKS
 
 @dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
 def publish_success(reply: Reply) -> None:
-    """Return when the success envelope is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
+    """Return when the success envelope is confirmed. Raises PublishError."""
     _publish(reply, kind="gemini.success")
 
 
 @dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
 def publish_error(reply: Reply) -> None:
-    """Return when the error envelope is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
+    """Return when the error envelope is confirmed. Raises PublishError."""
     _publish(reply, kind="gemini.error")
 
 

@@ -15,6 +15,7 @@ from dramatiq.errors import ConnectionClosed
 from pika.exceptions import AMQPError
 
 from bridge.consumer import Consumer, Doors, connect
+from bridge.parked import Parked
 from bridge.requests import RequestDoor
 from gateway import exits
 from gateway.errors import GatewayError
@@ -79,6 +80,7 @@ def relay(resources: Resources, *, connect_deadline_s: float = CONNECT_DEADLINE_
                 idle_s=TICK_S,
                 stopping=stopping,
                 others=set(),
+                parked=Parked(),
             )
             logger.info("Relaying %s", settings.request_queue)
             _serve(consumer)

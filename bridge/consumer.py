@@ -16,6 +16,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker
 from bridge.delivery import Delivered, Delivery
 from bridge.door import Door
 from bridge.intake import Intake
+from bridge.parked import Parked
 from bridge.requests import RequestDoor
 from bridge.waiting import WaitingDoor
 from bridge.work import WorkDoor
@@ -24,6 +25,7 @@ from gateway.rabbitmq import amqp
 from gateway.rabbitmq.connection_calls import ConnectionCalls
 from gateway.rabbitmq.topology import CALLBACKS, WORK, Topology
 from gateway.reporting import sentry
+from middleware.attempt import Parking
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +55,14 @@ def connect(  # noqa: PLR0913 - what it takes from others, all by name
     idle_s: float,
     stopping: threading.Event,
     others: set[Delivery],
+    parked: Parked,
 ) -> "Consumer":
     """A consumer on a new connection, its queues declared. Raises TopologyError, AMQPError or ConnectionClosed."""
     connection = amqp.connect(amqp.parameters(url, name=name), deadline_s=deadline_s, stop=stopping)
     try:
         for queue in doors.by_queue():
             topology.declare_one(connection, queue)
-        return Consumer(connection, doors, room=room, idle_s=idle_s, stopping=stopping, others=others)
+        return Consumer(connection, doors, room=room, idle_s=idle_s, stopping=stopping, others=others, parked=parked)
     except BaseException:
         with suppress(AMQPError):
             connection.close()
@@ -70,7 +73,7 @@ class Consumer(dramatiq.Consumer):
     """Delivers what arrives, and serves heartbeats while it waits. All methods but settling are for its own thread.
 
     Raises ConnectionClosed, after which it is to be made anew, when the connection, the channel or a queue goes away;
-    TopologyError when RabbitMQ does not let it consume. `others`: see Intake.
+    TopologyError when RabbitMQ does not let it consume. `others`: see Intake. What is `parked` is handed out again.
     """
 
     def __init__(  # noqa: PLR0913 - what it takes from others, all by name
@@ -82,11 +85,13 @@ class Consumer(dramatiq.Consumer):
         idle_s: float,
         stopping: threading.Event,
         others: set[Delivery],
+        parked: Parked,
     ) -> None:
         self.connection = connection
         self.idle_s = idle_s
         self.stopping = stopping
         self.waiting = doors.waiting
+        self.parked = parked
         self._doors = doors.by_queue()
         self._calls = ConnectionCalls(connection)
         self._channels: dict[str, Any] = {}
@@ -94,7 +99,15 @@ class Consumer(dramatiq.Consumer):
         ours = [queue for queue in self._doors if queue != requests]
         try:
             self.channel = connection.channel()
-            self.intake = Intake(self.channel, self, request_queue=requests, our_queues=ours, room=room, others=others)
+            self.intake = Intake(
+                self.channel,
+                self,
+                request_queue=requests,
+                our_queues=ours,
+                room=room,
+                others=others,
+                paused=self._keys_are_short,
+            )
         except ChannelClosedByBroker as error:
             raise TopologyError(f"RabbitMQ does not let us consume our queues: {error.reply_text}") from None
         except AMQPError as error:
@@ -107,12 +120,20 @@ class Consumer(dramatiq.Consumer):
             self._look_alive()
             if self.stopping.is_set():
                 self.intake.stop()
+                if self.waiting is not None:
+                    self.waiting.stop()
+                for left in self.parked.take_all():
+                    left.delivery.settle(confirmed=False)  # for another worker, while our calls end
                 self._calls.serve(self.idle_s)
                 return None
+            if (parked := self.parked.take(room=self.intake.room > 0)) is not None:
+                self.intake.hand_out_again(parked.delivery)
+                return parked
+            self.intake.pause() if self._keys_are_short else self.intake.resume()
             if self.intake.may_pull and (early := self._early()) is not None:
                 return early  # who waits for a key has waited longer than what is pulled
             delivery = self.intake.next()
-            return self._open(delivery) if delivery is not None else self._early()
+            return self.open(delivery) if delivery is not None else self._early()
         except AMQPError as error:
             raise ConnectionClosed(error) from None
 
@@ -126,6 +147,18 @@ class Consumer(dramatiq.Consumer):
             return self.intake.get(channel, queue)
         except ChannelClosedByBroker as error:
             logger.warning("Nothing can be taken from %s: %s", queue, error.reply_text)
+            return None
+
+    def open(self, delivery: Delivery) -> Delivered | None:
+        """Read it by the door of its queue; None when that takes care of it, or cannot."""
+        door = self._doors[delivery.queue]
+        try:
+            return door.open(delivery)
+        except Exception as error:
+            # A fault of ours. At the next try it would be the same, and no other message would be read.
+            logger.exception("A fault of the worker, and a message of %s goes to the dead queue", delivery.queue)
+            sentry.capture_fault(error, where=type(door).__name__)
+            door.to_dead_queue(delivery, reason="a fault of the worker", code=ErrorCode.INTERNAL)
             return None
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
@@ -161,6 +194,15 @@ class Consumer(dramatiq.Consumer):
     def settled(self, delivery: Delivery) -> None:
         self.intake.settled(delivery)
 
+    def park(self, message: Delivered, parking: Parking) -> bool:
+        """Keep a delivery and hand it out again later; False when there is no place. On any thread."""
+        if not self.parked.put(message, parking):
+            return False
+        if not parking.keeps_room:
+            self.intake.parked(message.delivery)
+        self.call_soon(self.intake.renew)  # and wake the loop: it looks when the next one is due
+        return True
+
     @staticmethod
     def _settle(message: dramatiq.MessageProxy) -> None:
         if isinstance(message, Delivered):  # it may come from an earlier consumer, and knows so
@@ -169,9 +211,13 @@ class Consumer(dramatiq.Consumer):
     def _patience_s(self) -> float:
         if self.intake.may_pull:
             return 0.0
-        if self.waiting is None or self.intake.room <= 0:
-            return self.idle_s
-        return self.waiting.patience_s(self.idle_s)
+        has_room = self.intake.room > 0
+        patience_s = min(self.idle_s, self.parked.next_in_s(room=has_room))
+        return self.waiting.patience_s(patience_s) if self.waiting is not None and has_room else patience_s
+
+    @property
+    def _keys_are_short(self) -> bool:
+        return self.waiting is not None and self.waiting.keys_are_short
 
     def _look_alive(self) -> None:
         if self.intake.cancelled is not None:
@@ -191,15 +237,4 @@ class Consumer(dramatiq.Consumer):
             logger.exception("A fault of the worker: no early release for now")
             sentry.capture_fault(error, where=type(self.waiting).__name__)
             self.waiting.rest()
-            return None
-
-    def _open(self, delivery: Delivery) -> Delivered | None:
-        door = self._doors[delivery.queue]
-        try:
-            return door.open(delivery)
-        except Exception as error:
-            # A fault of ours. At the next try it would be the same, and no other message would be read.
-            logger.exception("A fault of the worker, and a message of %s goes to the dead queue", delivery.queue)
-            sentry.capture_fault(error, where=type(door).__name__)
-            door.to_dead_queue(delivery, reason="a fault of the worker", code=ErrorCode.INTERNAL)
             return None

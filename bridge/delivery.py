@@ -10,7 +10,7 @@ from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
 from gateway.rabbitmq.topology import WORK
-from middleware.attempt import attempt_of
+from middleware.attempt import JobAttempt, Parking, attempt_of
 
 #: How long a delivery without a confirmed outcome rests before it goes back to its queue, in seconds. Not at once: what
 #: fails now would come back and fail again, as fast as it can loop, until RabbitMQ gives it up.
@@ -33,6 +33,7 @@ class Source(Protocol):
 
     def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool: ...
     def settled(self, delivery: "Delivery") -> None: ...
+    def park(self, message: "Delivered", parking: Parking) -> bool: ...
 
 
 class Delivery:
@@ -77,6 +78,10 @@ class Delivery:
         self._source.call_soon(settle)
         self._source.settled(self)  # there is room for another one while the ack is on its way
 
+    def park(self, message: "Delivered", parking: Parking) -> bool:
+        """Hand it out again later, unsettled; False when that cannot be, and it is to be settled now."""
+        return not self.is_settled and not self.is_gone and self._source.park(message, parking)
+
     @property
     def is_gone(self) -> bool:
         """RabbitMQ has it back, because its channel has ended: whoever gets it next does what is to be done."""
@@ -99,18 +104,23 @@ class Delivered(MessageProxy):
     def __init__(self, message: "Message[None]", delivery: Delivery) -> None:
         super().__init__(message)
         self.delivery = delivery
-        self.on_settle: Callable[[Delivered], None] | None = None
 
     @property
     def is_gone(self) -> bool:
         return self.delivery.is_gone
 
     def settle(self) -> None:
-        """Settle the delivery by what has become of its attempt. Idempotent."""
-        confirmed = attempt_of(self).outcome is not None
+        """Settle the delivery by what has become of its attempt, or park it. Idempotent."""
+        attempt = attempt_of(self)
+        parking = attempt.look_again()
+        # One with a lease was released early: its key must not wait with it, and it has its place in its queue.
+        has_lease = isinstance(attempt, JobAttempt) and attempt.lease is not None
+        if parking is not None and not has_lease and self.delivery.park(self, parking):
+            return
+        confirmed = attempt.outcome is not None
         try:
-            if self.on_settle is not None:
-                self.on_settle(self)
+            while attempt.at_end:
+                attempt.at_end.pop()()
         finally:
             self.delivery.settle(confirmed=confirmed, after_s=0.0 if confirmed else RETRY_S)
 

@@ -33,6 +33,7 @@ class Intake:
         our_queues: Collection[str],
         room: int,
         others: set[Delivery],
+        paused: bool = False,
     ) -> None:
         self.arrived: deque[Delivery] = deque()
         self.cancelled: str | None = None  # the queue whose consumer RabbitMQ has taken away
@@ -45,9 +46,10 @@ class Intake:
         self._others = others
         self._more_work = False  # of ours, perhaps, than is pushed
         channel.add_on_cancel_callback(self._on_cancel)
-        self._ours = [_Subscription(channel, queue, ALWAYS_ROOM, self._on_message) for queue in our_queues]
+        self._paused = paused
+        self._ours = [self._subscription(queue) for queue in our_queues if not (paused and queue == WORK)]
         self._requests: _Subscription | None = None
-        if self.room > 0:
+        if self.room > 0 and not paused:
             self._push(self.room)
 
     @property
@@ -63,7 +65,22 @@ class Intake:
     @property
     def may_pull(self) -> bool:
         """There is room for a message that RabbitMQ does not push."""
-        return self._requests is None and self.room > 0
+        return self._requests is None and self.room > 0 and not self._paused
+
+    def pause(self) -> None:
+        """Have no requests pushed, be they new or ours; what has arrived has arrived. Idempotent."""
+        if not self._paused:
+            self._paused = True
+            for subscription in self._pulled_subscriptions():
+                subscription.cancel()
+            self._ours = [one for one in self._ours if one.queue != WORK]
+            self._requests = None
+
+    def resume(self) -> None:
+        """Have them pushed again. Idempotent."""
+        if self._paused:
+            self._paused = False
+            self._ours += [self._subscription(queue) for queue in self._pulled_queues if queue == WORK]
 
     def next(self) -> Delivery | None:
         """What has arrived, or is pulled now; in order."""
@@ -88,6 +105,23 @@ class Intake:
             if subscription is not None:
                 subscription.unsettled.discard(delivery)
 
+    def parked(self, delivery: Delivery) -> None:
+        """A delivery stays unsettled but takes no room. On any thread."""
+        self._unsettled.discard(delivery)
+        self._others.discard(delivery)
+
+    def hand_out_again(self, delivery: Delivery) -> None:
+        """A parked delivery, of this intake or an earlier one, takes room again."""
+        if delivery not in self._unsettled:
+            self._others.add(delivery)
+
+    def renew(self) -> None:
+        """Have more of ours pushed, where RabbitMQ counts only parked ones as unsettled."""
+        for index, subscription in enumerate(self._ours):
+            if subscription.is_full and not (subscription.unsettled & (self._unsettled | self._others)):
+                subscription.cancel()
+                self._ours[index] = self._subscription(subscription.queue)
+
     def leave(self) -> None:
         """The channel has ended: what was handed out still runs, and takes the room of the next intake."""
         arrived = set(self.arrived)
@@ -102,6 +136,13 @@ class Intake:
                 subscription.cancel()
         while self.arrived:
             self.arrived.popleft().settle(confirmed=False)
+
+    def _pulled_subscriptions(self) -> "list[_Subscription]":
+        ours = [one for one in self._ours if one.queue == WORK]
+        return ours if self._requests is None else [*ours, self._requests]
+
+    def _subscription(self, queue: str) -> "_Subscription":
+        return _Subscription(self._channel, queue, ALWAYS_ROOM, self._on_message)
 
     def _push(self, prefetch: int) -> None:
         self._more_work = False

@@ -12,6 +12,7 @@ from pika.exceptions import AMQPError
 
 from bridge.consumer import Consumer, Doors, connect
 from bridge.delivery import Delivery
+from bridge.parked import Parked
 from bridge.wire import StrictEncoder
 from gateway.errors import TopologyError
 from gateway.rabbitmq.publisher import Publisher
@@ -46,6 +47,7 @@ class RabbitmqBroker(StockBroker):
         self.stopping = stopping
         self.encoder = StrictEncoder()
         self.others: set[Delivery] = set()  # of earlier consumers, that still run
+        self.parked = Parked()
 
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
         """Register the queue of the one consumer, whatever queue an actor names.
@@ -71,6 +73,7 @@ class RabbitmqBroker(StockBroker):
                 idle_s=timeout / 1000,
                 stopping=self.stopping,
                 others=self.others,
+                parked=self.parked,
             )
         except (TopologyError, AMQPError) as error:
             raise ConnectionClosed(error) from None

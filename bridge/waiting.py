@@ -1,10 +1,12 @@
-"""The early door: while a key is free, requests that wait for one are taken straight from their delay queues."""
+"""The early door: while keys are short, who has waited longest for one is taken first, wherever it lies."""
 
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from functools import partial
 from typing import Protocol
 
 from dramatiq.errors import DecodeError
@@ -17,39 +19,59 @@ from gateway.messages import Job
 from gateway.providers import Provider
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import WORK, Topology
+from gateway.schedule import in_line_s
+from gateway.settings import Settings
 from middleware.attempt import JobAttempt, attempt_of
 
-#: How often an idle worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for
-#: another process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
+#: How often a worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for another
+#: process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
 LOOK_EVERY_S, LOOK_IDLE_S = 1.0, 5.0
 
-#: The shortest pause between two looks, in seconds.
-SHORTEST_PAUSE_S = 0.01
+#: How soon the publisher is asked again whether it is ready, in seconds.
+NOT_READY_S = 0.05
+
+#: How many requests at the head of a queue are passed over in one look because their model rests.
+LONGEST_PASS = 100
 
 logger = logging.getLogger(__name__)
 
 
-class Getter(Protocol):
-    """Takes one message from a queue, None when it has none now."""
+class Queues(Protocol):
+    """What the consumer does for this door."""
 
-    def get(self, queue: str) -> Delivery | None: ...
+    def get(self, queue: str) -> Delivery | None:
+        """Take one message, None when there is none now."""
+
+    def open(self, delivery: Delivery) -> Delivered | None:
+        """Read a message of one of the consumed queues; None when its door takes care of it."""
+
+
+class _NoFreeKey(Exception):
+    """There was one a moment ago; somebody else has taken it."""
 
 
 class WaitingDoor:
-    """Hands out waiting requests, shortest wait first and in order, each together with the key it was released for.
+    """Hands out requests each with the key that it was taken for, first come, first served, roughly.
 
-    The request stays unacked in its delay queue until it is settled: after a crash it is back at its place. It has a
-    lease before it is handed out, so no more are released than the keys can serve, by any number of workers.
+    Keys are short from when somebody has to wait for one until nobody waits any more. Meanwhile nothing is pushed: what
+    has come back from its wait goes before what still waits, and that before what is new and stays, in order and at no
+    cost, in the request queue. A request that still waits stays unacked in its delay queue until it is settled: after a
+    crash it is back at its place. One whose model rests holds up nobody behind it.
+
+    When no key comes back within the shortest wait everything is fetched as it comes, for the retry schedule to decide.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - resources of the process
         self,
+        settings: Callable[[], Settings],
         pool: Callable[[], KeyPool],
         provider: Callable[[], Provider],
         topology: Callable[[], Topology],
         publisher: Callable[[], Publisher],
+        *,
         requests_wait: threading.Event,
     ) -> None:
+        self.settings = settings
         self.pool = pool
         self.provider = provider
         self.topology = topology
@@ -58,25 +80,42 @@ class WaitingDoor:
         self._encoder = StrictEncoder()
         self._not_before = 0.0
         self._found_nobody_at = -math.inf
+        self._pass_until: dict[str, float] = {}  # queues in which all rest that were looked at
+        self._drought = False
+        self._next_up: Delivered | None = None  # taken from its queue while the last free key went elsewhere
+
+    @property
+    def keys_are_short(self) -> bool:
+        """Whether nothing is to be fetched but through this door."""
+        return self.requests_wait.is_set() and not self._drought
 
     def patience_s(self, longest_s: float) -> float:
         """How long the consumer may sleep before the next look, in seconds."""
-        return min(longest_s, max(SHORTEST_PAUSE_S, self._next_look_at() - time.monotonic()))
+        return min(longest_s, max(0.0, self._next_look_at() - time.monotonic()))
 
-    def next(self, queues: Getter) -> Delivered | None:
-        """The next waiting request with its lease, or None when no key is free or nobody waits."""
-        if time.monotonic() < self._next_look_at() or not self.publisher().ready:
+    def next(self, queues: Queues) -> Delivered | None:
+        """The next request with its lease, or None when no key is free or nobody waits."""
+        if time.monotonic() < self._next_look_at():
+            return None
+        if not self.publisher().ready:
+            self._pause(NOT_READY_S)
             return None
         try:
             pause_s = self.pool().ready_in_s()
+            self._drought = pause_s > in_line_s(self.settings())
             if pause_s > 0:
                 self._pause(pause_s)
-                return None
-            return self._first_waiting(queues)
+                return self._take_next_up() if self._drought else None
+            return self._first_in_line(queues)
         except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
-            self._pause(LOOK_EVERY_S)
+            self.rest()
             return None
+
+    def stop(self) -> None:
+        """Give back who is held here. Idempotent."""
+        if (held := self._take_next_up()) is not None:
+            held.delivery.settle(confirmed=False)
 
     def rest(self) -> None:
         """Look for nobody for a while."""
@@ -89,49 +128,99 @@ class WaitingDoor:
     def _pause(self, seconds: float) -> None:
         self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
 
-    def _first_waiting(self, queues: Getter) -> Delivered | None:
+    def _first_in_line(self, queues: Queues) -> Delivered | None:
+        everything = self.keys_are_short
         self.requests_wait.clear()  # before the look: who comes during it sets it again
-        for queue in self.topology().key_waits:
-            delivery = queues.get(queue)
-            if delivery is not None:
-                self.requests_wait.set()
-                return self._release(delivery)
-        self._found_nobody_at = time.monotonic()
-        return None
+        try:
+            with closing(self._line(queues, everything=everything)) as line:
+                found = next(line, None)
+        except _NoFreeKey:
+            self.requests_wait.set()  # another worker was faster, and somebody waits
+            return None
+        if found is not None:
+            self.requests_wait.set()
+        else:
+            self._found_nobody_at = time.monotonic()
+        return found
 
-    def _release(self, delivery: Delivery) -> Delivered | None:
+    def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
+        """Requests with their leases, the longest wait first; what is pushed otherwise only where `everything` is."""
+        yield from self._held()
+        if everything:
+            yield from self._consumed(queues, WORK)
+        for queue in reversed(self.topology().key_waits):
+            yield from self._released(queues, queue)
+        if everything:
+            yield from self._consumed(queues, self.settings().request_queue)
+
+    def _consumed(self, queues: Queues, queue: str) -> Iterator[Delivered]:
+        while (delivery := queues.get(queue)) is not None:
+            self._next_up = queues.open(delivery)
+            yield from self._held()
+
+    def _held(self) -> Iterator[Delivered]:
+        """Who was taken from its queue while the last free key went elsewhere; it stays at the head of the line."""
+        if self._next_up is not None:
+            if not self._next_up.is_gone:
+                # Without a lease it is handed out as well: its model rests, and the schedule decides.
+                self._give_lease(self._next_up, self._next_up.args[0])
+            held, self._next_up = self._next_up, None
+            yield held
+
+    def _take_next_up(self) -> Delivered | None:
+        held, self._next_up = self._next_up, None
+        return held
+
+    def _released(self, queues: Queues, queue: str) -> Iterator[Delivered]:
+        if time.monotonic() < self._pass_until.get(queue, 0.0):
+            return
+        passed: list[Delivery] = []
+        resting: set[str] = set()
+        try:
+            while len(passed) < LONGEST_PASS and (delivery := queues.get(queue)) is not None:
+                passed.append(delivery)
+                if (released := self._release(delivery, resting)) is not None:
+                    passed.remove(delivery)
+                    yield released
+            if passed:
+                self._pass_until[queue] = time.monotonic() + LOOK_EVERY_S
+        finally:
+            for delivery in passed:
+                delivery.settle(confirmed=False)
+
+    def _release(self, delivery: Delivery, resting: set[str]) -> Delivered | None:
+        """The request with its lease; None for one that is not ours to judge here, or whose model rests."""
         try:
             message = self._encoder.read(delivery.body, queue=WORK)
         except DecodeError:
-            message = None
-        job = message.args[0] if message is not None else None
-        lease = self._lease(job) if isinstance(job, Job) else None
-        if message is None or not isinstance(job, Job) or lease is None:
-            # Not ours to judge here, or its model rests: its time will come, and then it is read like any other.
-            delivery.settle(confirmed=False)
-            self._pause(LOOK_EVERY_S)
+            return None
+        (job,) = message.args
+        if not isinstance(job, Job) or self._model(job) in resting:
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
         released = Delivered(message.copy(args=(uncounted,)), delivery)
-        attempt = attempt_of(released)
-        assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
-        attempt.lease, released.on_settle = lease, self._give_lease_back
+        if not self._give_lease(released, job):
+            resting.add(self._model(job))
+            return None
         logger.info("[%s] Released early from %s", job.request_id, delivery.queue)
         return released
 
-    def _lease(self, job: Job) -> Lease | None:
-        """A key for the job; None when it has to go back, whatever the reason."""
-        try:
-            grant = self.pool().acquire(self._model(job))
-        except StoreUnavailable as error:
-            logger.warning("No early release now: %s", error)
-            return None
-        return grant if isinstance(grant, Lease) else None
+    def _give_lease(self, message: Delivered, job: Job) -> bool:
+        """Lease a key for the request; False when its model rests. Raises _NoFreeKey when there is none for anybody."""
+        grant = self.pool().acquire(self._model(job))
+        if not isinstance(grant, Lease):
+            if self.pool().ready_in_s() > 0:
+                raise _NoFreeKey
+            return False
+        attempt = attempt_of(message)
+        assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
+        attempt.lease = grant
+        attempt.at_end.append(partial(self._give_lease_back, attempt))
+        return True
 
-    def _give_lease_back(self, released: Delivered) -> None:
+    def _give_lease_back(self, attempt: JobAttempt) -> None:
         """End the lease of a request that was settled before key selection took it over: it was not used."""
-        attempt = attempt_of(released)
-        if isinstance(attempt, JobAttempt) and attempt.lease is not None:
+        if attempt.lease is not None:
             lease, attempt.lease = attempt.lease, None
             try:
                 self.pool().cancel(lease)

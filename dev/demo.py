@@ -110,6 +110,8 @@ def send(stack: Stack, worker: Process, request: dict[str, Any], *, show_request
     """Publish a request, print what the log says about it, and return its success envelope. Raises Failed, TooLate."""
     if show_request:
         print(indented("-> gemini.requests", request))
+    with stack.channel() as channel:
+        channel.queue_declare(request["callback_queue"], durable=True)
     stack.publish(request)
 
     def answered() -> bool:

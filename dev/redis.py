@@ -19,11 +19,11 @@ def installed() -> bool:
 
 
 @contextmanager
-def redis_server() -> Iterator[str]:
+def redis_server(*options: str) -> Iterator[str]:
     """The URL of a Redis that nobody else uses; gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # short: a socket's path has at most 107 bytes
         socket = Path(folder) / "s"
-        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder]
+        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder, *options]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             wait_until(lambda: _answers(f"unix://{socket}"), timeout_s=START_S, what="an answer of Redis")
@@ -31,6 +31,12 @@ def redis_server() -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(START_S)
+
+
+def process_id(url: str) -> int:
+    """Of the server."""
+    with redis.Redis.from_url(url) as client:
+        return int(client.info("server")["process_id"])
 
 
 def empty(url: str) -> None:

@@ -15,6 +15,7 @@ from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.keys.survey import Survey
+from gateway.ledger.owner import FileOwner, Owner, RedisOwner
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Ledger, NullLedger
@@ -73,6 +74,7 @@ class Resources:
         self.publisher = Resource[Publisher]("publisher")
         self.pool = Resource[KeyPool]("key pool")
         self.ledger = Resource[Ledger]("ledger")
+        self.owner = Resource[Owner]("owner")
         self.provider = Resource[Provider]("provider")
         self.prober = Resource[Prober]("prober")  # of a provider that can be asked about a key
         self.survey = Resource[Survey]("survey")
@@ -89,7 +91,9 @@ class Resources:
         url = settings.rabbitmq_url.get_secret_value()
         declare(topology, amqp.parameters(url, name=f"{name}.setup"), deadline_s=deadline_s, stop=self.stopping)
         redeclare = partial(declare_missing, topology, amqp.parameters(url, name=f"{name}.setup"))
-        self.publisher.open(Publisher(url, name=f"{name}.publisher", redeclare=redeclare)).start()
+        self.publisher.open(
+            Publisher(url, name=f"{name}.publisher", redeclare=redeclare, waits_for=topology.needs)
+        ).start()
 
     def open_provider(self) -> None:
         """Open the stores and the provider's client. Raises StoreUnavailable."""
@@ -97,6 +101,7 @@ class Resources:
         stores = self._stores.open(open_stores(settings))
         pool = self.pool.open(key_pool(settings, stores.keys))
         self.ledger.open(stores.ledger)
+        self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
         if isinstance(provider, OpenRouter):
             ask = partial(provider.key_info, deadline_s=DEADLINE_S)
@@ -124,6 +129,8 @@ class Resources:
                 thread().stop(timeout_s=1.0)
         if self.provider.is_open:
             self.provider().close()
+        if self.owner.is_open:
+            self.owner().stop()
         if self._stores.is_open:
             self._stores().close()
 
@@ -147,25 +154,29 @@ class Stores:
 
     keys: KeyStore
     ledger: Ledger
+    owner: Owner
     close: Callable[[], None]
 
 
 def open_stores(settings: Settings) -> Stores:
     """Redis where it is set, else a SQLite file; tried once. Raises StoreUnavailable when they cannot be used."""
     if settings.redis_url is not None:
-        return _in_redis(settings.redis_url.get_secret_value(), settings.ledger_ttl_seconds)
-    return _in_a_file(StateFile(settings.state_path), settings.ledger_ttl_seconds)
+        return _in_redis(settings.redis_url.get_secret_value(), settings)
+    return _in_a_file(StateFile(settings.state_path), settings)
 
 
-def _in_redis(url: str, ttl_s: float) -> Stores:
+def _in_redis(url: str, settings: Settings) -> Stores:
     server = RedisServer(url)
     server.ping()
-    ledger = RedisLedger(server, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
-    return Stores(RedisKeyStore(server), ledger, server.close)
+    ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
+    ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
+    return Stores(RedisKeyStore(server), ledger, RedisOwner(server), server.close)
 
 
-def _in_a_file(file: StateFile, ttl_s: float) -> Stores:
+def _in_a_file(file: StateFile, settings: Settings) -> Stores:
     with file.snapshot():
         pass  # opening it was the try
-    ledger = SqliteLedger(file, ttl_s=ttl_s) if ttl_s > 0 else NullLedger()
-    return Stores(SqliteKeyStore(file), ledger, file.close)
+    owners = file.path.with_name(f"{file.path.name}-owners")
+    ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
+    ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
+    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), file.close)

@@ -2,6 +2,7 @@
 
 error                      schedule             when it is used up
 KeysUnavailable            QUEUE_RETRY_DELAYS   Rate limit exceeded after all retries
+KeysUnavailable, in line   the first of them    it never is: a key comes back before that wait is over
 KeysUnavailable, refused   none                 Authentication error: …
 UpstreamFailed             UPSTREAM_RETRY_DELAYS  the error itself
 RequestRejected            none                 the error itself
@@ -22,6 +23,10 @@ class Schedules(Protocol):
     def retry_delay_s(self, retry_count: int) -> float | None: ...
     def upstream_delay_s(self, retries: int) -> float | None: ...
 
+    @property
+    def queue_early_release(self) -> bool: ...
+    @property
+    def queue_retry_delays(self) -> tuple[float, ...]: ...
     @property
     def upstream_retry_delays(self) -> tuple[float, ...]: ...
 
@@ -54,11 +59,28 @@ def next_step(job: Job, error: BaseException, schedules: Schedules) -> Step:
     raise AssertionError("the last rule matches every exception")  # pragma: no cover
 
 
+def in_line_s(schedules: Schedules) -> float:
+    """Within how many seconds a key has to come back for requests to wait for it in line; below 0: they never do.
+
+    That is the shortest wait, and what a window is longer than its setting says.
+    """
+    shortest_s = min(schedules.queue_retry_delays)
+    return shortest_s + window_margin_s(shortest_s) if schedules.queue_early_release else -1.0
+
+
+def window_margin_s(window_s: float) -> float:
+    """What a key's window is lengthened by, in seconds: at the provider two calls can be closer together than here."""
+    return max(0.25, window_s / 60)
+
+
 def _no_key(job: Job, error: BaseException, schedules: Schedules) -> Step:
     assert isinstance(error, KeysUnavailable)  # noqa: S101 - told apart by the table
     if error.refused:
         # Waiting does not make a revoked key or an empty account usable; a person has to act.
         return End(error)
+    first_s = schedules.retry_delay_s(0)
+    if job.retry_count and first_s is not None and error.retry_in_s <= in_line_s(schedules):
+        return Wait(first_s, job, for_key=True)  # its turn comes: to climb a step would let later ones pass
     delay_s = schedules.retry_delay_s(job.retry_count)
     if delay_s is None:
         return End(GatewayError("Rate limit exceeded after all retries", code=ErrorCode.RATE_LIMIT))

@@ -14,6 +14,7 @@ from dramatiq.broker import MessageProxy
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
 from gateway.messages import Completion, Job, Reply
+from middleware.errors import Parked
 
 
 class Outcome(StrEnum):
@@ -26,11 +27,20 @@ class Outcome(StrEnum):
     DUPLICATE = "duplicate"
 
 
+@dataclass(frozen=True)
+class Parking:
+    """For how long a delivery waits without a thread; with `keeps_room` no other is fetched in its place."""
+
+    after_s: float
+    keeps_room: bool
+
+
 @dataclass(kw_only=True, eq=False)
 class Attempt:
     """What every delivery has.
 
     `hooks` are those that run around it, each where its `yield` stands; `verdicts` are those that have decided.
+    `looks` counts how often it was parked; `at_end` is called when the delivery is settled, in this process or not.
     """
 
     message: "Message[None]"
@@ -41,10 +51,29 @@ class Attempt:
     started: float = field(default_factory=time.monotonic)
     hooks: dict[object, Any] = field(default_factory=dict, repr=False)
     verdicts: set[object] = field(default_factory=set, repr=False)
+    parking: Parking | None = None
+    looks: int = 0
+    at_end: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     @property
     def elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)
+
+    def park(self, why: str, *, after_s: float, keeps_room: bool = False) -> Parked:
+        """Have the delivery looked at again; to be raised. It has no outcome, stays unacked, and holds no thread.
+
+        With `keeps_room` it waits for what everybody waits for: to fetch others meanwhile would be of no use.
+        """
+        self.parking = Parking(after_s, keeps_room)
+        return Parked(why)
+
+    def look_again(self) -> Parking | None:
+        """How it is parked, None if it is not; from now on it is as it was before its first hook."""
+        parking, self.parking = self.parking, None
+        if parking is not None:
+            self.looks += 1
+            self.verdicts.clear()
+        return parking
 
 
 @dataclass(kw_only=True, eq=False)
@@ -53,10 +82,13 @@ class JobAttempt(Attempt):
 
     job: Job
     lease: Lease | None = None
+    lease_id: str | None = None  # under which one was asked for without an answer
     called: bool = False  # a provider has been called with `lease`
     completion: Completion | None = None
     reply: Reply | None = None
     stored: bool = False  # `reply` is in the ledger
+    token: str | None = None  # under which the ledger knows the attempt
+    holds: bool = False  # the ledger may have the work, or its answer, as this attempt's
 
     @cached_property
     def work(self) -> Work:

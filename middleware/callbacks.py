@@ -5,15 +5,14 @@ from collections.abc import Callable
 
 from dramatiq import Actor, Broker
 
-from gateway.errors import Nacked, StoreUnavailable, Unroutable
+from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, StoreUnavailable, Unroutable
 from gateway.ledger.store import Ledger
 from gateway.messages import Reply
 from gateway.reporting import sentry
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import NotRun
-from middleware.held_replies import HeldReplies
+from middleware.held_replies import PUBLISH_AGAIN_S, HeldReplies
 from middleware.hook import Verdict
-from middleware.publishing import Publishing
 
 logger = logging.getLogger(__name__)
 
@@ -26,22 +25,27 @@ class Callbacks(Verdict[JobAttempt]):
 
     kind = JobAttempt
 
-    def __init__(self, held: HeldReplies, ledger: Callable[[], Ledger], publishing: Publishing) -> None:
+    def __init__(self, held: HeldReplies, ledger: Callable[[], Ledger]) -> None:
         self.held = held
         self.ledger = ledger
-        self.publishing = publishing
 
     @property
     def actor_options(self) -> set[str]:
         return {"on_success", "on_failure"}
 
     def after(self, broker: Broker, attempt: JobAttempt, error: BaseException | None) -> None:
-        try:
-            if attempt.reply is not None and (attempt.stored or not isinstance(error, NotRun)):
-                attempt.outcome = self._deliver(_callback(broker, attempt, attempt.reply), attempt.reply)
-                self._mark_published(attempt)
-        finally:
-            self.publishing.end(attempt)
+        if attempt.reply is None or (isinstance(error, NotRun) and not attempt.stored):
+            return
+        actor = _callback(broker, attempt, attempt.reply)
+        while attempt.outcome is None and attempt.parking is None:
+            try:
+                attempt.outcome = self._deliver(actor, attempt.reply)
+            except (ConfirmTimeout, ConnectionLost) as late:
+                logger.warning("Not confirmed yet: %s", late)
+                if attempt.stored:  # else it is nowhere but here
+                    attempt.park("the answer is not confirmed", after_s=PUBLISH_AGAIN_S, keeps_room=True)
+        if attempt.outcome is not None:
+            self._mark_published(attempt)
 
     def _deliver(self, actor: Actor[[Reply], None], reply: Reply) -> Outcome:
         try:
@@ -55,6 +59,7 @@ class Callbacks(Verdict[JobAttempt]):
     def _mark_published(self, attempt: JobAttempt) -> None:
         if not attempt.stored:
             return
+        attempt.holds = False
         try:
             self.ledger().published(attempt.work)
         except StoreUnavailable as unavailable:

@@ -46,7 +46,7 @@ class Cooldown(Verdict[JobAttempt]):
         self._cool(attempt.lease, error)
         self.keys.release(attempt)
         try:
-            attempt.lease = self.keys.acquire(attempt.job)
+            attempt.lease = self.keys.acquire(attempt)
         except NoKey as no_key:
             if no_key.refused:
                 raise NoKey(f"Authentication error: {error}", retry_in_s=no_key.retry_in_s, refused=True) from None

@@ -24,6 +24,10 @@ class Stopping(NotRun):
     """The process is stopping: the delivery goes back to its queue, for another worker."""
 
 
+class Parked(NotRun):
+    """The delivery waits for something else than a thread, and is looked at again: see `Attempt.park`."""
+
+
 class AlreadyAnswered(NotRun):
     """The ledger has the answer: it is published again, nothing is called."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dramatiq import Broker, Message
 
-from gateway.errors import ErrorCode
+from gateway.errors import ConfirmTimeout, ConnectionLost, ErrorCode
 from gateway.messages import Reply
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import DEAD_WORK, Topology
@@ -16,6 +16,9 @@ from middleware.attempt import Outcome, ReplyAttempt
 from middleware.errors import NotRun
 from middleware.hook import Verdict
 from middleware.outbox import Outbox
+
+#: After how many seconds a reply whose confirm did not come is published again.
+PUBLISH_AGAIN_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,8 @@ class HeldReplies(Verdict[ReplyAttempt]):
     def after(self, broker: Broker, attempt: ReplyAttempt, error: BaseException | None) -> None:
         if error is None:
             attempt.outcome = Outcome.ANSWERED
+        elif isinstance(error, ConfirmTimeout | ConnectionLost):
+            attempt.park("the reply is not confirmed", after_s=PUBLISH_AGAIN_S, keeps_room=True)
         elif not isinstance(error, NotRun):
             # Refused, or a fault of ours: at once it would come back, and fail again, until RabbitMQ gives it up.
             attempt.outcome = self.hold(attempt.message, attempt.reply)
@@ -58,7 +63,7 @@ class HeldReplies(Verdict[ReplyAttempt]):
             first_seen=reply.first_refused_at,
             attempts=reply.attempts,
         )
-        self.outbox.publish(DEAD_WORK, message.encode(), properties)
+        self.outbox.insist(DEAD_WORK, message.encode(), properties)
         sentry.tell_operator("reply_dead", "a reply could not be delivered for a day", about=reply.queue)
         logger.error("The callback queue refused the reply %d times: moved to the dead queue", reply.attempts)
         return Outcome.DEAD

@@ -1,7 +1,7 @@
 """Takes a key before the actor runs, and gives it back after."""
 
 import logging
-import threading
+import uuid
 from collections.abc import Callable
 
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
@@ -10,7 +10,7 @@ from gateway.keys.probe import UNKNOWN_KEY
 from gateway.messages import Job
 from gateway.providers import Provider
 from middleware.attempt import JobAttempt
-from middleware.errors import NoKey, Outage, Rejected, Stopping
+from middleware.errors import NoKey, Outage, Rejected
 from middleware.hook import Around, Hook
 
 #: How long to wait before the store is asked again after it could not be reached.
@@ -27,24 +27,28 @@ class KeySelection(Hook[JobAttempt]):
 
     kind = JobAttempt
 
-    def __init__(
-        self, pool: Callable[[], KeyPool], provider: Callable[[], Provider], stopping: threading.Event
-    ) -> None:
+    def __init__(self, pool: Callable[[], KeyPool], provider: Callable[[], Provider]) -> None:
         self.pool = pool
         self.provider = provider
-        self.stopping = stopping
 
     def around(self, attempt: JobAttempt) -> Around:
-        attempt.lease = attempt.lease or self.acquire(attempt.job)
+        attempt.lease = attempt.lease or self.acquire(attempt)
         yield
         self.release(attempt)
 
-    def acquire(self, job: Job) -> Lease:
+    def acquire(self, attempt: JobAttempt) -> Lease:
         """A key that may be used now for the job's model.
 
-        Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name.
+        Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name; Parked while
+        the store is away: without it the limits would be a guess.
         """
-        grant = self._ask_until_answered(self._model(job))
+        attempt.lease_id = attempt.lease_id or uuid.uuid4().hex
+        try:
+            grant = self.pool().acquire(self._model(attempt.job), lease_id=attempt.lease_id)
+        except StoreUnavailable as error:
+            logger.log(logging.DEBUG if attempt.looks else logging.ERROR, "Waiting for the key store: %s", error)
+            raise attempt.park("the key store is away", after_s=STORE_RETRY_S, keeps_room=True) from None
+        attempt.lease_id = None
         if isinstance(grant, Unavailable):
             if grant.refused and self._looks_like_an_outage():
                 text = "Authentication error: the provider refuses every key"
@@ -81,13 +85,3 @@ class KeySelection(Hook[JobAttempt]):
             return self.provider().resolve_model(job.request.model)
         except RequestRejected as error:
             raise Rejected(str(error), reason=error.reason, code=error.code) from None
-
-    def _ask_until_answered(self, model: str) -> Lease | Unavailable:
-        """Ask the pool, and wait while its store is away: without it the limits would be a guess."""
-        while True:
-            try:
-                return self.pool().acquire(model)
-            except StoreUnavailable as error:
-                logger.error("Waiting for the key store: %s", error)  # noqa: TRY400 - expected, the text says it all
-                if self.stopping.wait(STORE_RETRY_S):
-                    raise Stopping("the worker is stopping") from None

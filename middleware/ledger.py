@@ -2,33 +2,28 @@
 
 import json
 import logging
-import math
-import threading
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
 from gateway.errors import StoreUnavailable
 from gateway.ledger import store
-from gateway.ledger.store import Answered, Running, Started, Superseded
+from gateway.ledger.owner import Owner
+from gateway.ledger.store import Answered, Claim, Running, Started, Superseded
 from gateway.messages import Job, Reply
 from gateway.settings import Settings
 from middleware.attempt import JobAttempt, Outcome
-from middleware.errors import AlreadyAnswered, Stopping
+from middleware.errors import AlreadyAnswered, Parked
 from middleware.hook import Around, Hook
 from middleware.key_selection import STORE_RETRY_S
-from middleware.publishing import Publishing
 
 #: A lease outlives the deadline of the attempt's calls by this much, in seconds: time to store the answer. After a
-#: crash the redelivery waits until the lease has ended, so longer is not safer but slower.
+#: crash work is taken over at once; this is for what hangs, and for a process that was stopped.
 LEASE_MARGIN_S = 10.0
 
-#: How often the outcome of a call that runs elsewhere is looked up.
-POLL_S = 0.25
-
-#: How long a stored answer may take to be published by another process before a redelivery publishes it again, and how
-#: often that is looked up, in seconds. One of this process may take as long as it needs.
-PUBLISHING_S, PUBLISHING_POLL_S = 1.0, 0.05
+#: How soon the outcome of a call that runs elsewhere is looked up, and how often at least, in seconds.
+FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0
 
 #: How long after an answer its request may come again because its ack was lost, in seconds: RabbitMQ notices a dead
 #: peer after two heartbeats, and what it gives back is the first in its queue.
@@ -40,78 +35,72 @@ logger = logging.getLogger(__name__)
 class Ledger(Hook[JobAttempt]):
     """An answer is stored before it is published, so that nothing is paid for twice after a crash.
 
-    Its second half runs below the callbacks: first stored, then published.
+    Its second half runs below the callbacks: first stored, then published. What runs elsewhere is parked.
     """
 
     kind = JobAttempt
 
     def __init__(
-        self,
-        ledger: Callable[[], store.Ledger],
-        settings: Callable[[], Settings],
-        publishing: Publishing,
-        stopping: threading.Event,
+        self, ledger: Callable[[], store.Ledger], owner: Callable[[], Owner], settings: Callable[[], Settings]
     ) -> None:
         self.ledger = ledger
+        self.owner = owner
         self.settings = settings
-        self.publishing = publishing
-        self.stopping = stopping
 
     def around(self, attempt: JobAttempt) -> Around:
-        match self._begin(attempt):
+        match self._begin(attempt, self._token(attempt)):
             case Answered() as answered:
                 self._answer_again(attempt, answered)
                 raise AlreadyAnswered("the ledger has the answer")
             case Superseded():
                 attempt.outcome = Outcome.DUPLICATE
                 raise AlreadyAnswered("a later copy of this delivery waits, or has waited")
-            case Started(token, delivery):
-                attempt.delivery_id = delivery
-                yield
-        if attempt.reply is None:
-            self._give_back(attempt, token)
-        else:
-            self.publishing.begin(attempt)  # first: from the answer on, a redelivery looks for its publisher
-            self._store(attempt, token, attempt.reply)
+            case Running():
+                look_s = min(LAST_LOOK_S, FIRST_LOOK_S * 2.0 ** min(attempt.looks, 10))
+                raise attempt.park("the same work runs elsewhere", after_s=look_s)
+            case Started(delivery):
+                attempt.holds, attempt.delivery_id = True, delivery
+                error = yield
+        if attempt.reply is not None:
+            self._store(attempt, attempt.reply)
+        elif not isinstance(error, Parked):
+            self._give_back(attempt)
 
-    def _begin(self, attempt: JobAttempt) -> Started | Superseded | Answered:
-        patient_until, ours = math.inf, False
-        while True:
-            try:
-                entry = self._entry(attempt)
-            except StoreUnavailable as error:
-                logger.error("Waiting for the ledger: %s", error)  # noqa: TRY400 - expected, the text says it all
-                self._pause(STORE_RETRY_S)
-                continue
-            if isinstance(entry, Answered) and not entry.published and not ours:
-                # Another copy of the delivery may be about to publish it: two in flight would be two envelopes.
-                patient_until = min(patient_until, time.monotonic() + PUBLISHING_S)
-                ours = time.monotonic() >= patient_until and self.publishing.begin(attempt)
-                if not ours:
-                    self._pause(PUBLISHING_POLL_S)
-                continue  # and look again: it may have been published a moment ago
-            if not isinstance(entry, Running):
-                return entry
-            logger.debug("The same work runs elsewhere; its lease ends in %.1f s", entry.lease_ends_in_s)
-            self._pause(min(POLL_S, max(0.01, entry.lease_ends_in_s)))
+    def _token(self, attempt: JobAttempt) -> str:
+        """One for the attempt, however often it asks."""
+        if attempt.token is None:
+            attempt.token = self.owner().take()
+            attempt.at_end.append(partial(self._let_go, attempt))
+        return attempt.token
 
-    def _entry(self, attempt: JobAttempt) -> store.Entry:
-        job, lease_s = attempt.job, self.settings().request_timeout_seconds + LEASE_MARGIN_S
-        ledger = self.ledger()
-        entry = ledger.begin(
+    def _begin(self, attempt: JobAttempt, token: str) -> store.Entry:
+        job = attempt.job
+        claim = Claim(
             attempt.work,
-            delivery=attempt.delivery_id,
+            token,
+            attempt.delivery_id,
+            lease_s=self.settings().request_timeout_seconds + LEASE_MARGIN_S,
             hop=job.hop,
-            lease_s=lease_s,
             redelivered=_may_be_any_delivery(job),
         )
-        if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
-            return ledger.restart(attempt.work, delivery=attempt.delivery_id, hop=job.hop, lease_s=lease_s)
+        try:
+            entry = self._entry(claim)
+            if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
+                entry = self._entry(replace(claim, replace_failure=True))
+        except StoreUnavailable as error:
+            attempt.holds = True  # perhaps: the step may be done, and only its answer be lost
+            logger.log(logging.DEBUG if attempt.looks else logging.ERROR, "Waiting for the ledger: %s", error)
+            raise attempt.park("the ledger is away", after_s=STORE_RETRY_S, keeps_room=True) from None
+        attempt.holds = isinstance(entry, Answered) and not entry.published
         return entry
 
-    def _pause(self, seconds: float) -> None:
-        if self.stopping.wait(seconds):
-            raise Stopping("the worker is stopping")
+    def _entry(self, claim: Claim) -> store.Entry:
+        ledger = self.ledger()
+        entry = ledger.begin(claim)
+        if isinstance(entry, Running) and not self.owner().lives(entry.token):
+            logger.info("Taken over: whoever had begun it is gone")
+            return ledger.begin(replace(claim, dead=entry.token))
+        return entry
 
     def _answer_again(self, attempt: JobAttempt, answered: Answered) -> None:
         """Have the stored answer published, unless this very delivery was answered before."""
@@ -129,30 +118,46 @@ class Ledger(Hook[JobAttempt]):
         )
         attempt.stored = True
 
-    def _give_back(self, attempt: JobAttempt, token: str) -> None:
-        ledger = self.ledger()
+    def _store(self, attempt: JobAttempt, reply: Reply) -> None:
         try:
-            if attempt.outcome is Outcome.SCHEDULED:
-                ledger.scheduled(attempt.work, token, delivery=attempt.delivery_id, hop=attempt.job.hop + 1)
-            else:
-                ledger.abandon(attempt.work, token)
-        except StoreUnavailable as error:
-            logger.warning("The next delivery waits for this one's lease to end: %s", error)
-
-    def _store(self, attempt: JobAttempt, token: str, reply: Reply) -> None:
-        try:
-            self.ledger().answer(
+            is_first = self.ledger().answer(
                 attempt.work,
-                token,
+                self._token(attempt),
                 envelope=reply.body.encode(),
                 message_id=reply.message_id,
                 failure=not reply.success,
                 delivery=attempt.delivery_id,
             )
-            attempt.stored = True
         except StoreUnavailable as error:
             # The answer is paid for: it is published all the same, only a crash right now could cost it again.
             logger.error("Publishing without a ledger entry: %s", error)  # noqa: TRY400 - expected
+            return
+        if is_first:
+            attempt.stored = True
+        else:
+            logger.warning("Answered elsewhere meanwhile, and paid for twice: that answer counts")
+            attempt.reply, attempt.holds = None, False
+
+    def _give_back(self, attempt: JobAttempt) -> None:
+        if attempt.outcome is Outcome.SCHEDULED:
+            try:
+                self.ledger().scheduled(
+                    attempt.work, self._token(attempt), delivery=attempt.delivery_id, hop=attempt.job.hop + 1
+                )
+                attempt.holds = False
+            except StoreUnavailable as error:
+                logger.warning("The copy that waits is not in the ledger: %s", error)
+
+    def _let_go(self, attempt: JobAttempt) -> None:
+        """The attempt is over: what the ledger still has as its own is for the next delivery."""
+        token = self._token(attempt)
+        self.owner().drop(token)
+        if attempt.holds:
+            attempt.holds = False
+            try:
+                self.ledger().abandon(attempt.work, token)
+            except StoreUnavailable as error:
+                logger.warning("Other processes wait for this one's lease to end: %s", error)
 
 
 def _may_be_any_delivery(job: Job) -> bool:

@@ -15,7 +15,9 @@ class LogContext(Hook[Attempt]):
     def around(self, attempt: Attempt) -> Around:
         request_id_var.set(attempt.request_id)
         yield
-        if attempt.outcome is None:
+        if attempt.parking is not None:
+            logger.debug("Parked for %g s", attempt.parking.after_s)
+        elif attempt.outcome is None:
             logger.warning("Not settled: the delivery goes back to its queue")
         else:
             logger.info("Settled: %s after %d ms", attempt.outcome, attempt.elapsed_ms)

@@ -1,4 +1,4 @@
-"""Publishing from a worker thread: confirmed, and patient while RabbitMQ is away."""
+"""Publishing from a worker thread, confirmed."""
 
 import logging
 import threading
@@ -11,51 +11,41 @@ from gateway.errors import ConfirmTimeout, ConnectionLost
 from gateway.rabbitmq.publisher import Publisher
 from middleware.errors import Stopping
 
-#: Deadline of one publish; the loop around it has none but the end of the process.
+#: Deadline of one publish, in seconds.
 PUBLISH_TIMEOUT_S = 15.0
-
-#: How often a worker looks whether RabbitMQ takes publishes again.
-READY_POLL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 class Outbox:
-    """The publisher as hooks and actors use it: they wait as long as it takes, or until the process stops.
-
-    Each method raises Stopping when the process ends before it is done.
-    """
+    """The publisher as hooks and actors use it."""
 
     def __init__(self, publisher: Callable[[], Publisher], stopping: threading.Event) -> None:
         self._publisher = publisher
         self._stopping = stopping
 
-    def wait_ready(self) -> None:
-        """Return when RabbitMQ takes publishes."""
-        publisher = self._publisher()
-        waiting = False
-        while not publisher.ready and not publisher.wait_ready(READY_POLL_S):
-            if self._stopping.is_set():
-                raise Stopping("the worker is stopping")
-            if not waiting:
-                logger.warning("Waiting: RabbitMQ takes no publishes now (connection lost, or a memory or disk alarm)")
-                waiting = True
-
     def send(self, message: "Message[None]", queue: str) -> None:
-        """Publish a Dramatiq message to `queue` and return when it is confirmed. Raises Unroutable or Nacked."""
-        self.publish(queue, message.encode(), message_properties(message.message_id))
+        """Publish a Dramatiq message to `queue` and return when it is confirmed, however long that takes.
 
-    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
-        """Publish and return when it is confirmed. Raises Unroutable or Nacked when the queue refuses it."""
+        Raises Unroutable or Nacked; Stopping when the process ends before it is confirmed.
+        """
+        self.insist(queue, message.encode(), message_properties(message.message_id))
+
+    def insist(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+        """As `send`, for any message."""
         while True:
             try:
-                self._publisher().publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S)
+                self.publish(queue, body, properties)
             except (ConfirmTimeout, ConnectionLost) as error:
                 logger.warning("Not confirmed yet: %s", error)
                 if self._stopping.is_set():
                     raise Stopping("the worker is stopping") from None
             else:
                 return
+
+    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+        """Publish once, and return when it is confirmed. Raises PublishError."""
+        self._publisher().publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S)
 
 
 def message_properties(message_id: str) -> pika.BasicProperties:

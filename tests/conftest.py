@@ -10,7 +10,7 @@ from hypothesis import settings
 
 from dev.rabbitmq import Node, Server
 from dev.rabbitmq.programs import installed
-from dev.redis import installed as redis_installed
+from dev.redis import installed as is_redis_installed
 from dev.redis import redis_server
 
 #: What property tests try: every day the same, and no time is measured; many more, and others, in `script/chaos`.
@@ -46,9 +46,14 @@ def vhost_url(rabbitmq_server: Server) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def redis_installed() -> None:
+    """Skips a test where there is no Redis, and fails it in CI."""
+    _needs(is_redis_installed(), "redis-server is not installed")
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_installed: None) -> Iterator[str]:
     """A Redis of this test run's own; a test that uses it empties it first."""
-    _needs(redis_installed(), "redis-server is not installed")
     with redis_server() as url:
         yield url
 

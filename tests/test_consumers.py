@@ -45,6 +45,7 @@ def here(tmp_path: Path, vhost_url: str) -> Iterator[World]:
 @pytest.fixture
 def consumer(here: World) -> Iterator[Consumer]:
     broker.others.clear()
+    broker.parked.take_all()
     made = broker.consume(WORK, prefetch=ROOM, timeout=100)
     yield made
     with suppress(ConnectionClosed):
@@ -125,6 +126,83 @@ def test_work_of_ours_gets_its_turn_while_requests_fill_the_room(here: World, co
     answer(*first, *ours)
     more = held(consumer, lambda found: len(found) == ROOM)
     assert set(names(more)) <= {f"r-{number}" for number in range(22, 30)}
+
+
+def park(message: Delivered, *, after_s: float = 60.0, keeps_room: bool = False) -> None:
+    attempt_of(message).park("a test", after_s=after_s, keeps_room=keeps_room)
+    message.settle()
+
+
+def test_parked_requests_take_no_room(consumer: Consumer, vhost_url: str):
+    """However many there are, others are served meanwhile."""
+    put_requests(vhost_url, *range(3 * ROOM))
+    for _ in range(3):
+        for message in held(consumer, lambda found: len(found) == ROOM):
+            park(message)
+    put_requests(vhost_url, 99)
+    assert names(held(consumer, len)) == ["r-99"]
+
+
+def test_parked_work_of_ours_does_not_stop_what_follows(here: World, consumer: Consumer, vhost_url: str):
+    """RabbitMQ pushes two at a time, and counts the parked ones among them for ever."""
+    for number in range(6):
+        put_work(vhost_url, here, number)
+        for message in held(consumer, len):
+            park(message)
+    put_requests(vhost_url, *range(10, 10 + ROOM))
+    assert len(held(consumer, lambda found: len(found) == ROOM)) == ROOM
+    put_work(vhost_url, here, 99)
+    assert names(held(consumer, len)) == ["r-99"]
+
+
+def test_what_waits_for_what_all_wait_for_keeps_its_room(consumer: Consumer, vhost_url: str):
+    """More of the same would be fetched without end, and for nothing."""
+    put_requests(vhost_url, *range(10))
+    for message in held(consumer, lambda found: len(found) == ROOM):
+        park(message, keeps_room=True)
+    assert nothing_comes(consumer)
+
+
+def test_a_parked_delivery_is_handed_out_again(consumer: Consumer, vhost_url: str):
+    """And is acked on the channel that it came over."""
+    put_requests(vhost_url, 1)
+    (message,) = held(consumer, len)
+    park(message, after_s=0.05)
+    again = held(consumer, len)
+    assert again == [message]
+    answer(message)
+    next(consumer)
+    consumer.close()
+    assert _depths(vhost_url, REQUESTS) == [0]
+
+
+def test_parked_deliveries_go_back_when_the_worker_stops(consumer: Consumer, vhost_url: str):
+    """Another worker starts them while our calls end."""
+    put_requests(vhost_url, *range(ROOM))
+    for message in held(consumer, lambda found: len(found) == ROOM):
+        park(message)
+    consumer.stopping.set()
+    try:
+        wait_until(lambda: next(consumer) or _depths(vhost_url, REQUESTS) == [ROOM], what="them to go back")
+    finally:
+        consumer.stopping.clear()
+
+
+def test_a_delivery_that_was_parked_before_a_reconnect_is_handed_out_to_end(here: World, vhost_url: str):
+    """RabbitMQ has it back; what the attempt holds is given up by who hands it out next."""
+    first = broker.consume(WORK, prefetch=ROOM, timeout=100)
+    put_requests(vhost_url, 1)
+    (message,) = held(first, len)
+    park(message, after_s=0.05)
+    first.close()
+    second = broker.consume(WORK, prefetch=ROOM, timeout=100)
+    held(second, lambda found: message in found)
+    assert message.is_gone
+    room = second.intake.room
+    message.settle()
+    assert second.intake.room == room + 1
+    second.close()
+    broker.others.clear()
 
 
 def test_all_the_room_is_for_work_of_ours_when_there_are_no_requests(here: World, consumer: Consumer, vhost_url: str):

@@ -22,6 +22,7 @@ from gateway.errors import (
     UpstreamFailed,
 )
 from gateway.messages import Failure, Reply
+from middleware.attempt import Parking
 from tests.world import Channel, World, completion, delivery, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
@@ -156,7 +157,7 @@ def test_a_copy_that_waits_leaves_it_to_the_request_that_was_answered_again(
     message = here.message(job())
     with monkeypatch.context() as crash:
         crash.setattr(here.stores.ledger, "scheduled", lambda *_args, **_named: None)
-        crash.setattr("middleware.ledger.LEASE_MARGIN_S", -here.settings.request_timeout_seconds)
+        crash.setattr(here.stores.ledger, "abandon", lambda *_args, **_named: None)
         here.deliver(message)
     assert here.deliver(relayed(message)) == ("ack",)
     (copy,) = here.copies("gemini.generate.backoff.2s")
@@ -165,11 +166,8 @@ def test_a_copy_that_waits_leaves_it_to_the_request_that_was_answered_again(
     assert len(here.provider.calls) == 2
 
 
-def test_an_answer_that_was_stored_but_not_published_is_published_by_the_redelivery(
-    here: World, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_answer_that_was_stored_but_not_published_is_published_by_the_redelivery(here: World):
     """The crash came between the ledger and RabbitMQ; the stored bytes go out, nothing is called."""
-    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 0.0)
     here.publisher.refuse["gemini.responses"] = [RuntimeError("crash")]
     message = here.message(job())
     assert here.deliver(message) == ("requeue",)
@@ -331,15 +329,16 @@ def test_a_call_that_runs_while_the_worker_stops_is_still_answered(here: World):
 def test_no_call_is_started_while_answers_cannot_be_published(here: World):
     """F42: what cannot be delivered is not paid for."""
     here.publisher.ready = False
-    looks = iter([False, False])
+    looks: list[Parking] = []
 
-    def wait_ready(timeout_s: float) -> bool:
+    def on_parked(parking: Parking) -> None:
         assert here.provider.calls == []
-        here.publisher.ready = next(looks, True) is not False
-        return here.publisher.ready
+        looks.append(parking)
+        here.publisher.ready = len(looks) == 3
 
-    here.publisher.wait_ready = wait_ready  # type: ignore[method-assign]
+    here.on_parked = on_parked
     assert here.deliver(here.message(job())) == ("ack",)
+    assert all(parking.keeps_room for parking in looks)
     assert len(here.provider.calls) == 1
 
 

@@ -1,4 +1,4 @@
-"""Which message RabbitMQ's word is about: tags are counted, returns are matched by name."""
+"""Which message RabbitMQ's word is about: tags are counted, returns are matched by queue and id."""
 
 import pika
 
@@ -20,7 +20,7 @@ def test_a_confirm_is_about_the_message_of_its_tag():
     """And of no other; a tag is settled once."""
     first, second = message(), message()
     in_flight = sent(first, second)
-    assert in_flight.settle(2, multiple=False) == [(second, False)]
+    assert in_flight.settle(2, multiple=False) == [second]
     assert in_flight.settle(2, multiple=False) == []
     assert in_flight.messages() == [first]
 
@@ -30,49 +30,41 @@ def test_a_confirm_of_many_is_about_all_before_it():
     first, second, third, fourth = (message() for _ in range(4))
     in_flight = sent(first, second, third, fourth)
     in_flight.settle(2, multiple=False)
-    assert in_flight.settle(3, multiple=True) == [(first, False), (third, False)]
+    assert in_flight.settle(3, multiple=True) == [first, third]
     assert in_flight.messages() == [fourth]
 
 
 def test_a_return_is_matched_by_queue_and_id():
     """The same id may be on its way to another queue."""
     other_queue, other_id, meant = message("x"), message("q", "n"), message()
-    in_flight = sent(other_queue, other_id, meant)
-    in_flight.mark_returned("q", "m")
-    assert in_flight.settle(3, multiple=True) == [(other_queue, False), (other_id, False), (meant, True)]
+    sent(other_queue, other_id, meant).mark_returned("q", "m")
+    assert [one.returned for one in (other_queue, other_id, meant)] == [False, False, True]
 
 
-def test_copies_of_one_message_are_returned_in_the_order_of_sending():
-    """The first may come back, the queue be declared, and the second be stored."""
-    first, second = message(), message()
-    in_flight = sent(first, second)
-    in_flight.mark_returned("q", "m")
-    assert in_flight.settle(2, multiple=True) == [(first, True), (second, False)]
-
-
-def test_two_returns_mark_two_copies():
-    """Each return takes the next one."""
-    in_flight = sent(message(), message())
-    in_flight.mark_returned("q", "m")
-    in_flight.mark_returned("q", "m")
-    assert [returned for _, returned in in_flight.settle(2, multiple=True)] == [True, True]
-
-
-def test_the_return_of_an_expired_message_does_not_hit_its_copy():
-    """Its caller has given up and published again; RabbitMQ's word about the first still comes."""
+def test_a_copy_that_came_back_never_counts_as_stored():
+    """Its caller had given up the first one and published again: RabbitMQ does not say which of the two came back."""
     expired, again = message(), message()
-    in_flight = sent(expired)
     expired.confirmed.cancel()
-    in_flight.add(again)
+    sent(expired, again).mark_returned("q", "m")
+    assert again.returned
+
+
+def test_a_message_that_came_back_is_sent_again_as_a_new_one():
+    """Once its queue is declared, its confirm means that it is stored."""
+    one = message()
+    in_flight = sent(one)
     in_flight.mark_returned("q", "m")
-    assert in_flight.settle(2, multiple=True) == [(expired, True), (again, False)]
+    in_flight.settle(1, multiple=False)
+    in_flight.add(one)
+    assert in_flight.settle(2, multiple=False) == [one]
+    assert not one.returned
 
 
 def test_a_return_of_what_is_not_in_flight_is_ignored():
     """It was settled, or never ours."""
-    in_flight = sent(message())
-    in_flight.mark_returned("q", "stranger")
-    assert [returned for _, returned in in_flight.settle(1, multiple=False)] == [False]
+    one = message()
+    sent(one).mark_returned("q", "stranger")
+    assert not one.returned
 
 
 def test_nothing_of_the_body_is_shown():

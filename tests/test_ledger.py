@@ -5,6 +5,7 @@ import sys
 import uuid
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from dev.redis import empty
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SWEEP_EVERY, SWEEP_ROWS, SqliteLedger
-from gateway.ledger.store import Answered, Ledger, NullLedger, Running, Started, Superseded, Work
+from gateway.ledger.store import Answered, Claim, Ledger, NullLedger, Running, Started, Superseded, Work
 from gateway.messages import Job, Parameters, Request
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
@@ -21,6 +22,7 @@ from tests.clock import Clock
 
 WORK = Work("r-1", "d" * 64)
 TTL_S = 1000.0
+MAX_BYTES = 100_000_000
 ENVELOPE = b'{"content":"An answer. \xc3\xa9"}'
 
 
@@ -40,67 +42,120 @@ def file(tmp_path: Path) -> Any:
 def ledger(request: Any, clock: Clock) -> Any:
     """A fresh ledger of each kind."""
     if request.param == "sqlite":
-        yield SqliteLedger(request.getfixturevalue("file"), ttl_s=TTL_S, clock=clock)
+        yield SqliteLedger(request.getfixturevalue("file"), ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
         return
     url = request.getfixturevalue("redis_url")
     empty(url)
     server = RedisServer(url)
-    yield RedisLedger(server, ttl_s=TTL_S, clock=clock)
+    yield RedisLedger(server, ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
     server.close()
 
 
-def begin(ledger: Ledger, work: Work = WORK, delivery: str = "a", lease_s: float = 60.0) -> Any:
-    return ledger.begin(work, delivery=delivery, lease_s=lease_s)
+@dataclass
+class Begun:
+    """A claim and what the ledger has said to it."""
+
+    token: str
+    entry: Any
 
 
-def answer(ledger: Ledger, token: str, *, failure: bool = False, envelope: bytes = ENVELOPE, work: Work = WORK) -> None:
-    ledger.answer(work, token, envelope=envelope, message_id="m-1", failure=failure, delivery="a")
+def begin(ledger: Ledger, work: Work = WORK, delivery: str = "a", token: str = "", **facts: Any) -> Begun:
+    """Claim the work, under a new token where none is named."""
+    claim = Claim(work, token or uuid.uuid4().hex, delivery, **{"lease_s": 60.0, **facts})
+    return Begun(claim.token, ledger.begin(claim))
+
+
+def found(ledger: Ledger, *arguments: Any, **facts: Any) -> Any:
+    return begin(ledger, *arguments, **facts).entry
+
+
+def answer(ledger: Ledger, token: str, *, failure: bool = False, envelope: bytes = ENVELOPE, work: Work = WORK) -> bool:
+    return ledger.answer(work, token, envelope=envelope, message_id="m-1", failure=failure, delivery="a")
 
 
 def test_work_is_started_once(ledger: Ledger):
-    """F4: the second delivery finds it running, and for how long at most."""
-    assert isinstance(begin(ledger), Started)
-    assert begin(ledger, delivery="b") == Running(60.0)
+    """F4: the second delivery finds it running, for whom, and for how long at most."""
+    first = begin(ledger)
+    assert isinstance(first.entry, Started)
+    assert found(ledger, delivery="b") == Running(first.token, 60.0)
 
 
 def test_of_many_that_begin_at_once_one_starts(ledger: Ledger):
     """The decision is one atomic step."""
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda _: type(begin(ledger)), range(64)))
-    assert Counter(found) == {Started: 1, Running: 63}
+        kinds = list(threads.map(lambda _: type(found(ledger)), range(64)))
+    assert Counter(kinds) == {Started: 1, Running: 63}
 
 
 def test_a_lease_that_has_ended_is_taken_over(ledger: Ledger, clock: Clock):
     """F6: the worker that held it is gone."""
     first = begin(ledger)
     clock.advance(59)
-    assert begin(ledger) == Running(1.0)
+    assert found(ledger) == Running(first.token, 1.0)
     clock.advance(1)
-    second = begin(ledger)
-    assert isinstance(second, Started)
-    assert second.token != first.token
+    assert isinstance(found(ledger), Started)
+
+
+def test_work_of_a_dead_holder_is_taken_over_at_once(ledger: Ledger):
+    """F62: a worker died with every thread in a call; of those who notice one takes over."""
+    dead = begin(ledger).token
+    successor = begin(ledger, dead=dead)
+    assert isinstance(successor.entry, Started)
+    assert found(ledger, dead=dead) == Running(successor.token, 60.0)
+
+
+def test_who_asks_again_has_begun_already(ledger: Ledger):
+    """F65: the answer to its first try was lost; it does not wait for itself."""
+    first = begin(ledger)
+    assert isinstance(found(ledger, token=first.token), Started)
+    assert found(ledger) == Running(first.token, 60.0)
 
 
 def test_an_answer_is_kept_byte_for_byte(ledger: Ledger):
-    """A redelivery publishes exactly what was finished."""
-    answer(ledger, begin(ledger).token)
-    assert begin(ledger, delivery="b") == Answered(ENVELOPE, "m-1", published=False, delivery="a", failure=False)
+    """A redelivery publishes exactly what was finished, when who has stored it is gone."""
+    answer(ledger, token := begin(ledger).token)
+    kept = Answered(ENVELOPE, "m-1", published=False, delivery="a", failure=False)
+    assert found(ledger, delivery="b", dead=token) == kept
+
+
+def test_an_answer_is_for_its_holder_to_publish(ledger: Ledger):
+    """F70: the redelivery after a cut connection finds it running until it is published. So there is one envelope."""
+    answer(ledger, token := begin(ledger).token)
+    assert found(ledger) == Running(token, 60.0)
+    assert isinstance(found(ledger, token=token), Answered)
+    ledger.published(WORK)
+    assert found(ledger).published
+
+
+def test_of_those_who_find_an_answer_unpublished_one_publishes_it(ledger: Ledger):
+    """Its holder is dead; whoever is first is the next holder."""
+    answer(ledger, dead := begin(ledger).token)
+    first = begin(ledger, dead=dead)
+    assert isinstance(first.entry, Answered)
+    assert found(ledger, dead=dead) == Running(first.token, 60.0)
+
+
+def test_an_answer_that_its_holder_lets_go_is_the_next_ones_to_publish(ledger: Ledger):
+    """It lives, and has failed to publish it."""
+    answer(ledger, token := begin(ledger).token)
+    ledger.abandon(WORK, token)
+    assert isinstance(found(ledger), Answered)
 
 
 def test_a_published_answer_says_so(ledger: Ledger):
     """A redelivery of it has nothing left to do."""
     answer(ledger, begin(ledger).token)
     ledger.published(WORK)
-    assert begin(ledger).published
-    assert begin(ledger).envelope == ENVELOPE
+    assert found(ledger).published
+    assert found(ledger).envelope == ENVELOPE
 
 
 def test_publishing_what_nobody_answered_changes_nothing(ledger: Ledger):
     """The entry may have expired meanwhile."""
     ledger.published(WORK)
-    begin(ledger)
+    token = begin(ledger).token
     ledger.published(WORK)
-    assert begin(ledger) == Running(60.0)
+    assert found(ledger) == Running(token, 60.0)
 
 
 def test_abandoned_work_can_be_started_at_once(ledger: Ledger):
@@ -108,70 +163,65 @@ def test_abandoned_work_can_be_started_at_once(ledger: Ledger):
     token = begin(ledger).token
     ledger.abandon(WORK, token)
     ledger.abandon(WORK, token)
-    assert isinstance(begin(ledger), Started)
+    assert isinstance(found(ledger), Started)
 
 
 def test_of_two_copies_of_a_delivery_the_later_one_counts(ledger: Ledger):
     """F21: a crash between the confirmed copy and the ack leaves both; whichever comes first, one is worked on."""
-    token = begin(ledger).token
-    ledger.scheduled(WORK, token, delivery="a", hop=1)
-    assert begin(ledger) == Superseded()
-    copy = ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0)
-    assert isinstance(copy, Started)
-    assert begin(ledger) == Running(60.0)
-    ledger.scheduled(WORK, copy.token, delivery="a", hop=2)
-    assert ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0) == Superseded()
-
-
-def test_a_copy_whose_worker_died_still_counts(ledger: Ledger, clock: Clock):
-    """Its lease has ended; the copy itself comes back from RabbitMQ."""
     ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
-    ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0)
-    clock.advance(61)
-    assert begin(ledger) == Superseded()
-    assert isinstance(ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0), Started)
+    assert found(ledger) == Superseded()
+    copy = begin(ledger, hop=1)
+    assert isinstance(copy.entry, Started)
+    assert found(ledger) == Running(copy.token, 60.0)
+    ledger.scheduled(WORK, copy.token, delivery="a", hop=2)
+    assert found(ledger, hop=1) == Superseded()
+
+
+def test_a_copy_whose_worker_died_still_counts(ledger: Ledger):
+    """It is taken over by nobody but itself, when it comes back from RabbitMQ."""
+    ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
+    dead = begin(ledger, hop=1).token
+    assert found(ledger, dead=dead) == Superseded()
+    assert isinstance(found(ledger, hop=1, dead=dead), Started)
 
 
 def test_the_same_request_sent_again_has_copies_of_its_own(ledger: Ledger):
     """Another delivery is no earlier copy of this one, however far this one has come."""
     ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=3)
-    assert isinstance(begin(ledger, delivery="b"), Started)
+    assert isinstance(found(ledger, delivery="b"), Started)
 
 
-def begin_again(ledger: Ledger, delivery: str = "b") -> Any:
+def begin_again(ledger: Ledger, **facts: Any) -> Begun:
     """As a request that RabbitMQ has delivered before, under a name that nobody knows any more."""
-    return ledger.begin(WORK, delivery=delivery, lease_s=60.0, redelivered=True)
+    return begin(ledger, delivery="b", redelivered=True, **facts)
 
 
-def test_what_is_redelivered_goes_on_as_the_delivery_that_is_known(ledger: Ledger, clock: Clock):
+def test_what_is_redelivered_goes_on_as_the_delivery_that_is_known(ledger: Ledger):
     """The worker died with it. So a copy that it has sent to wait is an earlier one of the same delivery."""
-    begin(ledger)
-    clock.advance(60)
-    again = begin_again(ledger)
-    assert again.delivery == "a"
-    ledger.scheduled(WORK, again.token, delivery=again.delivery, hop=1)
-    copy = ledger.begin(WORK, delivery="a", hop=1, lease_s=60.0)
-    assert isinstance(copy, Started)
-    assert copy.delivery == "a"
+    again = begin_again(ledger, dead=begin(ledger).token)
+    assert again.entry == Started("a")
+    ledger.scheduled(WORK, again.token, delivery="a", hop=1)
+    assert found(ledger, hop=1) == Started("a")
 
 
 def test_what_is_redelivered_is_superseded_by_the_copy_that_waits(ledger: Ledger):
     """F21: its ack was lost, and the copy is confirmed."""
     ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
-    assert begin_again(ledger) == Superseded()
+    assert begin_again(ledger).entry == Superseded()
 
 
 def test_what_is_redelivered_and_unknown_is_a_delivery_of_its_own(ledger: Ledger):
     """It was fetched and never started."""
-    assert begin_again(ledger).delivery == "b"
+    assert begin_again(ledger).entry.delivery == "b"
 
 
 def test_what_is_redelivered_waits_for_what_runs_and_finds_what_is_answered(ledger: Ledger):
     """F4: as any other delivery."""
     token = begin(ledger).token
-    assert begin_again(ledger) == Running(60.0)
+    assert begin_again(ledger).entry == Running(token, 60.0)
     answer(ledger, token)
-    assert begin_again(ledger) == Answered(ENVELOPE, "m-1", published=False, delivery="a", failure=False)
+    ledger.published(WORK)
+    assert begin_again(ledger).entry == Answered(ENVELOPE, "m-1", published=True, delivery="a", failure=False)
 
 
 def test_only_the_holder_can_schedule(ledger: Ledger, clock: Clock):
@@ -180,17 +230,17 @@ def test_only_the_holder_can_schedule(ledger: Ledger, clock: Clock):
     clock.advance(61)
     token = begin(ledger).token
     ledger.scheduled(WORK, late, delivery="a", hop=1)
-    assert begin(ledger) == Running(60.0)
+    assert found(ledger) == Running(token, 60.0)
     answer(ledger, token)
     ledger.scheduled(WORK, token, delivery="a", hop=1)
-    assert isinstance(begin(ledger), Answered)
+    assert isinstance(found(ledger, dead=token), Answered)
 
 
 def test_what_waits_is_remembered_for_as_long_as_an_answer(ledger: Ledger, clock: Clock):
     """The longest wait is shorter than that."""
     ledger.scheduled(WORK, begin(ledger).token, delivery="a", hop=1)
     clock.advance(TTL_S - 1)
-    assert begin(ledger) == Superseded()
+    assert found(ledger) == Superseded()
 
 
 def test_only_the_holder_can_abandon(ledger: Ledger, clock: Clock):
@@ -199,82 +249,85 @@ def test_only_the_holder_can_abandon(ledger: Ledger, clock: Clock):
     clock.advance(60)
     begin(ledger)
     ledger.abandon(WORK, late)
-    assert isinstance(begin(ledger), Running)
+    assert isinstance(found(ledger), Running)
 
 
 def test_an_answer_is_not_abandoned(ledger: Ledger):
     """What is paid for stays."""
-    token = begin(ledger).token
-    answer(ledger, token)
+    answer(ledger, token := begin(ledger).token)
     ledger.abandon(WORK, token)
-    assert isinstance(begin(ledger), Answered)
+    assert found(ledger).envelope == ENVELOPE
 
 
 def test_an_answer_that_comes_late_is_stored_all_the_same(ledger: Ledger, clock: Clock):
-    """It is paid for; the successor's answer does not replace it."""
+    """It is paid for. The successor's does not replace it, and its delivery is told so: one envelope goes out."""
     late = begin(ledger).token
     clock.advance(60)
     successor = begin(ledger).token
-    answer(ledger, late, envelope=b"first")
-    answer(ledger, successor, envelope=b"second")
-    assert begin(ledger).envelope == b"first"
+    assert answer(ledger, late, envelope=b"first")
+    assert not answer(ledger, successor, envelope=b"second")
+    ledger.published(WORK)
+    assert found(ledger).envelope == b"first"
 
 
 def test_a_failure_can_be_given_up_for_a_new_start(ledger: Ledger):
     """A producer that asks again gets another try; of two that ask at once one starts."""
     answer(ledger, begin(ledger).token, failure=True)
-    assert begin(ledger).failure
-    assert isinstance(ledger.restart(WORK, delivery="b", lease_s=60.0), Started)
-    assert isinstance(ledger.restart(WORK, delivery="c", lease_s=60.0), Running)
+    ledger.published(WORK)
+    assert found(ledger).failure
+    assert isinstance(found(ledger, delivery="b", replace_failure=True), Started)
+    assert isinstance(found(ledger, delivery="c", replace_failure=True), Running)
 
 
 def test_a_success_is_never_given_up(ledger: Ledger):
-    """Restart is begin for everything but failures."""
+    """It is found as by every other claim."""
     answer(ledger, begin(ledger).token)
-    assert isinstance(ledger.restart(WORK, delivery="b", lease_s=60.0), Answered)
+    ledger.published(WORK)
+    assert isinstance(found(ledger, delivery="b", replace_failure=True), Answered)
 
 
 def test_an_answer_expires(ledger: Ledger, clock: Clock):
     """After its time to live the same request is a new one."""
     answer(ledger, begin(ledger).token)
+    ledger.published(WORK)
     clock.advance(TTL_S - 1)
-    assert isinstance(begin(ledger), Answered)
+    assert isinstance(found(ledger), Answered)
     clock.advance(1 + 60)  # its lease counts, too
-    assert isinstance(begin(ledger), Started)
+    assert isinstance(found(ledger), Started)
 
 
 def test_other_work_is_not_touched(ledger: Ledger):
     """Neither the same id with other content, nor the same content under another id."""
     answer(ledger, begin(ledger).token)
-    assert isinstance(begin(ledger, Work("r-1", "e" * 64)), Started)
-    assert isinstance(begin(ledger, Work("r-2", "d" * 64)), Started)
+    assert isinstance(found(ledger, Work("r-1", "e" * 64)), Started)
+    assert isinstance(found(ledger, Work("r-2", "d" * 64)), Started)
 
 
 def test_a_clock_that_is_set_back_blocks_no_work(ledger: Ledger, clock: Clock):
     """The lease ends after its length at the latest, counted from when somebody asks."""
-    begin(ledger)
+    token = begin(ledger).token
     clock.advance(-86_400 * 365)
-    assert begin(ledger) == Running(60.0)
+    assert found(ledger) == Running(token, 60.0)
     clock.advance(60)
-    assert isinstance(begin(ledger), Started)
+    assert isinstance(found(ledger), Started)
 
 
 def test_any_request_id_can_be_entered(ledger: Ledger):
     """It is a text of somebody else."""
     strange = Work("'; DROP TABLE ledger; {x}: \u2028 \x00" + "é" * 100, "d" * 64)
     answer(ledger, begin(ledger, strange).token, work=strange)
-    assert isinstance(begin(ledger, strange), Answered)
+    ledger.published(strange)
+    assert isinstance(found(ledger, strange), Answered)
 
 
 def test_the_null_ledger_starts_everything():
     """LEDGER_TTL_SECONDS=0."""
     ledger = NullLedger()
     token = begin(ledger).token
-    answer(ledger, token)
+    assert answer(ledger, token)
     ledger.published(WORK)
     ledger.abandon(WORK, token)
-    assert isinstance(begin(ledger), Started)
-    assert isinstance(ledger.restart(WORK, delivery="a", lease_s=1.0), Started)
+    assert isinstance(found(ledger), Started)
 
 
 def entries(file: StateFile) -> int:
@@ -289,7 +342,7 @@ def answer_others(ledger: Ledger, number: int) -> None:
 
 def test_the_ledger_sweeps_itself(file: StateFile, clock: Clock):
     """Nobody has to remember to: what has expired goes, in bounded steps, answers and abandoned leases alike."""
-    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    ledger = SqliteLedger(file, ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
     for number in range(SWEEP_ROWS):
         begin(ledger, Work(f"old-{number}", "d"))
     answer(ledger, begin(ledger).token)
@@ -302,13 +355,29 @@ def test_the_ledger_sweeps_itself(file: StateFile, clock: Clock):
 
 def test_an_answer_from_the_future_expires_too(file: StateFile, clock: Clock):
     """It was stored while the clock was a year ahead."""
-    ledger = SqliteLedger(file, ttl_s=TTL_S, clock=clock)
+    ledger = SqliteLedger(file, ttl_s=TTL_S, max_bytes=MAX_BYTES, clock=clock)
     answer(ledger, begin(ledger).token)
     clock.advance(-86_400 * 365)
+    ledger.published(WORK)
     answer_others(ledger, SWEEP_EVERY - 1)
-    assert isinstance(begin(ledger), Answered)
+    assert isinstance(found(ledger), Answered)
     clock.advance(TTL_S)
-    assert isinstance(begin(ledger), Started)
+    assert isinstance(found(ledger), Started)
+
+
+def test_beyond_its_bytes_the_oldest_delivered_answers_are_forgotten(file: StateFile, clock: Clock):
+    """F64: before a disk is full. What is not delivered stays, and so does what is new."""
+    ledger = SqliteLedger(file, ttl_s=TTL_S, max_bytes=1_000_000, clock=clock)
+    large = b'{"content":"' + b"x" * 20_000 + b'"}'
+    answer(ledger, begin(ledger).token, envelope=large)
+    others = [Work(f"r-{number}", "d") for number in range(4 * SWEEP_EVERY)]
+    for work in others:
+        clock.advance(0.01)
+        answer(ledger, begin(ledger, work).token, envelope=large, work=work)
+        ledger.published(work)
+    assert entries(file) < len(others) - SWEEP_EVERY
+    assert isinstance(found(ledger, others[-1]), Answered)
+    assert isinstance(found(ledger), Running)
 
 
 KILLED = """
@@ -317,7 +386,7 @@ from pathlib import Path
 from gateway.ledger.store import Work
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.stores.state_file import StateFile
-ledger = SqliteLedger(StateFile(Path(sys.argv[1])), ttl_s=1000.0)
+ledger = SqliteLedger(StateFile(Path(sys.argv[1])), ttl_s=1000.0, max_bytes=100_000_000)
 ledger.answer(Work("r-1", "d"), "t", envelope=b"paid", message_id="m", failure=False, delivery="a")
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -327,7 +396,7 @@ def test_an_answer_survives_sigkill(file: StateFile):
     """What `answer` has returned from is there for the next process."""
     done = subprocess.run([sys.executable, "-c", KILLED, str(file.path)], check=False)
     assert done.returncode == -9
-    assert begin(SqliteLedger(file, ttl_s=TTL_S), Work("r-1", "d")).envelope == b"paid"
+    assert found(SqliteLedger(file, ttl_s=TTL_S, max_bytes=MAX_BYTES), Work("r-1", "d")).envelope == b"paid"
 
 
 def job(**fields: Any) -> Job:

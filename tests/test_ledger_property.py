@@ -1,5 +1,6 @@
 """The ledger against a model of a few lines, over both stores, while the clock moves between any two statements."""
 
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from dev.redis import empty
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
-from gateway.ledger.store import Answered, Entry, Ledger, Running, Started, Superseded, Work
+from gateway.ledger.store import Answered, Claim, Entry, Ledger, Running, Started, Superseded, Work
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
 from tests.clock import Clock
 
 WORK = Work("r-1", "d" * 64)
 LEASE_S = 10.0
+MAX_BYTES = 100_000_000
 
 
 @dataclass
@@ -49,13 +51,18 @@ class Model:
     hop: int = 0
     lease_ends: tuple[float, float] = (0.0, 0.0)
     answered: bool = False
+    published: bool = False
     failure: bool = False
 
     def allowed(self, delivery: str, hop: int, span: tuple[float, float], *, restart: bool) -> set[type[Entry]]:
         """What a delivery may hear that asks between these two moments."""
-        if self.answered:
-            return {Started} if restart and self.failure else {Answered}
+        if self.answered and restart and self.failure:
+            return {Started}
+        if self.answered and self.published:
+            return {Answered}
         ended: type[Entry] = Superseded if self.delivery == delivery and self.hop > hop else Started
+        if self.answered:
+            ended = Answered
         return ({Running} if span[0] < self.lease_ends[1] else set()) | (
             {ended} if span[1] >= self.lease_ends[0] else set()
         )
@@ -64,7 +71,7 @@ class Model:
 #: What is done, and by which delivery and copy of it where it begins the work.
 OPERATIONS = st.lists(
     st.tuples(
-        st.sampled_from(["begin", "begin", "begin", "restart", "scheduled", "answer", "abandon"]),
+        st.sampled_from(["begin", "begin", "begin", "restart", "scheduled", "answer", "published", "abandon"]),
         st.sampled_from("ab"),
         st.integers(0, 2),
     ),
@@ -96,15 +103,20 @@ def step(ledger: Ledger, clock: Clock, model: Model, operation: tuple[str, str, 
     match name:
         case "begin" | "restart":
             began = clock.now
-            ask = ledger.restart if name == "restart" else ledger.begin
-            entry = ask(WORK, delivery=delivery, hop=hop, lease_s=LEASE_S)
+            token = uuid.uuid4().hex
+            entry = ledger.begin(
+                Claim(WORK, token, delivery, lease_s=LEASE_S, hop=hop, replace_failure=name == "restart")
+            )
             span = (began, clock.now)
             assert type(entry) in model.allowed(delivery, hop, span, restart=name == "restart")
             if isinstance(entry, Started):
                 ends = (span[0] + LEASE_S, span[1] + LEASE_S)
-                vars(model).update(vars(Model(entry.token, delivery, hop, lease_ends=ends)))
+                vars(model).update(vars(Model(token, delivery, hop, lease_ends=ends)))
+            elif isinstance(entry, Answered) and not entry.published:
+                model.token, model.lease_ends = token, (span[0] + LEASE_S, span[1] + LEASE_S)
             elif isinstance(entry, Running):
                 assert 0 <= entry.lease_ends_in_s <= LEASE_S
+                assert entry.token == model.token
         case "scheduled" if model.token and not model.answered:
             ledger.scheduled(WORK, model.token, delivery=model.delivery, hop=model.hop + 1)
             vars(model).update(token="", hop=model.hop + 1, lease_ends=(0.0, 0.0))
@@ -112,9 +124,12 @@ def step(ledger: Ledger, clock: Clock, model: Model, operation: tuple[str, str, 
             failure = bool(hop)
             ledger.answer(WORK, model.token, envelope=b"{}", message_id="m", failure=failure, delivery=model.delivery)
             vars(model).update(answered=True, failure=failure)
-        case "abandon" if model.token and not model.answered:
+        case "published" if model.answered:
+            ledger.published(WORK)
+            model.published = True
+        case "abandon" if model.token:
             ledger.abandon(WORK, model.token)
-            vars(model).update(vars(Model()))
+            vars(model).update({"lease_ends": (0.0, 0.0)} if model.answered else vars(Model()))
 
 
 @contextmanager
@@ -124,10 +139,10 @@ def opened(store: str, clock: Restless, folder: Path, request: Any) -> Iterator[
         url = request.getfixturevalue("redis_url")
         empty(url)
         with closing(RedisServer(url)) as server:
-            yield RedisLedger(server, ttl_s=1000.0, clock=clock)
+            yield RedisLedger(server, ttl_s=1000.0, max_bytes=MAX_BYTES, clock=clock)
         return
     with closing(StateFile(folder / "state.sqlite3")) as file:
         with file.transaction() as db:
             db.execute("DELETE FROM ledger")
             db.set_trace_callback(clock.on_statement)
-        yield SqliteLedger(file, ttl_s=1000.0, clock=clock)
+        yield SqliteLedger(file, ttl_s=1000.0, max_bytes=MAX_BYTES, clock=clock)

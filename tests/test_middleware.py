@@ -18,19 +18,25 @@ from actors.boot import Boot
 from actors.broker import MIDDLEWARE, cooldown, resources, stopping
 from dev.waiting import wait_until
 from gateway import exits
-from gateway.errors import AuthenticationFailed, RateLimited, StoreUnavailable, Unroutable, UpstreamFailed
+from gateway.errors import (
+    AuthenticationFailed,
+    ConfirmTimeout,
+    ConnectionLost,
+    RateLimited,
+    StoreUnavailable,
+    Unroutable,
+    UpstreamFailed,
+)
 from gateway.keys.pool import KeyPool
-from gateway.ledger.sqlite import SqliteLedger
-from gateway.ledger.store import Running, Work
+from gateway.ledger.owner import FileOwner
+from gateway.ledger.store import Claim, Running, Started, Work
 from gateway.reporting import sentry
-from gateway.stores.state_file import StateFile
-from middleware import key_selection
-from middleware.attempt import Attempt
+from gateway.secrets import ApiKey
+from middleware.attempt import Attempt, Parking, current_attempt
 from middleware.hook import Hook
-from middleware.ledger import PUBLISHING_POLL_S, PUBLISHING_S, Ledger
 from middleware.process import Process
-from tests.clock import Clock
-from tests.world import World, job, world
+from middleware.siblings import Siblings
+from tests.world import World, completion, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
 BROKEN = UpstreamFailed("HTTP 503: overloaded", reason="http_503", status=503)
@@ -57,25 +63,15 @@ class Once:
         return self.real(*args, **kwargs)
 
 
-@pytest.fixture
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_selection, "STORE_RETRY_S", 0.01)
-    monkeypatch.setattr("middleware.ledger.STORE_RETRY_S", 0.01)
-
-
-@pytest.mark.usefixtures("no_pause")
-def test_a_key_store_that_is_away_is_waited_for(here: World, monkeypatch: pytest.MonkeyPatch):
-    """Without it the limits would be a guess: no call before it is back."""
-    monkeypatch.setattr(here.pool, "acquire", Once(here.pool.acquire))
+@pytest.mark.parametrize("store", ["the pool", "the ledger"])
+def test_a_store_that_is_away_is_waited_for_without_a_thread(here: World, monkeypatch: pytest.MonkeyPatch, store: str):
+    """Without it the limits would be a guess, and a call could be the second one. Nobody else is fetched meanwhile."""
+    owner, name = (here.pool, "acquire") if store == "the pool" else (here.stores.ledger, "begin")
+    monkeypatch.setattr(owner, name, Once(getattr(owner, name)))
+    looks: list[Parking] = []
+    here.on_parked = looks.append
     assert here.deliver(here.message(job())) == ("ack",)
-    assert len(here.provider.calls) == 1
-
-
-@pytest.mark.usefixtures("no_pause")
-def test_a_ledger_that_is_away_is_waited_for(here: World, monkeypatch: pytest.MonkeyPatch):
-    """Without it a call could be the second one."""
-    monkeypatch.setattr(here.stores.ledger, "begin", Once(here.stores.ledger.begin))
-    assert here.deliver(here.message(job())) == ("ack",)
+    assert [parking.keeps_room for parking in looks] == [True]
     assert len(here.provider.calls) == 1
 
 
@@ -104,7 +100,6 @@ def test_an_answer_that_cannot_be_stored_is_published_all_the_same(here: World, 
 
 def test_an_answer_whose_note_fails_is_published_again_by_a_redelivery(here: World, monkeypatch: pytest.MonkeyPatch):
     """P2: the copy carries the same message id."""
-    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 0.0)
     monkeypatch.setattr(here.stores.ledger, "published", Once(here.stores.ledger.published))
     message = here.message(job())
     assert here.deliver(message) == ("ack",)
@@ -129,11 +124,13 @@ def test_a_cooldown_that_cannot_be_stored_does_not_hide_the_answer(here: World, 
 
 
 def test_a_wait_whose_ledger_entry_cannot_be_given_back_is_still_a_wait(here: World, monkeypatch: pytest.MonkeyPatch):
-    """Its next delivery waits for the lease to end, no more."""
+    """Its copy runs when its time has come: nobody holds the work."""
     here.provider.script = [LIMITED, LIMITED]
     monkeypatch.setattr(here.stores.ledger, "scheduled", Once(lambda: None))
     assert here.deliver(here.message(job())) == ("ack",)
-    assert len(here.copies("gemini.generate.delay.60s")) == 1
+    (copy,) = here.copies("gemini.generate.delay.60s")
+    resources.pool.open(KeyPool([ApiKey("sk-or-v1-fresh")], here.stores.keys, max_per_window=9))
+    assert here.deliver(copy) == ("ack",)
 
 
 def test_a_delivery_that_has_a_copy_in_a_wait_is_done_with(here: World):
@@ -150,13 +147,6 @@ def test_a_delivery_that_has_a_copy_in_a_wait_is_done_with(here: World):
     assert len(here.publisher.to("gemini.responses")) == 1
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second delivery waits for the publish of the first, however long a thread stands still."""
-    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 3600.0)
-
-
-@pytest.mark.usefixtures("patient")
 def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World, monkeypatch: pytest.MonkeyPatch):
     """F4: the connection was lost in mid-call, RabbitMQ has delivered again, the call still runs."""
     message = here.message(job())
@@ -186,83 +176,89 @@ def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World, mo
     assert len(here.publisher.sent) == 1
 
 
-def test_a_second_delivery_is_patient_from_the_answer_on(here: World, monkeypatch: pytest.MonkeyPatch):
-    """However long it has waited for the call before: the first has not begun to publish by then."""
-    message, clock = here.message(job()), Clock()
-    calling, go_on, waited_for = threading.Event(), threading.Event(), threading.Event()
-    publish = here.publisher.publish
-    here.provider.during = lambda: (calling.set(), go_on.wait(60))[0]
+def test_a_delivery_whose_first_run_died_is_run_at_once(here: World):
+    """F62: the crash left the entry running; its process lives no longer."""
+    message, dead = here.message(job()), FileOwner(here.settings.state_path.parent / "state.sqlite3-owners")
+    dead.start()
+    token = dead.take()
+    here.stores.ledger.begin(Claim(Work.of(job()), token, message.message_id, lease_s=3600.0))
+    looks: list[Parking] = []
 
-    def held(*arguments: Any, **named: Any) -> None:
-        waited_for.wait(60)
-        publish(*arguments, **named)
+    def on_parked(parking: Parking) -> None:
+        looks.append(parking)
+        if len(looks) == 5:
+            dead.stop()
 
-    def pause(_ledger: Ledger, seconds: float) -> None:
-        if seconds == PUBLISHING_POLL_S:  # for the publish of an answer that is there
-            waited_for.set()
-        else:  # for the end of the call
-            clock.advance(seconds)
-            if clock() > calling_since + 2 * PUBLISHING_S:
-                go_on.set()
-        stopping.wait(0.01)
-
-    monkeypatch.setattr("middleware.ledger.time", SimpleNamespace(monotonic=clock))
-    monkeypatch.setattr(Ledger, "_pause", pause)
-    here.publisher.publish = held  # type: ignore[method-assign]
-    deliveries = [threading.Thread(target=here.deliver, args=(message,)) for _ in range(2)]
-    deliveries[0].start()
-    assert calling.wait(60)
-    calling_since = clock()
-    deliveries[1].start()
-    for delivery in deliveries:
-        delivery.join(60)
-    assert len(here.publisher.sent) == 1
-
-
-@pytest.mark.usefixtures("patient")
-def test_a_second_delivery_leaves_an_answer_to_the_first_that_publishes_it(
-    here: World, monkeypatch: pytest.MonkeyPatch
-):
-    """It is stored and not yet confirmed: a moment later the second finds it published, and is a duplicate."""
-    message = here.message(job())
-    publishing, go_on, publish = threading.Event(), threading.Event(), here.publisher.publish
-
-    def held(*arguments: Any, **named: Any) -> None:
-        publishing.set()
-        go_on.wait(60)
-        publish(*arguments, **named)
-
-    def pause(_ledger: Ledger, _seconds: float) -> None:
-        go_on.set()
-        stopping.wait(0.01)
-
-    monkeypatch.setattr(Ledger, "_pause", pause)
-    here.publisher.publish = held  # type: ignore[method-assign]
-    settled: list[tuple[str, ...]] = []
-    deliveries = [threading.Thread(target=lambda: settled.append(here.deliver(message))) for _ in range(2)]
-    deliveries[0].start()
-    assert publishing.wait(60)
-    deliveries[1].start()
-    for delivery in deliveries:
-        delivery.join(60)
-    assert settled == [("ack",), ("ack",)]
-    assert len(here.publisher.sent) == 1
-
-
-def test_a_delivery_whose_first_run_died_is_run_after_its_lease(
-    here: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """F6: the crash left the entry running; it is taken over when its time is up."""
-    message, clock = here.message(job()), Clock()
-    began = clock()
-    ledger = SqliteLedger(file := StateFile(tmp_path / "ledger.sqlite3"), ttl_s=1000.0, clock=clock)
-    resources.ledger.open(ledger)
-    monkeypatch.setattr(Ledger, "_pause", lambda _ledger, seconds: clock.advance(seconds))
-    ledger.begin(Work.of(job()), delivery=message.message_id, lease_s=30.0)
+    here.on_parked = on_parked
     assert here.deliver(message) == ("ack",)
     assert len(here.provider.calls) == 1
-    assert 30.0 <= clock() - began < 31.0
-    file.close()
+    assert len(looks) == 5
+    assert not any(parking.keeps_room for parking in looks)
+
+
+def test_work_that_runs_elsewhere_is_looked_up_ever_less_often(here: World):
+    """Soon at first, and at least every second."""
+    message, elsewhere = here.message(job()), here.stores.owner.take()
+    here.stores.ledger.begin(Claim(Work.of(job()), elsewhere, message.message_id, lease_s=3600.0))
+    waits: list[float] = []
+
+    def on_parked(parking: Parking) -> None:
+        waits.append(parking.after_s)
+        if len(waits) == 8:
+            here.stores.owner.drop(elsewhere)
+
+    here.on_parked = on_parked
+    here.deliver(message)
+    assert waits == sorted(waits)
+    assert (waits[0], waits[-1]) == (0.05, 1.0)
+
+
+def test_a_process_that_was_taken_for_dead_publishes_no_second_envelope(here: World):
+    """It was stopped in mid-call, and goes on: the answer of who has taken over counts, and both calls are paid for."""
+    message = here.message(job())
+
+    def elsewhere() -> None:
+        token = resources.owner().take()
+        claim = Claim(Work.of(job()), token, message.message_id, lease_s=60.0, dead=current_attempt().token or "")
+        assert isinstance(here.stores.ledger.begin(claim), Started)
+        here.stores.ledger.answer(
+            claim.work, token, envelope=b"{}", message_id="m", failure=False, delivery=message.message_id
+        )
+        here.stores.ledger.published(claim.work)
+
+    here.provider.during = elsewhere
+    assert here.deliver(message) == ("requeue",)
+    assert here.publisher.sent == []
+    assert here.deliver(message) == ("ack",)
+    assert here.publisher.sent == []
+
+
+def test_an_answer_whose_confirm_is_late_is_published_again_without_a_thread(here: World):
+    """It is in the ledger; the redelivery that is looked at again finds it there, as its own."""
+    here.publisher.refuse["gemini.responses"] = [ConnectionLost("gone", queue="gemini.responses")]
+    looks: list[Parking] = []
+    here.on_parked = looks.append
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(looks) == 1
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_an_answer_that_is_nowhere_else_is_published_again_by_its_thread(here: World, monkeypatch: pytest.MonkeyPatch):
+    """The ledger is away: parked, it would be paid for again."""
+    monkeypatch.setattr(here.stores.ledger, "answer", Once(lambda: None))
+    here.publisher.refuse["gemini.responses"] = [ConfirmTimeout("late", queue="gemini.responses")] * 3
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_nothing_is_held_when_a_delivery_is_settled(here: World):
+    """Neither after an answer, nor after a wait or a fault: a redelivery would wait for a token that nobody uses."""
+    here.provider.script = [completion(), BROKEN, RuntimeError("a fault")]
+    for number in range(3):
+        here.deliver(here.message(job(number)))
+    assert not here.stores.owner._held
 
 
 HOOKS = [hook for hook in MIDDLEWARE if isinstance(hook, Hook)]
@@ -439,6 +435,35 @@ def test_the_first_signal_stops_and_the_second_is_ignored(here: World):
         Process(stopping)._wait(reader, stops)
     assert handled == [signal.SIGTERM]
     assert stopping.is_set()
+
+
+def test_a_signal_that_comes_because_a_sibling_has_died_stops_nothing(
+    here: World, monkeypatch: pytest.MonkeyPatch, sentry_events: list[Any]
+):
+    """F68: Dramatiq's master sends it to all that are left. The next one is a platform's."""
+    there = [{101, 102}, {101}, {101}]
+    monkeypatch.setattr("middleware.siblings._children_of_our_parent", lambda: there.pop(0))
+    process = Process(stopping)
+    process._siblings.look()
+    for signals, handled_then in ((1, []), (1, [signal.SIGTERM])):
+        handled: list[int] = []
+        reader, writer = socket.socketpair()
+        with reader:
+            writer.send(bytes([signal.SIGTERM] * signals))
+            writer.close()
+            process._wait(reader, {signal.SIGTERM: lambda number, _frame, to=handled: to.append(number)})
+        assert handled == handled_then
+    assert len(sentry_events) == 1
+
+
+def test_the_siblings_are_the_other_children_of_the_parent():
+    """This process is none of them; one that has ended is told once."""
+    siblings = Siblings()
+    siblings.look()
+    assert siblings.lost() == set()
+    siblings._known.add(2**22 + 1)  # more than any id of a process
+    assert siblings.lost() == {2**22 + 1}
+    assert siblings.lost() == set()
 
 
 def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: pytest.MonkeyPatch):

@@ -120,6 +120,26 @@ def test_a_queue_that_cannot_be_declared_is_unroutable_after_one_try(vhost_url: 
     assert asked == ["missing"]
 
 
+def test_a_message_that_is_not_to_wait_is_unroutable_at_once_and_its_queue_is_made_beside(vhost_url: str):
+    """F63: whoever sends it keeps it elsewhere, and tries again; the next one finds the queue."""
+    made, go_on = threading.Event(), threading.Event()
+
+    def redeclare(queue: str) -> bool:
+        go_on.wait(60)
+        declare(vhost_url, queue)
+        made.set()
+        return True
+
+    with publishing(vhost_url, redeclare=redeclare, waits_for=lambda _queue: False) as publisher:
+        for _ in range(3):
+            with pytest.raises(Unroutable):
+                publisher.publish("new", b"body", properties())
+        go_on.set()
+        assert made.wait(60)
+        publisher.publish("new", b"body", message := properties())
+    assert drain(vhost_url, "new") == [message.message_id]
+
+
 def test_a_queue_is_declared_once_for_all_that_wait_for_it(vhost_url: str):
     """A thousand answers to a queue that was deleted are no thousand connections."""
     declare(vhost_url, "q")
@@ -179,20 +199,61 @@ def test_a_full_queue_is_a_nack(vhost_url: str):
             publisher.publish("small", b"body", properties())
 
 
-def test_a_message_that_closes_the_channel_fails_alone(vhost_url: str):
-    """RabbitMQ closes the channel over one message; the others are sent again and arrive."""
+def too_soon() -> pika.BasicProperties:
+    """RabbitMQ closes a channel over an expiration that is not a number."""
+    return pika.BasicProperties(message_id="bad", expiration="soon")
+
+
+def test_messages_that_close_the_channel_fail_alone(vhost_url: str):
+    """RabbitMQ does not say which ones they were; the others are sent again and arrive."""
     declare(vhost_url, "q")
     with publishing(vhost_url) as publisher:
         assert publisher.wait_ready(60)
-        # An expiration that is not a number is a channel error.
-        bad = pika.BasicProperties(message_id="bad", expiration="soon")
         good = [properties() for _ in range(200)]
-        futures = [publisher.submit("q", b"body", message) for message in [*good[:100], bad, *good[100:]]]
+        messages = [*good[:100], too_soon(), *good[100:150], too_soon(), *good[150:]]
+        futures = [publisher.submit("q", b"body", message) for message in messages]
         wait(futures, timeout=60)
-        refused = futures.pop(100)
-        assert isinstance(refused.exception(), Nacked)
-        assert [future.exception() for future in futures] == [None] * 200
+        failed = [message.message_id for message, future in zip(messages, futures, strict=True) if future.exception()]
+        assert failed == ["bad", "bad"]
+        assert isinstance(futures[100].exception(), Nacked)
     assert set(drain(vhost_url, "q")) == {message.message_id for message in good}
+
+
+def test_a_classic_queue_that_does_not_confirm_holds_up_no_other(vhost_url: str, rabbitmq_server: Server):
+    """Not with the few hundred messages on their way to it after which RabbitMQ itself stops reading the channel."""
+    declare(vhost_url, "q")
+    declare(vhost_url, "silent", x_queue_type="classic")
+    with publishing(vhost_url) as publisher, rabbitmq_server.stuck(vhost_url, "silent"):
+        silent = [publisher.submit("silent", b"body", properties(), timeout_s=200) for _ in range(200)]
+        publisher.publish("q", b"body", properties(), timeout_s=60)
+        assert not any(future.done() for future in silent)
+
+
+def test_a_suspect_that_is_not_confirmed_holds_up_no_other(vhost_url: str, rabbitmq_server: Server):
+    """Suspects go one at a time; one whose confirm never comes lets the others pass at its deadline."""
+    declare(vhost_url, "q")
+    declare(vhost_url, "silent", x_queue_type="classic")
+    with publishing(vhost_url) as publisher, rabbitmq_server.stuck(vhost_url, "silent"):
+        assert publisher.wait_ready(60)
+        silent = publisher.submit("silent", b"body", properties(), timeout_s=2)
+        bad = publisher.submit("q", b"body", too_soon(), timeout_s=60)
+        good = publisher.submit("q", b"body", properties(), timeout_s=60)
+        assert isinstance(silent.exception(60), ConfirmTimeout)
+        assert good.exception(60) is None
+        assert isinstance(bad.exception(60), Nacked)
+
+
+def test_messages_go_together_again_when_the_bad_one_is_found(vhost_url: str, rabbitmq_server: Server):
+    """The next one passes one that is not confirmed."""
+    declare(vhost_url, "q")
+    declare(vhost_url, "silent", x_queue_type="classic")
+    with publishing(vhost_url) as publisher, rabbitmq_server.stuck(vhost_url, "silent"):
+        assert publisher.wait_ready(60)
+        futures = [publisher.submit("q", b"body", message) for message in (properties(), too_soon(), properties())]
+        wait(futures, timeout=60)
+        silent = publisher.submit("silent", b"body", properties(), timeout_s=200)
+        publisher.publish("q", b"body", properties(), timeout_s=60)
+        assert not silent.done()
 
 
 def test_a_message_that_ends_the_connection_fails_alone(vhost_url: str, caplog: pytest.LogCaptureFixture):

@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dramatiq import Message
 
 from dev.waiting import wait_until
-from middleware.attempt import JobAttempt
-from middleware.publishing import Publishing
 from tests.world import World, job, world
 
 
@@ -65,13 +62,6 @@ def deliver_twice(here: World, confirm: LateConfirm, lookups: Lookups) -> list[t
     return settled
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("middleware.ledger.PUBLISHING_S", 0.0)
-    monkeypatch.setattr("middleware.ledger.PUBLISHING_POLL_S", 0.01)
-
-
-@pytest.mark.usefixtures("impatient")
 def test_an_envelope_is_not_sent_again_while_its_process_waits_for_the_confirm(
     here: World, monkeypatch: pytest.MonkeyPatch
 ):
@@ -81,7 +71,6 @@ def test_an_envelope_is_not_sent_again_while_its_process_waits_for_the_confirm(
     assert len(here.provider.calls) == 1
 
 
-@pytest.mark.usefixtures("impatient")
 def test_an_answer_that_its_process_could_not_publish_is_published_by_the_redelivery(
     here: World, monkeypatch: pytest.MonkeyPatch
 ):
@@ -91,21 +80,3 @@ def test_an_answer_that_its_process_could_not_publish_is_published_by_the_redeli
     assert sorted(deliver_twice(here, confirm, Lookups(here, monkeypatch))) == [("ack",), ("requeue",)]
     assert len(here.publisher.to("gemini.responses")) == 1
     assert len(here.provider.calls) == 1
-
-
-def test_the_answer_of_a_work_is_one_attempts_to_publish_until_that_has_ended():
-    """Only who has begun can end it."""
-    publishing = Publishing()
-    first, second = (an_attempt() for _ in range(2))
-    assert publishing.begin(first)
-    assert publishing.begin(first)
-    assert not publishing.begin(second)
-    publishing.end(second)
-    assert not publishing.begin(second)
-    publishing.end(first)
-    assert publishing.begin(second)
-
-
-def an_attempt() -> JobAttempt:
-    message = Message[None]("gemini.generate", "generate", (job(),), {}, {})
-    return JobAttempt(message=message, delivery_id="d", is_gone=lambda: False, request_id="r-1", job=job())

@@ -19,18 +19,20 @@ from gateway.schedule import CALLBACK_MAX_ATTEMPTS, End, Wait, callback_wait_s, 
 class Schedules:
     """The documented schedules, without a settings object."""
 
-    retry_delays: tuple[float, ...] = (60, 600, 3600, 86400)
+    queue_retry_delays: tuple[float, ...] = (60, 600, 3600, 86400)
+    queue_early_release: bool = True
     upstream_retry_delays: tuple[float, ...] = (2, 10, 60)
 
     def retry_delay_s(self, retry_count: int) -> float | None:
-        return self.retry_delays[retry_count] if retry_count < len(self.retry_delays) else None
+        return self.queue_retry_delays[retry_count] if retry_count < len(self.queue_retry_delays) else None
 
     def upstream_delay_s(self, retries: int) -> float | None:
         return self.upstream_retry_delays[retries] if retries < len(self.upstream_retry_delays) else None
 
 
 SCHEDULES = Schedules()
-NO_KEY = KeysUnavailable("No key available", retry_in_s=12.0)
+NO_KEY = KeysUnavailable("No key available", retry_in_s=3600.0)
+SOON = KeysUnavailable("No key available", retry_in_s=12.0)
 BROKEN = UpstreamFailed("HTTP 503", reason="http_503", status=503)
 
 
@@ -50,6 +52,26 @@ def test_after_the_last_wait_for_a_key_the_producer_reads_the_documented_sentenc
     step = next_step(job(retry_count=4), NO_KEY, SCHEDULES)
     assert isinstance(step, End)
     assert (str(step.error), step.error.code) == ("Rate limit exceeded after all retries", ErrorCode.RATE_LIMIT)
+
+
+@pytest.mark.parametrize("retry_count", [1, 2, 3, 4])
+def test_a_job_for_which_a_key_comes_back_soon_climbs_no_step(retry_count: int):
+    """F67: it is in line, and later ones would be answered meanwhile; also after its last wait it is no failure."""
+    assert next_step(job(retry_count=retry_count), SOON, SCHEDULES) == Wait(
+        60, job(retry_count=retry_count), for_key=True
+    )
+
+
+def test_a_job_whose_first_wait_it_is_waits_it_whenever_a_key_comes_back():
+    """From then on it is in line."""
+    assert next_step(job(), SOON, SCHEDULES) == Wait(60, job(retry_count=1), for_key=True)
+
+
+def test_without_early_release_the_plain_schedule_holds():
+    """Nobody is released in line, so nobody waits in it."""
+    plain = Schedules(queue_early_release=False)
+    assert next_step(job(retry_count=1), SOON, plain) == Wait(600, job(retry_count=2), for_key=True)
+    assert isinstance(next_step(job(retry_count=4), SOON, plain), End)
 
 
 def test_refused_keys_end_a_job_at_once():

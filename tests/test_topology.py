@@ -24,9 +24,13 @@ class Names:
     queue_retry_delays: tuple[float, ...] = (60.0, 0.5, 86400.0)
     upstream_retry_delays: tuple[float, ...] = (0.2, 60.0)
     callback_queue_pattern: str | None = None
+    callback_queue_create: bool = False
 
 
 TOPOLOGY = Topology(Names())
+
+#: One that makes the callback queues of others.
+MAKER = Topology(Names(callback_queue_create=True))
 
 
 def connect(url: str) -> pika.BlockingConnection:
@@ -199,14 +203,15 @@ def test_an_exclusive_callback_queue_exists(vhost_url: str):
     """A producer's private reply queue answers 405 to others, and takes messages all the same."""
     with closing(connect(vhost_url)) as producer, closing(connect(vhost_url)) as worker:
         producer.channel().queue_declare("replies", exclusive=True)
-        assert TOPOLOGY.declare_one(worker, "replies")
+        assert MAKER.declare_one(worker, "replies")
 
 
 @pytest.mark.rabbitmq
-def test_a_missing_callback_queue_is_made_for_its_owner(vhost_url: str):
+def test_a_missing_callback_queue_is_made_where_that_is_set(vhost_url: str):
     """F40: durable and without arguments, so that whoever declares it plainly finds no difference."""
     with closing(connect(vhost_url)) as connection:
-        assert TOPOLOGY.declare_one(connection, "my.answers")
+        assert not TOPOLOGY.declare_one(connection, "my.answers")
+        assert MAKER.declare_one(connection, "my.answers")
         connection.channel().queue_declare("my.answers", durable=True)
 
 
@@ -215,7 +220,7 @@ def test_a_missing_callback_queue_is_made_for_its_owner(vhost_url: str):
 def test_a_queue_that_may_not_be_made_is_not_made(vhost_url: str, name: str):
     """A wait of a former schedule, made like a callback queue, would keep for ever what comes in."""
     with closing(connect(vhost_url)) as connection:
-        assert not TOPOLOGY.declare_one(connection, name)
+        assert not MAKER.declare_one(connection, name)
         with pytest.raises(ChannelClosedByBroker):
             connection.channel().queue_declare(name, passive=True)
 

@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
 from bridge.waiting import WaitingDoor
-from gateway.errors import RateLimited, StoreUnavailable
-from gateway.keys.pool import KeyPool
+from gateway.errors import RateLimited, Scope, StoreUnavailable
+from gateway.keys.pool import KeyPool, Lease, Unavailable
 from middleware.attempt import attempt_of
 from tests.clock import Clock
 from tests.world import Channel, World, delivery, job, world
@@ -33,6 +34,12 @@ class DelayQueues:
         self.got.append((queue, body))
         return delivery(self.channel, queue=queue, body=body)
 
+    def open(self, delivery: Delivery) -> Delivered | None:
+        if delivery.body == b"refused":
+            delivery.settle(confirmed=True)
+            return None
+        return Delivered(the_broker.encoder.read(delivery.body, queue="gemini.generate"), delivery)
+
     @property
     def settled(self) -> list[str]:
         return self.channel.sent
@@ -44,7 +51,12 @@ class Room:
     def __init__(self, queues: DelayQueues) -> None:
         self.queues = queues
         self.door = WaitingDoor(
-            resources.pool, resources.provider, resources.topology, resources.publisher, requests_wait
+            resources.settings,
+            resources.pool,
+            resources.provider,
+            resources.topology,
+            resources.publisher,
+            requests_wait=requests_wait,
         )
 
     def next(self) -> Delivered | None:
@@ -81,11 +93,11 @@ def room(queues: DelayQueues) -> Room:
     return Room(queues)
 
 
-def test_the_shortest_wait_comes_first_and_in_order(here: World, queues: DelayQueues):
+def test_who_has_waited_longest_comes_first_and_in_order(here: World, queues: DelayQueues):
     """No more are handed out than the keys have places: two of three."""
     waiting = room(queues)
     found = [waiting.next() for _ in range(3)]
-    assert [delivery.args[0].request_id for delivery in found if delivery] == ["r-2", "r-3"]
+    assert [delivery.args[0].request_id for delivery in found if delivery] == ["r-1", "r-2"]
     assert found[2] is None
 
 
@@ -136,7 +148,7 @@ def test_a_store_that_fails_after_the_fetch_gives_the_request_back(
 ):
     """It must not stay fetched by a consumer that has forgotten it."""
 
-    def fail(_pool: KeyPool, _model: str) -> None:
+    def fail(_pool: KeyPool, _model: str, **_: object) -> None:
         raise StoreUnavailable("gone")
 
     monkeypatch.setattr(KeyPool, "acquire", fail)
@@ -144,11 +156,116 @@ def test_a_store_that_fails_after_the_fetch_gives_the_request_back(
     assert queues.settled == ["requeue"]
 
 
-def test_what_cannot_be_read_goes_back_and_is_looked_at_when_it_is_due(here: World, queues: DelayQueues):
-    """The dead queue is the work queue's business."""
-    queues.waiting[SHORT].insert(0, b"garbage")
-    assert room(queues).next() is None
+def test_what_cannot_be_read_goes_back_and_holds_up_nobody(queues: DelayQueues):
+    """The dead queue is the work queue's business, when its wait is over."""
+    queues.waiting[LONG].insert(0, b"garbage")
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].request_id == "r-1"
     assert queues.settled == ["requeue"]
+
+
+def test_one_whose_model_rests_holds_up_nobody_behind_it(here: World, queues: DelayQueues):
+    """F66: it goes back to its place; its model is asked about once for all that want it."""
+    lease = here.pool.acquire("resting")
+    assert isinstance(lease, Lease)
+    here.pool.cool(lease, RateLimited("HTTP 429", reason="busy", scope=Scope.MODEL, retry_after_s=3000.0))
+    here.pool.cancel(lease)
+    resting = job(9).model_copy(update={"request": job(9).request.model_copy(update={"model": "resting"})})
+    queues.waiting[SHORT] = [here.message(resting).encode()] * 3 + queues.waiting[SHORT]
+    queues.waiting[LONG] = []
+    waiting = room(queues)
+    delivery = waiting.next()
+    assert delivery is not None
+    assert delivery.args[0].request_id == "r-2"
+    assert queues.settled == ["requeue"] * 3
+
+
+def test_while_keys_are_short_new_requests_come_last_and_with_a_key(here: World, queues: DelayQueues):
+    """F67: what has come back from its wait first, then those who wait, then who is new."""
+    queues.waiting["gemini.requests"] = [here.message(job(5)).encode()]
+    queues.waiting["gemini.generate"] = [b"refused", here.message(job(6)).encode()]
+    queues.waiting[SHORT] = []
+    requests_wait.set()
+    waiting = room(queues)
+    first, second, third = (waiting.next() for _ in range(3))
+    assert [one.args[0].request_id for one in (first, second) if one] == ["r-6", "r-1"]
+    assert third is None
+    assert queues.waiting["gemini.requests"] != []
+    assert waiting.door.keys_are_short
+
+
+def test_one_that_was_taken_from_its_queue_in_vain_is_the_next(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """F67: another worker was faster. It makes no way through a step of the schedule, and nobody passes it."""
+    queues.waiting = {"gemini.requests": [here.message(job(n)).encode() for n in (7, 8)]}
+    requests_wait.set()
+    waiting = room(queues)
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+        ready = iter([0.0, 1.0])
+        meanwhile.setattr(here.pool, "ready_in_s", lambda: next(ready))
+        assert waiting.next() is None
+    assert waiting.door.keys_are_short
+    found = [waiting.next(), waiting.next()]
+    assert [one.args[0].request_id for one in found if one] == ["r-7", "r-8"]
+    assert queues.settled == []
+
+
+def test_one_that_is_held_goes_back_when_the_worker_stops(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """Another worker has it sooner than this process ends."""
+    queues.waiting = {"gemini.requests": [here.message(job(7)).encode()]}
+    requests_wait.set()
+    waiting = room(queues)
+    monkeypatch.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+    ready = iter([0.0, 1.0])
+    monkeypatch.setattr(here.pool, "ready_in_s", lambda: next(ready))
+    assert waiting.next() is None
+    waiting.door.stop()
+    waiting.door.stop()
+    assert queues.settled == ["requeue"]
+
+
+def test_one_that_is_held_goes_on_the_schedule_when_no_key_comes_back_soon(
+    here: World, queues: DelayQueues, monkeypatch: pytest.MonkeyPatch
+):
+    """As every request does then."""
+    queues.waiting = {"gemini.requests": [here.message(job(7)).encode()]}
+    requests_wait.set()
+    waiting = room(queues)
+    monkeypatch.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+    ready = iter([0.0, 1.0, 3600.0])
+    monkeypatch.setattr(here.pool, "ready_in_s", lambda: next(ready))
+    assert waiting.next() is None
+    delivery = waiting.next()
+    assert delivery is not None
+    assert attempt_of(delivery).lease is None
+
+
+def test_keys_are_short_no_longer_when_nobody_waits_and_nothing_is_new(here: World):
+    """From then on RabbitMQ pushes what arrives."""
+    requests_wait.set()
+    waiting = room(DelayQueues())
+    assert waiting.next() is None
+    assert not waiting.door.keys_are_short
+
+
+def test_when_no_key_comes_back_within_the_shortest_wait_all_is_fetched(here: World, clock: Clock):
+    """Every request goes on the schedule then, as documented, and ends with its error."""
+    requests_wait.set()
+    lease = here.pool.acquire("any")
+    assert isinstance(lease, Lease)
+    waiting = room(DelayQueues())
+    here.pool.cool(lease, RateLimited("HTTP 429", reason="daily", scope=Scope.KEY, retry_after_s=50.0))
+    assert waiting.next() is None
+    assert waiting.door.keys_are_short
+    here.pool.cool(lease, RateLimited("HTTP 429", reason="daily", scope=Scope.KEY, retry_after_s=3000.0))
+    clock.advance(1.0)
+    assert waiting.next() is None
+    assert not waiting.door.keys_are_short
 
 
 def test_a_look_that_found_nobody_is_not_repeated_at_once(here: World, clock: Clock):
@@ -177,7 +294,7 @@ def test_while_there_are_more_the_looks_are_frequent(here: World, queues: DelayQ
     """One was found, so there may be another, whoever has sent it."""
     waiting = room(queues)
     assert waiting.next() is not None
-    assert waiting.patience_s(60.0) == 0.01
+    assert waiting.patience_s(60.0) == 0.0
     queues.waiting.clear()
     assert waiting.next() is None
     assert waiting.patience_s(60.0) == 5.0

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from gateway.rabbitmq.publisher import Publisher as RealPublisher
 from gateway.rabbitmq.topology import WORK, Topology
 from gateway.resources import open_stores
 from gateway.settings import Settings, load_settings
+from middleware.attempt import Parking
 
 Published = tuple[str, bytes, pika.BasicProperties]
 
@@ -115,6 +117,7 @@ class Source:
     def __init__(self) -> None:
         self.later: list[float] = []
         self.gone: list[Delivery] = []
+        self.parked: list[tuple[Delivered, Parking]] = []
 
     def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool:
         if after_s:
@@ -124,6 +127,10 @@ class Source:
 
     def settled(self, delivery: Delivery) -> None:
         self.gone.append(delivery)
+
+    def park(self, message: Delivered, parking: Parking) -> bool:
+        self.parked.append((message, parking))
+        return True
 
 
 def delivery(  # what AMQP says of one
@@ -163,6 +170,7 @@ class World:
             cooldown_s=settings.keys_cooldown_seconds,
         )
         self.topology = Topology(settings)
+        self.on_parked: Callable[[Parking], None] = lambda _parking: _moment()
 
     def install(self) -> None:
         resources.stopping.clear()
@@ -172,15 +180,20 @@ class World:
         resources.publisher.open(cast("RealPublisher", self.publisher))
         resources.pool.open(self.pool)
         resources.ledger.open(self.stores.ledger)
+        resources.owner.open(self.stores.owner).start()
         resources.provider.open(cast("RealProvider", self.provider))
 
     def message(self, job: Job, actor: str = "generate", **fields: Any) -> "dramatiq.Message[Any]":
         return dramatiq.Message("gemini.generate", actor, (job,), {}, {}, **fields)
 
     def deliver(self, message: "dramatiq.Message[Any]") -> tuple[str, ...]:
-        """Run one delivery as a Dramatiq worker thread does; how it was settled."""
-        channel = Channel()
-        self.run(Delivered(message, delivery(channel, queue=message.queue_name)))
+        """Run one delivery as a Dramatiq worker thread does, as often as it is parked; how it was settled."""
+        channel, source = Channel(), Source()
+        self.run(Delivered(message, delivery(channel, queue=message.queue_name, source=source)))
+        while source.parked:
+            parked, parking = source.parked.pop()
+            self.on_parked(parking)
+            self.run(parked)
         return tuple(channel.sent)
 
     def run(self, delivered: Delivered) -> None:
@@ -199,7 +212,13 @@ class World:
         ]
 
     def close(self) -> None:
+        self.stores.owner.stop()
         self.stores.close()
+
+
+def _moment() -> None:
+    """Let others run."""
+    threading.Event().wait(0.001)
 
 
 @contextmanager

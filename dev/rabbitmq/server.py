@@ -93,6 +93,17 @@ class Server:
         """Raise or end a memory alarm, which blocks every connection that publishes."""
         self.control("set_vm_memory_high_watermark", "0.00000001" if on else "0.6")
 
+    @contextmanager
+    def stuck(self, url: str, queue: str) -> Iterator[None]:
+        """Meanwhile a classic queue of the virtual host of `url` takes, confirms and gives nothing."""
+        name = f'rabbit_misc:r(<<"{unquote(vhost_of(url))}">>, queue, <<"{queue}">>)'
+        found = f"{{ok, Queue}} = rabbit_amqqueue:lookup({name}), sys:%s(amqqueue:get_pid(Queue))."
+        self.control("eval", found % "suspend")
+        try:
+            yield
+        finally:
+            self.control("eval", found % "resume")
+
     @property
     def _user(self) -> tuple[str, str]:
         parts = urlsplit(self.url)

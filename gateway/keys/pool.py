@@ -19,10 +19,8 @@ from gateway.keys.store import (
     key_subject,
     model_subject,
 )
+from gateway.schedule import window_margin_s
 from gateway.secrets import ApiKey
-
-#: The least that a window is lengthened by, in seconds; a long one by a sixtieth of it.
-SHORTEST_MARGIN_S = 0.25
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ class KeyPool:
         # A use is recorded before its call reaches the provider, one call sooner after than the next: counted by the
         # provider, two calls can be closer together than by us. The margin is what the way there may vary by, a new
         # connection above all, so that the provider's record, too, never shows more than the limit in a window.
-        margin_s = max(SHORTEST_MARGIN_S, window_s / 60) if margin_s is None else margin_s
+        margin_s = window_margin_s(window_s) if margin_s is None else margin_s
         self._key_set = KeySet(
             keys=tuple(StoredKey.of(key) for key in self._keys.values()),
             limit=max_per_window,
@@ -100,9 +98,12 @@ class KeyPool:
         in_flight = f", {self._key_set.max_in_flight} in flight" if self._key_set.max_in_flight else ""
         return f"KeyPool({len(self._keys)} keys, {self._key_set.limit} per {self._key_set.window_s:g} s{in_flight})"
 
-    def acquire(self, model: str) -> Lease | Unavailable:
-        """A lease of the least recently used key that may be used for `model` now; one atomic step."""
-        lease = uuid.uuid4().hex
+    def acquire(self, model: str, *, lease_id: str | None = None) -> Lease | Unavailable:
+        """A lease of the least recently used key that may be used for `model` now; one atomic step.
+
+        Who could not hear the answer asks again with the same `lease_id`, a text that nobody else uses.
+        """
+        lease = lease_id or uuid.uuid4().hex
         found = self._store.acquire(self._key_set, model, lease)
         if isinstance(found, Granted):
             return Lease(self._keys[found.digest], model, lease)

@@ -28,11 +28,13 @@
 --   flights:<digest>     zset  lease → when it ends if nobody releases it
 --   rest:<subject>       hash  until, kind, source, reason
 --   account:<name>       set   digests
+--   granted:<lease>      hash  digest, at; for as long as somebody may ask again because the answer was lost
 --
 -- ARGV: 1 clock, 2 step, 3 set, 4 its number of keys, 5 limit, 6 window, 7 in flight, 8 length of a flight, and from
 -- FIRST on what the step needs.
 
 local HOUR, WEEK, FIRST = 3600000000, 604800000000, 9
+local GRANTED_MS = 120000
 local READY = -4503599627370496  -- 2^52: a number of turn added to it stays below zero, and exact
 local id, count = ARGV[3], tonumber(ARGV[4])
 local limit, window, cap, flight = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -176,10 +178,16 @@ end
 -- model subject, lease; returns digest and now, or '', wait, whether all were refused
 function steps.acquire()
   local model, lease = ARGV[FIRST], ARGV[FIRST + 1]
+  -- Its answer was lost, and who asks again has its use already.
+  local granted = P .. 'granted:' .. lease
+  local before = redis.call('HMGET', granted, 'digest', 'at')
+  if before[1] then return {before[1], before[2], ''} end
   local digest = rest_ends(model) <= now and next_in_turn()
   while digest do
     if ready_at(digest, rest_of(digest)) <= now then
       use(digest, lease)
+      redis.call('HSET', granted, 'digest', digest, 'at', str(now))
+      redis.call('PEXPIRE', granted, GRANTED_MS)
       return {digest, str(now), ''}
     end
     refresh(digest)
@@ -192,6 +200,7 @@ end
 -- digest, lease
 function steps.cancel()
   redis.call('ZREM', uses_of(ARGV[FIRST]), ARGV[FIRST + 1])
+  redis.call('DEL', P .. 'granted:' .. ARGV[FIRST + 1])
   steps.release()
 end
 

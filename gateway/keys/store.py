@@ -127,7 +127,10 @@ class KeyStore(Protocol):
     """
 
     def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
-        """Record a use, under the id `lease`, of the least recently used key that may be used now."""
+        """Record a use, under the id `lease`, of the least recently used key that may be used now.
+
+        Who asks again under the same id, because the answer was lost on its way, has that use and no second one.
+        """
 
     def cancel(self, key_set: KeySet, digest: str, lease: str) -> None:
         """Forget the use; one that is not there is no error."""

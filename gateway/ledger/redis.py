@@ -1,58 +1,107 @@
 """The ledger of many machines: hashes in a Redis that they share."""
 
 import hashlib
+import logging
 import time
-import uuid
+import zlib
 from collections.abc import Callable
 
-from gateway.ledger.store import Answered, Entry, Running, Started, Superseded, Work
+from gateway.ledger.store import Answered, Claim, Entry, Running, Started, Superseded, Work
+from gateway.reporting import sentry
 from gateway.stores.redis_server import RedisServer, Rows, microseconds
 
-#: ARGV: 1 clock, 2 entry, 3 ttl, 4 token. A running entry has `lease_ends`, an answered one `envelope`.
+#: How many delivered answers a full server is made to forget at a time.
+FORGOTTEN_AT_ONCE = 200
+
+#: From how many bytes on an envelope is kept compressed, and how that begins: an envelope itself begins with a brace.
+PACKED_FROM, ZLIB = 2048, b"\x78"
+
+logger = logging.getLogger(__name__)
+
+#: ARGV: 1 clock, 2 entry, 3 ttl, 4 token. An entry is held until `lease_ends`; an answered one has `expires`.
 STEP = """
 local entry, ttl, token = P .. 'ledger:' .. ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local function fact(name) return redis.call('HGET', entry, name) or '' end
-local function answered() return tonumber(redis.call('HGET', entry, 'expires') or 0) > now end
+local function number(name) return tonumber(redis.call('HGET', entry, name) or 0) end
+local function answered() return number('expires') > now end
 """
 
-#: 5 delivery, 6 lease, 7 replace a failure, 8 hop, 9 redelivered. Returns {'started', delivery}, {'running', wait},
-#: {'superseded'} or {'answered', …}.
+#: 5 delivery, 6 lease, 7 replace a failure, 8 hop, 9 redelivered, 10 dead. Returns {'started', delivery},
+#: {'running', token, wait}, {'superseded'} or {'answered', …}.
 BEGIN = (
     STEP
     + """
+local lease, holder = tonumber(ARGV[6]), fact('token')
+local held = number('lease_ends') > now and holder ~= token and holder ~= ARGV[10]
 if answered() and not (ARGV[7] == '1' and fact('failure') == '1') then
+  if fact('published') == '0' then
+    if held then return {'running', holder, str(number('lease_ends') - now)} end
+    redis.call('HSET', entry, 'token', token, 'lease_ends', str(now + lease))
+  end
   return {'answered', fact('envelope'), fact('message_id'), fact('published'), fact('delivery'), fact('failure')}
 end
-local lease_ends = tonumber(redis.call('HGET', entry, 'lease_ends') or 0)
--- Its own token: the client has lost the answer to its first try and asks again.
-if lease_ends > now and fact('token') ~= token then return {'running', str(lease_ends - now)} end
+if not answered() then
+  if held then return {'running', holder, str(number('lease_ends') - now)} end
+  if (fact('delivery') == ARGV[5] or ARGV[9] == '1') and number('hop') > tonumber(ARGV[8]) then
+    return {'superseded'}
+  end
+end
 local delivery = ARGV[5]
 if ARGV[9] == '1' and fact('delivery') ~= '' then delivery = fact('delivery') end
-if not answered() and fact('delivery') == delivery and (tonumber(fact('hop')) or 0) > tonumber(ARGV[8]) then
-  return {'superseded'}
-end
-local lease = tonumber(ARGV[6])
-redis.call('DEL', entry)
+-- First what a full server refuses: the script is run again then, and has to find what it has found now.
 redis.call('HSET', entry, 'token', token, 'delivery', delivery, 'lease_ends', str(now + lease), 'hop', ARGV[8])
+redis.call('HDEL', entry, 'envelope', 'message_id', 'failure', 'published', 'expires', 'stored')
 expire(entry, lease + ttl)
 keep_time()
 return {'started', delivery}
 """
 )
 
-#: 5 delivery, 6 envelope, 7 message id, 8 failure.
+#: `answers` has every answer with the time at which it was stored, as its entry, and the bytes that had been stored by
+#: then: so the first and the last tell how much is kept. Only what was delivered is forgotten before its time.
+FORGET = """
+local answers = P .. 'answers'
+local function forget(most)
+  local forgotten = 0
+  for _, answer in ipairs(redis.call('ZRANGE', answers, 0, most - 1)) do
+    local name, stored = string.match(answer, '^(.*)|(%d+)$')
+    local facts = redis.call('HMGET', P .. 'ledger:' .. name, 'stored', 'published')
+    if facts[1] ~= stored then redis.call('ZREM', answers, answer)
+    elseif facts[2] == '1' then
+      redis.call('DEL', P .. 'ledger:' .. name)
+      redis.call('ZREM', answers, answer)
+      forgotten = forgotten + 1
+    end
+  end
+  return forgotten
+end
+"""
+
+#: 5 delivery, 6 envelope, 7 message id, 8 failure, 9 most bytes. Returns {1}, or {} when there is somebody else's
+#: answer. The lease goes on.
 ANSWER = (
     STEP
+    + FORGET
     + """
-if answered() then return {} end
-redis.call('DEL', entry)
+if answered() then return {fact('token') == token and 1 or nil} end
+local lease_ends = str(number('lease_ends'))
+local stored = str(redis.call('HINCRBY', P .. 'clock', 'stored', #ARGV[6]))
+redis.call('ZADD', answers, str(now), ARGV[2] .. '|' .. stored)
 redis.call('HSET', entry, 'token', token, 'delivery', ARGV[5], 'envelope', ARGV[6], 'message_id', ARGV[7],
-  'failure', ARGV[8], 'published', '0', 'expires', str(now + ttl))
+  'failure', ARGV[8], 'published', '0', 'lease_ends', lease_ends, 'expires', str(now + ttl), 'stored', stored)
+redis.call('HDEL', entry, 'hop')
 expire(entry, ttl)
+expire(answers, ttl)
+local first = redis.call('ZRANGE', answers, 0, 0, 'WITHSCORES')
+local kept = tonumber(stored) - tonumber(string.match(first[1], '|(%d+)$'))
+if kept > tonumber(ARGV[9]) or tonumber(first[2]) + ttl < now then forget(10) end
 keep_time()
-return {}
+return {1}
 """
 )
+
+#: 2 how many at most. Returns how many were forgotten.
+MAKE_ROOM = FORGET + "return {forget(tonumber(ARGV[2]))}"
 
 PUBLISHED = STEP + "if answered() then redis.call('HSET', entry, 'published', '1') end return {}"
 
@@ -67,7 +116,14 @@ return {}
 """
 )
 
-ABANDON = STEP + "if not answered() and fact('token') == token then redis.call('DEL', entry) end return {}"
+ABANDON = (
+    STEP
+    + """
+if fact('token') ~= token then return {} end
+if answered() then redis.call('HSET', entry, 'lease_ends', '0') else redis.call('DEL', entry) end
+return {}
+"""
+)
 
 
 class RedisLedger:
@@ -77,21 +133,44 @@ class RedisLedger:
     `appendonly yes` all but the last second does, without it what was not saved is forgotten.
     """
 
-    def __init__(self, server: RedisServer, *, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, server: RedisServer, *, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._server = server
+        self._max_bytes = max_bytes
+        server.make_room = self._make_room
         self._ttl_s = ttl_s
         self._clock = clock
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float, redelivered: bool = False) -> Entry:
-        return self._begin(work, delivery, hop, lease_s, redelivered=redelivered)
-
-    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
-        return self._begin(work, delivery, hop, lease_s, replace_failure=True)
+    def begin(self, claim: Claim) -> Entry:
+        found = self._run(
+            BEGIN,
+            claim.work,
+            claim.token,
+            claim.delivery,
+            microseconds(claim.lease_s),
+            int(claim.replace_failure),
+            claim.hop,
+            int(claim.redelivered),
+            claim.dead,
+        )
+        match found:
+            case [b"running", token, wait]:
+                return Running(token.decode(), int(wait) / 1_000_000)
+            case [b"superseded"]:
+                return Superseded()
+            case [b"answered", envelope, message_id, published, delivery, failure]:
+                return Answered(
+                    _unpacked(envelope), message_id.decode(), published == b"1", delivery.decode(), failure == b"1"
+                )
+            case _:
+                return Started(found[1].decode())
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
-    ) -> None:
-        self._run(ANSWER, work, token, delivery, envelope, message_id, int(failure))
+    ) -> bool:
+        packed = _packed(envelope)
+        return bool(self._run(ANSWER, work, token, delivery, packed, message_id, int(failure), self._max_bytes))
 
     def published(self, work: Work) -> None:
         self._run(PUBLISHED, work, "")
@@ -102,32 +181,24 @@ class RedisLedger:
     def abandon(self, work: Work, token: str) -> None:
         self._run(ABANDON, work, token)
 
-    def _begin(  # noqa: PLR0913 - the facts of a delivery
-        self,
-        work: Work,
-        delivery: str,
-        hop: int,
-        lease_s: float,
-        *,
-        redelivered: bool = False,
-        replace_failure: bool = False,
-    ) -> Entry:
-        token = uuid.uuid4().hex
-        lease = microseconds(lease_s)
-        found = self._run(BEGIN, work, token, delivery, lease, int(replace_failure), hop, int(redelivered))
-        match found:
-            case [b"running", wait]:
-                return Running(int(wait) / 1_000_000)
-            case [b"superseded"]:
-                return Superseded()
-            case [b"answered", envelope, message_id, published, answered_delivery, failure]:
-                return Answered(
-                    envelope, message_id.decode(), published == b"1", answered_delivery.decode(), failure == b"1"
-                )
-            case _:
-                return Started(token, found[1].decode())
-
     def _run(self, script: str, work: Work, token: str, *args: str | bytes | int) -> Rows:
         # The request's id is somebody else's text of any length; its digest is as good a name.
         entry = f"{hashlib.sha256(work.request_id.encode()).hexdigest()}:{work.digest}"
         return self._server.run(script, self._clock, entry, microseconds(self._ttl_s), token, *args)
+
+    def _make_room(self) -> bool:
+        """Forget the oldest answers that were delivered; whether there were any."""
+        (forgotten,) = self._server.run(MAKE_ROOM, self._clock, FORGOTTEN_AT_ONCE, makes_room=False)
+        if forgotten:
+            logger.warning("Redis is full: %d delivered answers are forgotten before their time", forgotten)
+        about = "Give it more memory, or set LEDGER_MAX_BYTES to less than it has"
+        sentry.tell_operator("redis_full", f"Redis is full (maxmemory). {about}")
+        return bool(forgotten)
+
+
+def _packed(envelope: bytes) -> bytes:
+    return zlib.compress(envelope, 1) if len(envelope) >= PACKED_FROM else envelope
+
+
+def _unpacked(kept: bytes) -> bytes:
+    return zlib.decompress(kept) if kept.startswith(ZLIB) else kept

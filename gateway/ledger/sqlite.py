@@ -3,13 +3,12 @@
 import itertools
 import sqlite3
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from gateway.errors import StoreUnavailable
-from gateway.ledger.store import Answered, Entry, Running, Started, Superseded, Work
+from gateway.ledger.store import Answered, Claim, Entry, Running, Started, Superseded, Work
 from gateway.stores.state_file import StateFile
 
 #: How many answers between two sweeps, and how many entries each removes: more than were added since the last.
@@ -18,7 +17,7 @@ SWEEP_EVERY, SWEEP_ROWS = 100, 200
 # Each is one statement, which SQLite makes one transaction. A thread gives up the interpreter at every statement, and
 # queues for it again, all the while with the file's lock in its hand.
 
-#: Starts work that is unknown, whose lease has ended, or whose answer is over or to be replaced; returns a row then.
+#: Starts work that is unknown, that nobody holds, or whose answer is over or to be replaced; returns a row then.
 CLAIM = """
 INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
 VALUES (:request_id, :digest, 0, :token, :delivery, :hop, :lease_ends_at, 0, :expires_at)
@@ -28,30 +27,41 @@ ON CONFLICT (request_id, digest) DO UPDATE SET
     lease_ends_at = excluded.lease_ends_at, published = 0, expires_at = excluded.expires_at,
     message_id = NULL, failure = NULL, envelope = NULL
 WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failure)
-      ELSE lease_ends_at <= :now
+      ELSE (lease_ends_at <= :now OR token IN (:token, :dead))
           AND NOT ((delivery = :delivery OR :redelivered) AND hop > :hop AND expires_at > :now) END
 RETURNING delivery
 """
 
-#: Stores an answer, unless there is one already. The last parameter is the time.
+#: Stores an answer, and returns a row, unless there is one already. The last parameter is the time. The lease goes on:
+#: it is one for the publishing now.
 ANSWER = """
 INSERT INTO ledger (request_id, digest, answered, token, delivery, lease_ends_at, message_id, failure, published,
     expires_at, envelope, hop)
 VALUES (?1, ?2, 1, ?3, ?4, 0.0, ?5, ?6, 0, ?7, ?8, 0)
 ON CONFLICT (request_id, digest) DO UPDATE SET
-    answered = 1, token = excluded.token, delivery = excluded.delivery, lease_ends_at = 0.0,
+    answered = 1, token = excluded.token, delivery = excluded.delivery,
     message_id = excluded.message_id, failure = excluded.failure, published = 0,
     envelope = excluded.envelope, hop = 0
 WHERE NOT answered OR expires_at <= ?9
+RETURNING 1
 """
 
 ENTRY = """
-SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop
+SELECT answered, envelope, message_id, published, delivery, failure, lease_ends_at, token
 FROM ledger WHERE request_id = :request_id AND digest = :digest
+"""
+
+#: An answer that nobody else publishes is the claim's to publish.
+TAKE = """
+UPDATE ledger SET token = :token, lease_ends_at = :lease_ends_at WHERE request_id = :request_id AND digest = :digest
 """
 
 #: A lease that was given while the clock was ahead ends as if it were given now.
 SHORTEN = "UPDATE ledger SET lease_ends_at = :lease_ends_at WHERE request_id = :request_id AND digest = :digest"
+
+#: What nobody holds any more: work that runs is forgotten, an answer is for the next one to publish.
+ABANDON = "DELETE FROM ledger WHERE request_id = ?1 AND digest = ?2 AND token = ?3 AND NOT answered"
+LET_GO = "UPDATE ledger SET lease_ends_at = 0.0 WHERE request_id = ?1 AND digest = ?2 AND token = ?3 AND answered"
 
 
 class SqliteLedger:
@@ -61,27 +71,36 @@ class SqliteLedger:
     of the last moments, see `StateFile`.
     """
 
-    def __init__(self, file: StateFile, *, ttl_s: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, file: StateFile, *, ttl_s: float, max_bytes: int, clock: Callable[[], float] = time.time
+    ) -> None:
         self._file = file
+        self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
         self._answers = itertools.count(1)
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float, redelivered: bool = False) -> Entry:
-        return self._begin(work, delivery, hop, lease_s, redelivered=redelivered)
-
-    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
-        return self._begin(work, delivery, hop, lease_s, replace_failure=True)
+    def begin(self, claim: Claim) -> Entry:
+        facts = {**vars(claim), **vars(claim.work), **self._times(claim.lease_s)}
+        del facts["work"]
+        if rows := self._file.run(CLAIM, facts):
+            return Started(rows[0][0])  # as a rule, and in one statement
+        # Why not is true of one moment only: so the claim is made again, in one transaction with the look, at one time.
+        with self._file.transaction() as db:
+            facts |= self._times(claim.lease_s)
+            rows = db.execute(CLAIM, facts).fetchall()
+            return Started(rows[0][0]) if rows else _found(db, facts)
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
-    ) -> None:
+    ) -> bool:
         now = self._clock()
         answer = (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope, now)
-        self._file.run(ANSWER, answer)
+        is_first = bool(self._file.run(ANSWER, answer))
         if next(self._answers) % SWEEP_EVERY == 0:
             with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
                 self._sweep()
+        return is_first
 
     def published(self, work: Work) -> None:
         self._file.run(
@@ -99,38 +118,8 @@ class SqliteLedger:
 
     def abandon(self, work: Work, token: str) -> None:
         with self._file.transaction() as db:
-            db.execute(
-                "DELETE FROM ledger WHERE request_id = ? AND digest = ? AND token = ? AND NOT answered",
-                (work.request_id, work.digest, token),
-            )
-
-    def _begin(  # noqa: PLR0913 - the facts of a delivery
-        self,
-        work: Work,
-        delivery: str,
-        hop: int,
-        lease_s: float,
-        *,
-        redelivered: bool = False,
-        replace_failure: bool = False,
-    ) -> Entry:
-        claim: dict[str, Any] = {
-            "request_id": work.request_id,
-            "digest": work.digest,
-            "token": uuid.uuid4().hex,
-            "delivery": delivery,
-            "hop": hop,
-            "redelivered": redelivered,
-            "replace_failure": replace_failure,
-            **self._times(lease_s),
-        }
-        if rows := self._file.run(CLAIM, claim):
-            return Started(claim["token"], rows[0][0])  # as a rule, and in one statement
-        # Why not is true of one moment only: so the claim is made again, in one transaction with the look, at one time.
-        with self._file.transaction() as db:
-            claim |= self._times(lease_s)
-            rows = db.execute(CLAIM, claim).fetchall()
-            return Started(claim["token"], rows[0][0]) if rows else _found(db, claim, lease_s)
+            for statement in (ABANDON, LET_GO):
+                db.execute(statement, (work.request_id, work.digest, token))
 
     def _times(self, lease_s: float) -> dict[str, float]:
         now = self._clock()
@@ -138,7 +127,7 @@ class SqliteLedger:
         return {"now": now, "lease_ends_at": now + lease_s, "expires_at": now + lease_s + self._ttl_s}
 
     def _sweep(self) -> None:
-        """Remove some entries that have expired."""
+        """Remove some entries that have expired, and where the file is too large some that were delivered."""
         with self._file.transaction() as db:
             now = self._clock()
             # Entries made while the clock was ahead, or under a longer LEDGER_TTL_SECONDS, end as if made now.
@@ -151,19 +140,36 @@ class SqliteLedger:
                 "DELETE FROM ledger WHERE rowid IN (SELECT rowid FROM ledger WHERE expires_at <= ? LIMIT ?)",
                 (now, SWEEP_ROWS),
             )
+            if _used_bytes(db) > self._max_bytes:
+                db.execute(
+                    "DELETE FROM ledger WHERE rowid IN"
+                    " (SELECT rowid FROM ledger WHERE answered AND published ORDER BY expires_at LIMIT ?)",
+                    (SWEEP_ROWS,),
+                )
 
 
-def _found(db: sqlite3.Connection, claim: dict[str, Any], lease_s: float) -> Entry:
+def _used_bytes(db: sqlite3.Connection) -> int:
+    """What lies in the file, without the room that it has for more."""
+    pages, free, size = (
+        db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
+
+
+def _found(db: sqlite3.Connection, claim: dict[str, Any]) -> Entry:
     """Why the claim was refused, in its own transaction."""
-    (answered, envelope, message_id, published, delivery, failure, lease_ends_at, hop) = db.execute(
+    (answered, envelope, message_id, published, delivery, failure, lease_ends_at, token) = db.execute(
         ENTRY, claim
     ).fetchone()
-    if answered:
-        return Answered(envelope, message_id, bool(published), delivery, bool(failure))
     left_s = lease_ends_at - claim["now"]
-    if left_s <= 0 and (delivery == claim["delivery"] or claim["redelivered"]) and hop > claim["hop"]:
+    held = left_s > 0 and token not in {claim["token"], claim["dead"]}
+    if answered and (published or not held):
+        if not published:
+            db.execute(TAKE, claim)
+        return Answered(envelope, message_id, bool(published), delivery, bool(failure))
+    if not held:
         return Superseded()
-    if left_s > lease_s:  # longer than any lease: the clock was set back since it began
-        left_s = lease_s
+    if left_s > claim["lease_s"]:  # longer than any lease: the clock was set back since it began
+        left_s = claim["lease_s"]
         db.execute(SHORTEN, claim)
-    return Running(max(0.0, left_s))
+    return Running(token, left_s)

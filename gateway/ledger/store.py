@@ -1,15 +1,17 @@
 """The ledger: what was asked, whether a call for it runs, and what was answered.
 
-A piece of work is in one of three states:
+A piece of work is in one of four states:
 
-    unknown ── begin ──▶ running ── answer ──▶ answered ── ttl ──▶ unknown
-                  ▲          │ abandon, scheduled, or its lease ends
-                  └──────────┘
+    unknown ── begin ──▶ running ── answer ──▶ answered ── published ──▶ published ── ttl ──▶ unknown
+       ▲                    │
+       └────────────────────┘ abandon, scheduled
+
+Work that runs, or whose answer is about to be published, belongs to the token that has begun it, until its lease ends
+or until its holder is known to be dead (`gateway/ledger/owner.py`). Then the next one that begins takes it over.
 """
 
 import hashlib
 import json
-import uuid
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -37,17 +39,37 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Started:
-    """The work is the caller's: it holds the lease under `token`, and is `delivery` from now on."""
+class Claim:
+    """Who wants to begin which work, as copy number `hop` of a delivery, for at most `lease_s` seconds.
 
+    `token` is one for an attempt, however often it asks: who asks again because an answer was lost has begun already.
+    What was `redelivered` has had another name when it came before: it goes on as the delivery that is known of the
+    work. With `replace_failure` an answer that is a failure is given up for a new start. `dead` is the token of a
+    holder that is known to live no longer.
+    """
+
+    work: Work
     token: str
+    delivery: str
+    lease_s: float
+    hop: int = 0
+    redelivered: bool = False
+    replace_failure: bool = False
+    dead: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """The work belongs to the token of the claim, and is `delivery` from now on."""
+
     delivery: str
 
 
 @dataclass(frozen=True)
 class Running:
-    """Somebody else holds the lease, for `lease_ends_in_s` seconds more at most."""
+    """The work, or the publishing of its answer, belongs to `token`, for `lease_ends_in_s` seconds more at most."""
 
+    token: str
     lease_ends_in_s: float
 
 
@@ -73,22 +95,20 @@ Entry = Started | Running | Superseded | Answered
 class Ledger(Protocol):
     """Each method is one atomic step and raises StoreUnavailable when the store cannot be used."""
 
-    def begin(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float, redelivered: bool = False) -> Entry:
-        """Start the work for `lease_s` seconds, unless it runs elsewhere, is answered, or a later copy will do it.
+    def begin(self, claim: Claim) -> Entry:
+        """Start the work, unless it runs elsewhere, is answered, or a later copy of the delivery will do it.
 
-        A lease that has ended is taken over. Superseded is only a delivery of which a later copy is known. What was
-        `redelivered` has had another name when it came before: it goes on as the delivery that is known of the work.
+        Work whose lease has ended or whose holder is dead is taken over. Superseded is only a delivery of which a later
+        copy is known. An answer that is Answered and not published belongs to the claim's token: it is to publish it.
         """
-
-    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Entry:
-        """As `begin`, but an answer that is a failure is given up for a new start."""
 
     def answer(  # noqa: PLR0913 - facts of the answer, all by name
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
-    ) -> None:
-        """Store the envelope; when this returns, it survives the death of this process.
+    ) -> bool:
+        """Store the envelope; when this returns, it survives the death of this process. Publishing it is the token's.
 
-        It is stored even if the lease was lost meanwhile, since it is paid for; the first answer stays.
+        It is stored even if the lease was lost meanwhile, since it is paid for. But the first answer stays: False says
+        that somebody who has taken the work over was faster.
         """
 
     def published(self, work: Work) -> None:
@@ -101,30 +121,20 @@ class Ledger(Protocol):
         """
 
     def abandon(self, work: Work, token: str) -> None:
-        """Give the work back unanswered. Idempotent; a token that holds no lease changes nothing."""
+        """Give the work back: what runs is unknown again, and an answer is for the next one to publish.
+
+        Idempotent; a token that holds no lease changes nothing.
+        """
 
 
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
 
-    def begin(  # the protocol's names
-        self,
-        work: Work,  # noqa: ARG002
-        *,
-        delivery: str,
-        hop: int = 0,  # noqa: ARG002
-        lease_s: float,  # noqa: ARG002
-        redelivered: bool = False,  # noqa: ARG002
-    ) -> Started:
-        return Started(uuid.uuid4().hex, delivery)
+    def begin(self, claim: Claim) -> Started:
+        return Started(claim.delivery)
 
-    def restart(self, work: Work, *, delivery: str, hop: int = 0, lease_s: float) -> Started:
-        return self.begin(work, delivery=delivery, hop=hop, lease_s=lease_s)
-
-    def answer(  # noqa: PLR0913 - as the protocol has it
-        self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
-    ) -> None:
-        """Nothing is kept."""
+    def answer(self, *_: object, **__: object) -> bool:
+        return True
 
     def published(self, work: Work) -> None:
         """Nothing is kept."""

@@ -75,7 +75,6 @@ class ConfirmChannel:
             cause = type(error).__name__
             outgoing.fail(Nacked(f"A message to {outgoing.queue} cannot be encoded ({cause})", queue=outgoing.queue))
         else:
-            outgoing.sent = True
             self.in_flight.add(outgoing)
         return True
 
@@ -160,8 +159,8 @@ class ConfirmChannel:
     def _on_confirm(self, frame: Any) -> None:
         self._pause_s = amqp.FIRST_PAUSE_S  # not before: a connection may be lost over its first message
         word = Settled.STORED if isinstance(frame.method, pika.spec.Basic.Ack) else Settled.REFUSED
-        for outgoing, returned in self.in_flight.settle(frame.method.delivery_tag, multiple=frame.method.multiple):
-            self._owner.on_settled(outgoing, Settled.MISSING if returned else word)
+        for outgoing in self.in_flight.settle(frame.method.delivery_tag, multiple=frame.method.multiple):
+            self._owner.on_settled(outgoing, Settled.MISSING if outgoing.returned else word)
 
     def _on_channel_closed(self, _channel: Any, reason: Any) -> None:
         if not self._connection.is_open:

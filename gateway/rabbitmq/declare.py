@@ -27,10 +27,13 @@ def declare(
 def declare_missing(topology: Topology, parameters: pika.URLParameters, queue: str) -> bool:
     """Declare one queue that has gone missing; False when it may not be, or RabbitMQ does not let us.
 
-    Not at once: when a quorum queue is deleted and declared again within milliseconds, RabbitMQ 3.10 does not tell its
-    consumers. They stay attached to the queue that is gone, and no message ever reaches them.
+    One that we need not at once: when a quorum queue is deleted and declared again within milliseconds, RabbitMQ 3.10
+    does not tell its consumers. They stay attached to the queue that is gone, and no message ever reaches them.
     """
-    threading.Event().wait(REDECLARE_PAUSE_S)
+    if not topology.may_declare(queue):
+        return False
+    if topology.needs(queue):
+        threading.Event().wait(REDECLARE_PAUSE_S)
     try:
         connection = amqp.connect(parameters, deadline_s=5.0, stop=None)
     except GatewayError:

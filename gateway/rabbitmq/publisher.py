@@ -3,21 +3,22 @@
 A thread of its own runs the connection, so heartbeats are served whatever the other threads do. `submit` hands a
 message over and returns a future; its result is RabbitMQ's confirm, its exception one of the four PublishErrors.
 
-    inbox ──▶ waiting ──▶ in flight ──▶ confirmed | refused
-                ▲  ▲          │  │
-                │  └──────────┘  │ the connection was lost: sent again, with the same message_id, until the deadline
-                ├─── missing ◀───┤ returned: once per message its queue is declared, then it is sent again
-                └── suspects ◀───┘ RabbitMQ closed the channel over one of them: sent again in ever smaller batches
+    submit ──▶ waiting ──▶ in flight ──▶ confirmed | refused
+                 ▲  ▲          │  │
+                 │  └──────────┘  │ the channel was lost: sent again, with the same message_id, until the deadline,
+                 │                │ and one at a time if RabbitMQ has closed it over one of them
+                 └─── missing ◀───┘ returned: once per message its queue is declared, then it is sent again
 
-Other threads touch the window, the inbox and the answers; everything else belongs to the publisher's thread.
+Other threads touch the window, the answers, and the end of what waits; the rest belongs to the publisher's thread.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
+from itertools import chain
 from typing import Any
 
 import pika
@@ -48,30 +49,30 @@ logger = logging.getLogger(__name__)
 class Publisher:
     """Publishes to queues by name and reports only what RabbitMQ has confirmed. Thread-safe.
 
-    A message whose queue is missing is held while `redeclare(queue)`, on a thread of its own, says whether it could
-    make the queue; without `redeclare` the message is Unroutable at once.
+    For a queue that is missing `redeclare(queue)`, on a thread of its own, makes it or says that it could not. A
+    message waits for that where `waits_for(queue)` is true; any other one is Unroutable at once.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it takes from others, all by name
         self,
         url: str,
         *,
         name: str,
         redeclare: Callable[[str], bool] | None = None,
+        waits_for: Callable[[str], bool] = lambda _queue: True,
         clock: Callable[[], float] = time.monotonic,
         window: Window | None = None,
     ) -> None:
         self._clock = clock
         self._window = window or Window(messages=MAX_MESSAGES, size=MAX_BYTES)
+        self._waits_for = waits_for
         self._redeclarer = Redeclarer(redeclare, self._on_answer) if redeclare is not None else None
         self._stopping = threading.Event()
         self._channel = ConfirmChannel(amqp.parameters(url, name=name), self, stopping=self._stopping)
-        self._inbox: deque[Outgoing] = deque()
-        self._answers: deque[tuple[str, bool]] = deque()
         self._waiting: deque[Outgoing] = deque()
-        self._suspects: deque[Outgoing] = deque()
+        self._suspects = 0  # so many of the first that wait: RabbitMQ has closed a channel over one of them
         self._missing: dict[str, list[Outgoing]] = {}
-        self._batch = 0  # of suspects; 0 when there are none
+        self._answers: deque[tuple[str, bool]] = deque()
         self._woken = False
         self._drained = True
         self._loop: Any = None
@@ -126,11 +127,11 @@ class Publisher:
             self._give_up(outgoing)
             return outgoing.confirmed
         outgoing.confirmed.add_done_callback(lambda _done: self._window.leave(len(body)))
-        self._inbox.append(outgoing)
+        self._waiting.append(outgoing)
         if self._stopping.is_set():
             self._give_up(outgoing)
         elif not self._woken:
-            # One wake-up for a burst. The flag is cleared before the inbox is read, so no message is left behind.
+            # One wake-up for a burst. The flag is cleared before anything is sent, so no message is left behind.
             self._wake()
         return outgoing.confirmed
 
@@ -148,7 +149,7 @@ class Publisher:
     def _wake(self) -> None:
         self._woken = True
         loop = self._loop
-        if loop is not None:  # else the thread is about to start, and reads the inbox first
+        if loop is not None:  # else the thread is about to start, and sends what waits
             loop.add_callback_threadsafe(self._on_wake)
 
     def _on_answer(self, queue: str, made: bool) -> None:
@@ -183,19 +184,18 @@ class Publisher:
 
     def _tick(self) -> None:
         now = self._clock()
-        for outgoing in list(self._outstanding()):
+        for outgoing in self._outstanding():
             if outgoing.deadline <= now and not outgoing.done:
                 self._expire(outgoing)
         # Nothing that is done keeps its place, and its body, for as long as RabbitMQ stays away.
-        self._waiting = deque(outgoing for outgoing in self._waiting if not outgoing.done)
-        self._suspects = deque(outgoing for outgoing in self._suspects if not outgoing.done)
+        for outgoing in list(self._waiting):
+            if outgoing.done:
+                self._waiting.remove(outgoing)
         self._on_wake()
         self._loop.call_later(TICK_S, self._tick)
 
     def _on_wake(self) -> None:
         self._woken = False
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
         while self._answers:
             self._on_redeclared(*self._answers.popleft())
         if self._stopping.is_set():
@@ -204,23 +204,12 @@ class Publisher:
             self._send()
 
     def _send(self) -> None:
-        """Send what waits. While there are suspects: a batch of them alone, and the next when it has its outcome."""
-        if self._batch and not self._channel.in_flight:
-            self._send_from(self._suspects, self._batch)
-            if not self._suspects and not self._channel.in_flight:
-                self._batch = 0
-        if not self._batch:
-            self._send_from(self._waiting, len(self._waiting))
+        """Send what waits; while there are suspects, one message at a time: the one that closes a channel is known."""
+        while self._waiting and self._channel.ready.is_set() and not (self._suspects and self._channel.in_flight):
+            outgoing = self._waiting.popleft()
+            if not outgoing.done and not self._channel.send(outgoing):
+                self._waiting.appendleft(outgoing)
         self._channel.flush()
-
-    def _send_from(self, source: "deque[Outgoing]", count: int) -> None:
-        while source and count > 0 and self._channel.ready.is_set():
-            outgoing = source.popleft()
-            if outgoing.done:
-                continue
-            count -= 1
-            if not self._channel.send(outgoing):
-                source.appendleft(outgoing)
 
     def on_ready(self) -> None:
         self._send()
@@ -232,29 +221,30 @@ class Publisher:
             outgoing.fail(Nacked(f"The queue {outgoing.queue} refused the message", queue=outgoing.queue))
         else:
             self._on_missing(outgoing)
-        if self._batch:
+        if self._suspects:
+            self._suspects -= 1
             self._send()
 
     def on_lost(self, lost: list[Outgoing], blame: str | None) -> None:
-        """Send again what was in flight; when one of many was the cause, in batches of half as many to find it."""
+        """Send again what was in flight, unless it is the one that was the cause."""
         if blame is not None and len(lost) == 1:
             text = f"RabbitMQ refused a message to {lost[0].queue}: {blame}"
             lost[0].fail(Nacked(text, queue=lost[0].queue))
+            self._suspects = max(0, self._suspects - 1)
             return
         if blame is not None:
-            self._batch = max(1, len(lost) // 2)
-        again = self._suspects if self._batch else self._waiting
-        again.extendleft(reversed(lost))
+            self._suspects = sum(not outgoing.done for outgoing in lost)
+        self._waiting.extendleft(reversed(lost))
 
     def _on_missing(self, outgoing: Outgoing) -> None:
-        if self._redeclarer is None or outgoing.redeclared:
-            outgoing.fail(Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
-            return
-        outgoing.redeclared = True
-        asked = outgoing.queue in self._missing
-        self._missing.setdefault(outgoing.queue, []).append(outgoing)
-        if not asked:
+        asks = self._redeclarer is not None and not outgoing.redeclared
+        if asks and self._redeclarer is not None:
             self._redeclarer.ask(outgoing.queue)
+        if asks and self._waits_for(outgoing.queue):
+            outgoing.redeclared = True
+            self._missing.setdefault(outgoing.queue, []).append(outgoing)
+        else:
+            outgoing.fail(Unroutable(f"The queue {outgoing.queue} does not exist", queue=outgoing.queue))
 
     def _on_redeclared(self, queue: str, made: bool) -> None:
         for outgoing in self._missing.pop(queue, ()):
@@ -263,14 +253,14 @@ class Publisher:
             else:
                 outgoing.fail(Unroutable(f"The queue {queue} does not exist, and cannot be made", queue=queue))
 
-    def _outstanding(self) -> Iterator[Outgoing]:
-        for group in (self._waiting, self._suspects, self._channel.in_flight.messages(), *self._missing.values()):
-            yield from group
+    def _outstanding(self) -> list[Outgoing]:
+        return [*self._waiting, *self._channel.in_flight.messages(), *chain(*self._missing.values())]
 
     def _expire(self, outgoing: Outgoing) -> None:
         if outgoing.sent:
             text = f"RabbitMQ has not confirmed a message to {outgoing.queue} in time"
             outgoing.fail(ConfirmTimeout(text, queue=outgoing.queue))
+            self._suspects = 0  # it may never be settled, and the others do not wait for it
         else:
             self._give_up(outgoing)
 
@@ -280,9 +270,7 @@ class Publisher:
         outgoing.fail(ConnectionLost(text, queue=outgoing.queue))
 
     def _fail_all(self) -> None:
-        while self._inbox:
-            self._waiting.append(self._inbox.popleft())
-        for outgoing in list(self._outstanding()):
+        for outgoing in self._outstanding():
             self._give_up(outgoing)
         if self._redeclarer is not None:
             self._redeclarer.stop()

@@ -15,10 +15,14 @@ class Redeclarer:
         self._redeclare = redeclare
         self._answered = answered
         self._missing: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._asked: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def ask(self, name: str) -> None:
-        """Have a queue made. For one thread; the answer comes on another."""
+        """Have a queue made, once at a time. For one thread; the answer comes on another."""
+        if name in self._asked:
+            return
+        self._asked.add(name)
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="redeclare", daemon=True)
             self._thread.start()
@@ -30,7 +34,9 @@ class Redeclarer:
 
     def _run(self) -> None:
         while (name := self._missing.get()) is not None:
-            self._answered(name, self._made(name))
+            made = self._made(name)
+            self._asked.discard(name)  # before the answer: who asks after it asks anew
+            self._answered(name, made)
 
     def _made(self, name: str) -> bool:
         try:

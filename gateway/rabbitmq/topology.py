@@ -59,6 +59,8 @@ class Names(Protocol):
     def upstream_retry_delays(self) -> tuple[float, ...]: ...
     @property
     def callback_queue_pattern(self) -> str | None: ...
+    @property
+    def callback_queue_create(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,19 @@ class Topology:
         if name in self.ours:
             self._assert(connection, self.ours[name])
             return True
-        if name not in self._shared and self.refusal(name) is not None:
+        if not self.may_declare(name):
             return False
         if not self._exists(connection, name):
             self._assert(connection, Queue(name, {}))
         return True
+
+    def needs(self, name: str) -> bool:
+        """Whether the worker cannot do without a queue: it is declared at boot, and again when it is gone."""
+        return name in self.ours or name in self._shared
+
+    def may_declare(self, name: str) -> bool:
+        """Whether we may make a queue that is missing: one that we need, and, where it is set, one for answers."""
+        return self.needs(name) or (self.names.callback_queue_create and self.refusal(name) is None)
 
     def is_ours(self, name: str) -> bool:
         """Whether a queue belongs to the worker, be it of a schedule that is no longer set."""

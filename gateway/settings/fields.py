@@ -70,6 +70,11 @@ class Settings(BaseSettings):
     r"""A regular expression that callback queues have to match as a whole. Without it any queue that is not the
     worker's own will do. For example: `backend\.responses\..*`"""
 
+    callback_queue_create: bool = False
+    """Make a callback queue that is missing, durable, beside the answers of others. `false`: an answer is held in
+    `gemini.callbacks` until its queue is there, and lies in `gemini.generate.dead` after about a day. `RESPONSE_QUEUE`
+    is always made."""
+
     worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
     """Only for `python -m bridge`: requests that it has fetched and not yet relayed, enough to keep its publisher busy.
     A worker holds as many requests as it has threads."""
@@ -158,6 +163,10 @@ class Settings(BaseSettings):
     ledger_ttl_seconds: float = Field(default=172_800.0, ge=0, allow_inf_nan=False)
     """How long an answer is remembered: two days. Longer than all waits together, so that no redelivery finds its entry
     gone; `0`: no ledger."""
+
+    ledger_max_bytes: int = Field(default=256 * 1024 * 1024, ge=1_000_000)
+    """How much room answers may take, in bytes. Beyond it the oldest of those that were delivered are forgotten before
+    their time; so they are when a Redis is full, whatever its size."""
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], UpperCase] = "INFO"
     """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. `INFO` tells each request in a handful of lines."""

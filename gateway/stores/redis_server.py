@@ -37,6 +37,13 @@ local function expire(key, us)
 end
 """
 
+#: ARGV: 2 process, 3 milliseconds.
+SHOW_LIFE = """
+local owner = P .. 'owner:' .. ARGV[2]
+if ARGV[3] == '0' then redis.call('DEL', owner) else redis.call('SET', owner, 1, 'PX', ARGV[3]) end
+return {}
+"""
+
 Rows = list[Any]
 
 
@@ -49,9 +56,11 @@ class RedisServer:
 
     How much survives the death of the server is the server's setting (`appendonly`). Whatever Redis or the way to it
     refuses is raised as StoreUnavailable, whose text names neither the URL nor its password.
+    `make_room` is called when the server is full; it says whether another try is worth while.
     """
 
     def __init__(self, url: str) -> None:
+        self.make_room: Callable[[], bool] = lambda: False
         try:
             self._client = redis.Redis.from_url(
                 url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, health_check_interval=30
@@ -60,17 +69,36 @@ class RedisServer:
             raise StoreUnavailable(f"REDIS_URL cannot be used: {error}") from None
         self._scripts: dict[str, Callable[..., object]] = {}
 
-    def run(self, script: str, clock: Callable[[], float] | None, *args: str | bytes | int) -> Rows:
-        """What the script returns, as a list; `clock` gives epoch seconds, None takes the server's own time."""
+    def run(
+        self, script: str, clock: Callable[[], float] | None, *args: str | bytes | int, makes_room: bool = True
+    ) -> Rows:
+        """What the script returns, as a list; `clock` gives epoch seconds, None takes the server's own time.
+
+        On a full server it is run again after `make_room`, where it `makes_room`: what it does without more memory it
+        does twice.
+        """
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(PRELUDE + script)
         # A caller's clock that is the system's differs between machines, which share this server: not to be used.
         own = "" if clock is None or clock is time.time else microseconds(clock())
         try:
             found = self._scripts[script](args=[own, *args])
+        except redis.OutOfMemoryError as error:
+            if not (makes_room and self.make_room()):
+                text = "Redis is full (maxmemory), and there is nothing that it could forget. Give it more memory"
+                raise StoreUnavailable(text) from error
+            return self.run(script, clock, *args)
         except redis.RedisError as error:
             raise StoreUnavailable(f"Redis cannot be used: {error}. See REDIS_URL") from error
         return found if isinstance(found, list) else []
+
+    def show_life(self, owner: str, life_s: float) -> None:
+        """Have it known for `life_s` seconds that a process lives; with 0 that it does not. Raises StoreUnavailable."""
+        self.run(SHOW_LIFE, None, owner, round(life_s * 1000))
+
+    def lives(self, owner: str) -> bool:
+        """Whether a process has said so of late. Raises StoreUnavailable."""
+        return bool(self.run("return redis.call('GET', P .. 'owner:' .. ARGV[2]) and {1} or {}", None, owner))
 
     def ping(self) -> None:
         """Ask for a sign of life. Raises StoreUnavailable."""

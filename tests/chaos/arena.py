@@ -91,7 +91,7 @@ class Arena:
                 self.running[name].signal_group(signal.SIGKILL)
 
     def kill_one_child(self, name: str) -> None:
-        """SIGKILL to one worker process: its master ends the others."""
+        """SIGKILL to one worker process."""
         parent = self.running[name].popen.pid
         children = Path(f"/proc/{parent}/task/{parent}/children")
         with suppress(OSError, IndexError):

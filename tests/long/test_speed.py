@@ -32,7 +32,7 @@ def test_an_answer_is_stored_quickly(tmp_path: Path):
         smallest.execute(statement)
     stored, committed = [], []
     with closing(smallest), closing(StateFile(tmp_path / "state.sqlite3")) as file:
-        ledger = SqliteLedger(file, ttl_s=1000.0)
+        ledger = SqliteLedger(file, ttl_s=1000.0, max_bytes=100_000_000)
         for number in range(500):
             work = Work(f"r-{number}", "d")
             entry = ledger.begin(work, delivery="a", lease_s=60.0)

@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import Any
 
+import pika
 import pytest
 
 from dev.stack import Stack
@@ -233,9 +234,26 @@ def test_a_full_callback_queue_delays_the_answer_and_never_pays_again(running_st
     assert len(calls_about(fake, "Question 30")) == 1
 
 
-def test_a_missing_callback_queue_is_declared(running_stack: Running):
-    """F40: an answer is never published into nothing."""
-    stack, _fake = running_stack
+def test_answers_to_missing_queues_wait_and_hold_up_nobody(running_stack: Running):
+    """F40, F63: no queue is made; each is delivered when its owner has made one. Others are answered meanwhile."""
+    stack, fake = running_stack
+    stack.publish(*(request(400 + number, callback_queue=f"missing.{number}") for number in range(20)), request(42))
+    assert stack.answers(1)[0]["request_id"] == request(42)["request_id"]
+    with stack.channel() as channel:
+        for number in range(20):
+            with pytest.raises(pika.exceptions.ChannelClosedByBroker):
+                channel.connection.channel().queue_declare(f"missing.{number}", passive=True)
+        for number in range(20):
+            channel.queue_declare(f"missing.{number}", durable=True)
+    for number in range(20):
+        assert stack.answers(1, queue=f"missing.{number}", timeout_s=90)[0]["status"] == "success"
+    assert len(calls_about(fake, "Question 407")) == 1
+
+
+def test_a_missing_callback_queue_is_made_where_that_is_set(make_stack: MakeStack):
+    """CALLBACK_QUEUE_CREATE, for backends that only read."""
+    stack, _fake = make_stack(CALLBACK_QUEUE_CREATE=1)
+    stack.start_worker()
     stack.publish(request(40, callback_queue="new.answers"))
     stack.wait_for_depth("new.answers", 1)
 

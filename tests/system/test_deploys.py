@@ -20,6 +20,7 @@ def test_old_bridges_and_workers_beside_new_ones_lose_nothing(make_stack: MakeSt
     stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=2)
     fake.script([{"delay_s": 0.05}])
     bridge, before, now = stack.start_bridge(), stack.start_worker(**AS_BEFORE), stack.start_worker()
+    wait_until(lambda: stack.consumers("gemini.requests") == 2, what="the bridge and the new worker to take requests")
     answers = Answers(stack)
     answers.ask(100)
     now.wait_for_output("Settled", count=10)

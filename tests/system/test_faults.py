@@ -5,6 +5,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import pika
 import pytest
@@ -136,13 +137,31 @@ def test_a_worker_process_that_is_killed_while_it_starts_ends_the_worker(make_st
     assert worker.wait(20) != 0
 
 
-def test_one_dead_worker_process_ends_the_whole_worker(make_stack: MakeStack):
-    """F52: the platform sees the exit code and starts it again."""
-    stack, _fake = make_stack(WORKER_PROCESSES=2)
+def test_of_two_worker_processes_one_may_die(make_stack: MakeStack):
+    """F52, F68: the other one ends its calls and goes on; all that the dead one was at is answered, too.
+
+    In the end the platform is told by the exit code, after a stop that counts.
+    """
+    stack, fake = make_stack(WORKER_PROCESSES=2, WORKER_THREADS=4)
+    fake.script([{"gate": "held"}])
     worker = stack.start_worker()
-    children = [pid for pid in members(worker.popen.pid) if pid != worker.popen.pid]
-    os.kill(max(children), signal.SIGKILL)
+    ids = [f"r-{number}" for number in range(8)]
+    stack.publish(*({"request_id": one, "prompt": f"Question {one}"} for one in ids))
+    fake.wait_for_calls(8)
+    os.kill(max(children_of(worker.popen.pid)), signal.SIGKILL)
+    worker.wait_for_output("the others go on")
+    fake.open_gate("held")
+    answers = stack.answers(8)
+    assert sorted(answer["request_id"] for answer in answers) == ids
+    assert len(fake.calls()) == 8 + 4
+    stack.publish({"request_id": "after", "prompt": "Hello"})
+    assert stack.answers(1)[0]["request_id"] == "after"
+    os.kill(worker.popen.pid, signal.SIGTERM)
     assert worker.wait(30) != 0
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("process", ["worker", "bridge"])

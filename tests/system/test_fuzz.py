@@ -43,7 +43,9 @@ def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
 
 
 def send_hostile_bodies(make_stack: MakeStack, server: Server, *, share: float) -> None:
-    stack, fake = make_stack(per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1)
+    stack, fake = make_stack(
+        per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1, CALLBACK_QUEUE_CREATE=1
+    )
     worker = stack.start_worker()
     warm_up(stack)
     memory = memory_of(worker)
@@ -129,6 +131,8 @@ def publish(stack: Stack, sent: list[bytes]) -> None:
 
 
 def good_request_is_answered(stack: Stack) -> bool:
+    with stack.channel() as channel:
+        channel.queue_declare("good.answers", durable=True)
     stack.publish({"request_id": "good", "prompt": "Hello", "callback_queue": "good.answers"})
     (answer,) = stack.answers(1, queue="good.answers")
     return bool(answer["status"] == "success")
@@ -136,6 +140,8 @@ def good_request_is_answered(stack: Stack) -> bool:
 
 def warm_up(stack: Stack) -> None:
     """Threads that start with the first call, or with the first missing queue, are there afterwards."""
+    with stack.channel() as channel:
+        channel.queue_declare("warm.up", durable=True)
     stack.publish(*({"request_id": f"w-{n}", "prompt": "Hello", "callback_queue": "warm.up"} for n in range(16)))
     stack.wait_for_depth("warm.up", 16)
     stack.answers(16, queue="warm.up")

@@ -1,0 +1,67 @@
+"""Deliveries that wait without a thread: for a call that runs elsewhere, or for a server that is away."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.delivery import Delivered
+from middleware.attempt import Parking
+
+#: How many may wait for something of their own. Those beyond it go back to their queue, and come again after a pause.
+LIMIT = 1000
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    message: Delivered
+    due_at: float
+    keeps_room: bool
+
+
+class Parked:
+    """The parked deliveries of a process, whichever connection they came over. Thread-safe; times are seconds."""
+
+    def __init__(self, *, limit: int = LIMIT, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._places: list[_Place] = []
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def put(self, message: Delivered, parking: Parking) -> bool:
+        """Keep it until its time has come; False when there is no place."""
+        with self._lock:
+            if not parking.keeps_room and sum(not place.keeps_room for place in self._places) >= self._limit:
+                return False
+            self._places.append(_Place(message, self._clock() + parking.after_s, parking.keeps_room))
+            return True
+
+    def take(self, *, room: bool) -> Delivered | None:
+        """One whose time has come, the earliest first. Without `room` only one that has kept its room."""
+        if not self._places:
+            return None
+        with self._lock:
+            place = self._next(room=room)
+            if place is None or place.due_at > self._clock():
+                return None
+            self._places.remove(place)
+            return place.message
+
+    def take_all(self) -> list[Delivered]:
+        """All of them, whether their time has come or not."""
+        with self._lock:
+            places, self._places = self._places, []
+        return [place.message for place in places]
+
+    def next_in_s(self, *, room: bool) -> float:
+        """How long until there is one to take, infinity when there is none."""
+        with self._lock:
+            place = self._next(room=room)
+            return float("inf") if place is None else max(0.0, place.due_at - self._clock())
+
+    def _next(self, *, room: bool) -> _Place | None:
+        places = (place for place in self._places if room or place.keeps_room)
+        return min(places, key=lambda place: place.due_at, default=None)

@@ -1,0 +1,33 @@
+"""Stores that are small, slow or away, for long."""
+
+import base64
+import random
+
+import pytest
+
+from dev.redis import redis_server
+from tests.system.conftest import MakeStack
+
+pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
+
+#: More than 25 MB hold, at a time.
+ROUNDS, EACH = 20, 500
+
+#: Texts that hardly get smaller when they are compressed; an answer repeats its prompt.
+TEXT = random.Random(1)
+
+
+def test_a_small_redis_serves_on_and_on(make_stack: MakeStack, redis_installed: None):
+    """F64: 25 MB, as the smallest plans have, and answers of 8 kB: 10,000 requests in a row are answered."""
+    with redis_server("--maxmemory", "25mb", "--maxmemory-policy", "noeviction") as url:
+        stack, fake = make_stack(WORKER_THREADS=16, REDIS_URL=url, per_minute=100_000)
+        stack.start_worker()
+        for number in range(ROUNDS):
+            stack.publish(*(request(number * EACH + one) for one in range(EACH)))
+            answers = stack.answers(EACH, timeout_s=120)
+            assert {answer["status"] for answer in answers} == {"success"}
+        assert fake.stats()["total"] == ROUNDS * EACH
+
+
+def request(number: int) -> dict[str, str]:
+    return {"request_id": f"r-{number}", "prompt": base64.b85encode(TEXT.randbytes(6400)).decode()}
