@@ -35,7 +35,9 @@ class Door:
 
     def to_dead_queue(self, delivery: Delivery, *, reason: str, code: ErrorCode, request_id: str | None = None) -> None:
         """Keep what nobody can run for an operator."""
-        properties = dead_letter(reason=reason, code=code, source=delivery.queue, request_id=request_id)
+        properties = dead_letter(
+            reason=reason, code=code, source=delivery.queue, request_id=request_id, sender=delivery.properties
+        )
         self.move(delivery, self.dead_queue, delivery.body, properties)
 
 

@@ -1,10 +1,11 @@
-"""The checker of `script/chaos`: which envelopes it takes for sent once too often."""
+"""The checker of `script/chaos`: which envelopes it takes for sent once too often, and when service stood still."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tests.chaos.checker import Envelope, Evidence, judge
+from tests.chaos.checker import LONGEST_GAP_S, Envelope, Evidence, judge
 from tests.chaos.workload import Kind, Request
 
 ASKED = Request("r-1", Kind("plain", 1), "canary")
@@ -39,17 +40,41 @@ DUPLICATE = ("received", "ack asked")
 )
 def test_what_is_confirmed_is_sent_again_only_for_another_request(journal: tuple[str, ...], wrong: bool):
     """P2: a delivery that comes late has nothing to send; one of a request that was sent again may send a copy."""
-    sent = journal.count("envelope sent")
-    evidence = Evidence(
+    assert bool(judge(evidence(steps(*journal))).faults) is wrong
+
+
+@pytest.mark.parametrize(
+    ("outages", "gap_s"),
+    [([], 40.0), ([(5.0, 30.0)], 15.0), ([(-10.0, 5.0), (35.0, 90.0)], 30.0)],
+    ids=["nothing was injected", "an outage between", "outages at both ends"],
+)
+def test_a_standstill_is_what_lasts_beyond_the_injected_outage(outages: list[tuple[float, float]], gap_s: float):
+    """P5: from one envelope to the next, of whatever process."""
+    journal = steps("arrived", "received", "envelope sent")
+    journal[-1]["at"] = 40.0
+    verdict = judge(replace(evidence(journal), outages=outages))
+    assert verdict.gap_s == gap_s
+    assert any("no envelope for" in fault for fault in verdict.faults) is (gap_s > LONGEST_GAP_S)
+
+
+def test_what_is_held_for_its_queue_is_no_standstill():
+    """It waits for its owner."""
+    journal = steps("arrived", "received", "held", "envelope sent")
+    journal[-1]["at"] = 600.0
+    assert judge(evidence(journal)).gap_s == 0
+
+
+def evidence(journal: list[dict[str, Any]]) -> Evidence:
+    sent = sum(line["step"] == "envelope sent" for line in journal)
+    return Evidence(
         confirmed=[ASKED],
         unsure=[],
         envelopes=[Envelope("r-1", "success", "m-1", "{}")] * sent,
         dead=[],
         calls=[],
-        journal=steps(*journal),
+        journal=journal,
         left={},
         output="",
         secrets=(),
         canary="canary",
     )
-    assert bool(judge(evidence).faults) is wrong

@@ -57,13 +57,14 @@ def run(here: World, vhost_url: str, monkeypatch: pytest.MonkeyPatch, capsys: py
     return command
 
 
-def reject(channel: Any, body: bytes = REJECTED, *, request_id: str = "r-9") -> str:
+def reject(channel: Any, body: bytes = REJECTED, *, request_id: str = "r-9", **sender: Any) -> str:
     """A body that the bridge has refused; the id of its letter."""
     properties = dead_letter(
         reason="prompt: Input should be a valid string",
         code=ErrorCode.INVALID_REQUEST,
         source="gemini.requests",
         request_id=request_id,
+        sender=pika.BasicProperties(**sender) if sender else None,
     )
     channel.basic_publish("", DEAD_REQUESTS, body, properties)
     assert properties.message_id is not None
@@ -161,6 +162,21 @@ def test_a_body_is_shown_only_to_who_asks_for_it(run: Run, channel: Any):
     assert (code, json.loads(out)["request_id"], "canary" in out) == (0, "r-9", False)
     code, out, _ = run("show", "--id", "r-9", "--body")
     assert (code, json.loads(out)["body"]) == (0, REJECTED.decode())
+
+
+def test_a_redriven_request_has_what_its_sender_gave_it(run: Run, channel: Any):
+    """Without his reply queue the answer would go to the queue of all; it is marked, and counted each time."""
+    reject(channel, reply_to="mine", correlation_id="c-1", content_type="application/json", headers={"tenant": "acme"})
+    for count in (1, 2):
+        assert run("redrive", "--all", "--yes")[0] == 0
+        _method, properties, body = channel.basic_get("gemini.requests", auto_ack=True)
+        assert body == REJECTED
+        assert (properties.reply_to, properties.correlation_id) == ("mine", "c-1")
+        assert properties.content_type == "application/json"
+        assert properties.headers == {"tenant": "acme", "x-redriven": count}
+        again = {name: getattr(properties, name) for name in ("reply_to", "correlation_id", "content_type", "headers")}
+        reject(channel, **again)
+    assert json.loads(run("show", "--all")[1])["redriven"] == 2
 
 
 def test_a_redrive_is_dry_unless_it_is_meant(run: Run, channel: Any):

@@ -1,10 +1,13 @@
 """The properties of a dead letter: whatever the sender called himself, RabbitMQ takes them."""
 
+from typing import Any
+
+import pika
 import pytest
 from pika import spec
 
 from gateway.errors import ErrorCode
-from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.dead_letters import LONGEST_TEXT, MOST_HEADERS, as_it_came, dead_letter
 
 
 @pytest.mark.parametrize("request_id", ["x" * 300, "ü🦔" * 100, "\ud800" * 100, "a\nb", ""])
@@ -34,3 +37,57 @@ def test_it_says_why_since_when_and_after_how_many_attempts():
     }
     assert last >= 1_700_000_000
     assert properties.delivery_mode == spec.PERSISTENT_DELIVERY_MODE
+
+
+def kept(**properties: Any) -> pika.BasicProperties:
+    """What comes back of a sender's properties, by way of AMQP's own form of a letter."""
+    letter = dead_letter(reason="no", code=ErrorCode.INTERNAL, source="q", sender=pika.BasicProperties(**properties))
+    read = pika.BasicProperties()
+    read.decode(b"".join(letter.encode()))
+    found = as_it_came(read.headers)
+    assert found is not None
+    return found
+
+
+def test_what_the_sender_has_said_comes_back_as_it_came():
+    """His reply queue, his ids, and his own headers."""
+    said = {"reply_to": "answers", "correlation_id": "c-1", "message_id": "m-1", "content_type": "application/json"}
+    found = kept(**said, headers={"tenant": "acme", "trace": 7, "sampled": True})
+    assert {name: getattr(found, name) for name in said} == said
+    assert found.headers == {"tenant": "acme", "trace": 7, "sampled": True}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"CC": ["elsewhere"]},
+        {"BCC": "elsewhere"},
+        {"x-death": [{"count": 1}]},
+        {"x-first-death-queue": "q"},
+        {"x-delivery-count": 3},
+        {"nested": {"a": 1}},
+        {"list": [1, 2]},
+        {"long": "x" * (LONGEST_TEXT + 1)},
+    ],
+)
+def test_nothing_is_kept_that_rabbitmq_would_obey_or_that_is_not_plain(headers: dict[str, Any]):
+    """S2: smuggled properties."""
+    found = kept(expiration="1", user_id="admin", priority=9, headers={**headers, "kept": 1})
+    assert found.headers == {"kept": 1}
+    assert (found.expiration, found.user_id, found.priority) == (None, None, None)
+
+
+def test_a_crowd_of_headers_is_kept_in_part():
+    """A letter is not larger than a message by much."""
+    assert len(kept(headers={f"h-{number}": number for number in range(100)}).headers) == MOST_HEADERS
+
+
+@pytest.mark.parametrize(
+    "said", [None, "text", 7, {"reply_to": 7, "headers": "x"}, {"reply_to": "x" * 256}, {"headers": {"\ud800": 1}}]
+)
+def test_a_letter_that_somebody_else_has_written_can_be_sent_on(said: object):
+    """Whatever stands there: nothing that AMQP could not carry is taken over."""
+    found = as_it_came({"x-sender": said})
+    if found is not None:
+        assert found.reply_to is None
+        assert b"".join(found.encode())

@@ -13,7 +13,7 @@ from dramatiq.errors import DecodeError
 
 from bridge.wire import StrictEncoder
 from gateway.messages import Job, Reply
-from gateway.rabbitmq.dead_letters import REASON_HEADER
+from gateway.rabbitmq.dead_letters import REASON_HEADER, REDRIVEN_HEADER, SENDER_HEADER, as_it_came
 from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, WORK
 from gateway.reporting.redaction import escape_controls, redact
 from middleware.outbox import message_properties
@@ -68,7 +68,7 @@ class DeadLetter:
     @property
     def facts(self) -> dict[str, Any]:
         """What may be shown to anybody: nothing of a prompt or an answer. Times are ISO 8601, UTC."""
-        headers = self.properties.headers or {}
+        headers = self._headers
         death = _death(headers)
         return {
             "queue": self.queue,
@@ -80,6 +80,7 @@ class DeadLetter:
             "first": _time(headers.get("x-first-time")),
             "last": _time(headers.get("x-last-time")) or _time(death.get("time")) if headers else None,
             "reason": _text(headers.get(REASON_HEADER)) or _reason(death),
+            "redriven": self.redriven_before,
             "bytes": len(self.body),
         }
 
@@ -93,8 +94,9 @@ class DeadLetter:
     def redriven(self, request_queue: str) -> "tuple[str, bytes, pika.BasicProperties] | None":
         """Queue, body and properties of its next life, None for what has none.
 
-        A request goes back as it came. Work starts its schedule anew, under its old id and with its old `hop`: the
-        ledger knows both, and what is answered already is not called again. A reply is delivered, not generated again.
+        A request goes back as it came, with what its sender has said of it. Work starts its schedule anew, under its
+        old id and with its old `hop`: the ledger knows both, and what is answered already is not called again. A reply
+        is delivered, not generated again.
         """
         match self.message.args if self.message is not None else ():
             case (Job() as job,):
@@ -103,16 +105,41 @@ class DeadLetter:
                 return self._again(reply.model_copy(update={"attempts": 0, "first_refused_at": None}))
         if self.queue != DEAD_REQUESTS:
             return None
+        return request_queue, self.body, self._marked(as_it_came(self._headers) or self._named())
+
+    def _named(self) -> pika.BasicProperties:
+        """For a letter of which nothing was kept: its own name, and that of its request."""
         properties = message_properties(self.id)
         properties.correlation_id = self.request_id
-        return request_queue, self.body, properties
+        return properties
+
+    def _marked(self, properties: pika.BasicProperties) -> pika.BasicProperties:
+        """As one that was sent again, once more than before."""
+        properties.headers = {**(properties.headers or {}), REDRIVEN_HEADER: self.redriven_before + 1}
+        return properties
+
+    @property
+    def redriven_before(self) -> int:
+        """How often it was sent again."""
+        said = self._headers.get(SENDER_HEADER)
+        kept = said.get("headers") if isinstance(said, dict) else None
+        for headers in (self._headers, kept if isinstance(kept, dict) else {}):
+            count = headers.get(REDRIVEN_HEADER)
+            if isinstance(count, int) and count > 0:
+                return count
+        return 0
+
+    @property
+    def _headers(self) -> dict[str, Any]:
+        return self.properties.headers or {}
 
     def _again(self, argument: Job | Reply) -> "tuple[str, bytes, pika.BasicProperties]":
         message = self.message
         if message is None:
             raise LookupError("only a message of ours has a next life of ours")
         copy = message.copy(args=(argument,), options={})
-        return copy.queue_name, StrictEncoder().encode(copy.asdict()), message_properties(copy.message_id)
+        properties = self._marked(message_properties(copy.message_id))
+        return copy.queue_name, StrictEncoder().encode(copy.asdict()), properties
 
 
 def _death(headers: dict[str, Any]) -> dict[str, Any]:

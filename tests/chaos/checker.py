@@ -13,6 +13,9 @@ Journal = Iterable[Mapping[str, Any]]
 #: How long the ledger keeps an attempt's place in a test build, in seconds: the timeout of a round, and a margin.
 LEASE_S = 9.0
 
+#: How long service may stand still beside what is injected, in seconds (P5). A wait for a key takes up to 16.
+LONGEST_GAP_S = 20.0
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -38,6 +41,7 @@ class Evidence:
     output: str  # of all processes
     secrets: tuple[str, ...]  # what must be nowhere
     canary: str  # the prompt, which must be in no log and no error
+    outages: list[tuple[float, float]] = field(default_factory=list)  # when a fault was injected, from and to
 
 
 @dataclass
@@ -50,6 +54,7 @@ class Verdict:
     calls: int = 0
     repeated_calls: int = 0  # paid for beyond what was asked
     crashes: int = 0  # of our processes, at a step or by SIGKILL
+    gap_s: float = 0.0  # the longest time between two envelopes, without what is injected
     faults: list[str] = field(default_factory=list)
 
 
@@ -67,6 +72,7 @@ def judge(evidence: Evidence) -> Verdict:
     _one_call(verdict, evidence, asked)
     _nothing_left(verdict, evidence)
     _no_secrets(verdict, evidence)
+    _no_standstill(verdict, evidence)
     return verdict
 
 
@@ -219,3 +225,28 @@ def _no_secrets(verdict: Verdict, evidence: Evidence) -> None:
         hidden = (*evidence.secrets, *([evidence.canary] if envelope.status == "error" else []))
         if any(secret in envelope.text for secret in hidden):
             verdict.faults.append(f"a secret in the envelope of {envelope.request_id}")
+
+
+def _no_standstill(verdict: Verdict, evidence: Evidence) -> None:
+    """P5: envelopes go on being sent, whatever has died, while there are requests without one."""
+    answerable = {request.id for request in evidence.confirmed if request.kind.ending != "dead"}
+    waiting: set[str] = set()
+    done: set[str] = set()
+    since = 0.0
+    for line in sorted(evidence.journal, key=lambda line: float(line["at"])):
+        match line["step"]:
+            case "arrived" if line["id"] in answerable - done:
+                since = since if waiting else line["at"]
+                waiting.add(line["id"])
+            case "envelope sent" | "held" if waiting:
+                verdict.gap_s = max(verdict.gap_s, _beside(evidence.outages, since, line["at"]))
+                since = line["at"]
+                done.add(line["id"])
+                waiting.discard(line["id"])
+    if verdict.gap_s > LONGEST_GAP_S:
+        verdict.faults.append(f"no envelope for {verdict.gap_s:.0f} s beside what was injected")
+
+
+def _beside(outages: Iterable[tuple[float, float]], start: float, end: float) -> float:
+    """How many of these seconds lie in no outage."""
+    return end - start - sum(max(0.0, min(end, last) - max(start, first)) for first, last in outages)

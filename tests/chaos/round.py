@@ -6,7 +6,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ PER_WINDOW, WINDOW_S = 10, 2.0
 REQUESTS, SECONDS = 60, 6.0
 
 #: How long a round may take to come to rest after its last fault, in seconds.
-DRAIN_S = 90.0
+DRAIN_S = 120.0
 
 SETTINGS: dict[str, object] = {
     "OPENROUTER_API_KEYS": ",".join(KEYS),
@@ -36,6 +36,7 @@ SETTINGS: dict[str, object] = {
     "QUEUE_RETRY_DELAYS": "2,4,8,16",
     "UPSTREAM_RETRY_DELAYS": "0.2,0.5",
     "REQUEST_TIMEOUT_SECONDS": 8,
+    "CALLBACK_QUEUE_CREATE": 1,
     "WORKER_PROCESSES": 2,
     "WORKER_THREADS": 8,
     "LOG_LEVEL": "DEBUG",
@@ -88,12 +89,15 @@ def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path, **settings
         arena.start()
         producer = Producer(url, todo, seconds=SECONDS, go=arena.producing)
         producer.start()
+        outages: list[tuple[float, float]] = []
         for fault in plan.faults:
             threading.Event().wait(rng.uniform(0.3, 1.5))
+            began = time.time()
             fault(Where(arena, node, rng))
+            outages.append((began, time.time()))
         producer.finish(120)
         arena.disarm()
-        verdict = judge(_gather(url, node, arena, producer, canary))
+        verdict = judge(replace(_gather(url, node, arena, producer, canary), outages=outages))
         verdict.crashes = len(arena.ended)
     return Result(plan, verdict, time.monotonic() - started, folder)
 

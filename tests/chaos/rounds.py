@@ -12,7 +12,7 @@ from tests.chaos.ground import ground
 from tests.chaos.node import ChaosNode
 from tests.chaos.round import Plan, Result, play
 
-HEADER = "seed    requests  envelopes  copies  calls  repeated  restarts  seconds  result  faults injected"
+HEADER = "seed    requests  envelopes  copies  calls  repeated  restarts  gap s  seconds  result  faults injected"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +59,7 @@ def _line(result: Result) -> str:
     verdict = result.verdict
     numbers = (
         f"{result.plan.seed:<8}{verdict.requests:>8}{verdict.envelopes:>11}{verdict.copies:>8}{verdict.calls:>7}"
-        f"{verdict.repeated_calls:>10}{verdict.crashes:>10}{result.seconds:>9.0f}"
+        f"{verdict.repeated_calls:>10}{verdict.crashes:>10}{verdict.gap_s:>7.1f}{result.seconds:>9.0f}"
     )
     rows = [f"{numbers}  {'FAILED' if verdict.faults else 'passed':<6}  {result.plan}"]
     return "\n".join([*rows, *(f"    {fault}" for fault in verdict.faults)])
