@@ -16,11 +16,11 @@ from bridge import __main__ as bridge_process
 from bridge.consumer import Consumer
 from bridge.delivery import Delivered
 from bridge.intake import ALWAYS_ROOM
+from dev.waiting import wait_until
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import CALLBACKS, WORK
 from gateway.resources import Resources
 from middleware.attempt import Outcome, attempt_of
-from tests.system.stack import wait_until
 from tests.world import World, job, world
 
 pytestmark = pytest.mark.rabbitmq

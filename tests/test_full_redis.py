@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from dev.redis import empty, redis_server
 from gateway.errors import StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
@@ -16,14 +17,13 @@ from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from gateway.stores.redis_server import RedisServer
 from tests.clock import Clock
-from tests.redis_server import empty, redis_server
 
 #: What does not get smaller when it is compressed: 8 kB.
 ANSWER = random.Random(1).randbytes(8000)
 
 
 @pytest.fixture
-def small() -> Iterator[RedisServer]:
+def small(redis_installed: None) -> Iterator[RedisServer]:
     """A server of 5 MB that forgets nothing by itself; some 500 of these answers fit."""
     options = ("--maxmemory", "5mb", "--maxmemory-policy", "noeviction")
     with redis_server(*options) as url, closing(RedisServer(url)) as server:

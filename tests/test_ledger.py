@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dev.redis import empty
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SWEEP_EVERY, SWEEP_ROWS, SqliteLedger
 from gateway.ledger.store import Answered, Claim, Ledger, NullLedger, Running, Started, Superseded, Work
@@ -18,7 +19,6 @@ from gateway.messages import Job, Parameters, Request
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
 from tests.clock import Clock
-from tests.redis_server import empty
 
 WORK = Work("r-1", "d" * 64)
 TTL_S = 1000.0

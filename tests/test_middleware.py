@@ -16,6 +16,7 @@ import sentry_sdk
 from actors import broker as the_broker
 from actors.boot import Boot
 from actors.broker import MIDDLEWARE, cooldown, resources, stopping
+from dev.waiting import wait_until
 from gateway import exits
 from gateway.errors import (
     AuthenticationFailed,
@@ -37,7 +38,6 @@ from middleware.process import STILL_MARGIN_S, Process
 from middleware.progress import Progress
 from middleware.siblings import Siblings
 from tests.clock import Clock
-from tests.system.stack import wait_until
 from tests.world import World, completion, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)

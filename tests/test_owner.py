@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from dev.redis import empty
+from dev.waiting import wait_until
 from gateway.errors import StoreUnavailable
 from gateway.ledger.owner import GRACE_S, FileOwner, Owner, RedisOwner
 from gateway.stores.redis_server import RedisServer
 from tests.clock import Clock
-from tests.redis_server import empty
-from tests.system.stack import wait_until
 
 ANOTHER_PROCESS = """
 import sys

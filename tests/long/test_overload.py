@@ -6,8 +6,8 @@ from datetime import datetime
 
 import pytest
 
+from dev.stack import Answer, Stack
 from tests.system.conftest import MakeStack
-from tests.system.stack import Answer, Stack
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.redis_server import redis_server
+from dev.redis import redis_server
 from tests.system.conftest import MakeStack
 from tests.system.test_takeover import LONGEST_GAP_S
 
@@ -20,7 +20,7 @@ ROUNDS, EACH = 20, 500
 TEXT = random.Random(1)
 
 
-def test_a_small_redis_serves_on_and_on(make_stack: MakeStack):
+def test_a_small_redis_serves_on_and_on(make_stack: MakeStack, redis_installed: None):
     """F64: 25 MB, as the smallest plans have, and answers of 8 kB: 10,000 requests in a row are answered."""
     with redis_server("--maxmemory", "25mb", "--maxmemory-policy", "noeviction") as url:
         stack, fake = make_stack(WORKER_THREADS=16, REDIS_URL=url, per_minute=100_000)

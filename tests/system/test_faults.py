@@ -10,10 +10,10 @@ from pathlib import Path
 import pika
 import pytest
 
-from tests.rabbitmq_server import RabbitmqServer
+from dev.process_group import members
+from dev.rabbitmq import Node, Server
+from dev.waiting import wait_until
 from tests.system.conftest import MakeStack
-from tests.system.stack import wait_until
-from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -38,7 +38,7 @@ def test_a_worker_killed_in_mid_call_loses_no_request(make_stack: MakeStack):
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
+def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStack, rabbitmq_server: Server):
     """F4: the redelivery waits for the call that still runs."""
     stack, fake = make_stack()
     fake.script([{"gate": "held"}])
@@ -55,13 +55,13 @@ def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStac
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_rabbitmq_that_is_away_loses_nothing(own_rabbitmq: RabbitmqServer, stack_at: MakeStack):
+def test_a_rabbitmq_that_is_away_loses_nothing(own_rabbitmq: Node, stack_at: MakeStack):
     """F8: under load, stopped until the worker has noticed, and started again."""
     lose_nothing_while_rabbitmq_is_away(own_rabbitmq, stack_at)
 
 
 def lose_nothing_while_rabbitmq_is_away(
-    server: RabbitmqServer, stack_at: MakeStack, *, while_away: Callable[[], object] = lambda: None
+    server: Server, stack_at: MakeStack, *, while_away: Callable[[], object] = lambda: None
 ) -> None:
     """Every request that was confirmed before, during and after is answered."""
     stack, _fake = stack_at(server.url)
@@ -132,7 +132,7 @@ def test_a_worker_process_that_is_killed_while_it_starts_ends_the_worker(make_st
     worker = stack.start("worker", RABBITMQ_URL="amqp://127.0.0.1:1/")
     worker.wait_for_output("trying again")
     master = worker.popen.pid
-    (child,) = set(pids_of_group(master)) - {master}
+    (child,) = set(members(master)) - {master}
     os.kill(child, signal.SIGKILL)
     assert worker.wait(20) != 0
 

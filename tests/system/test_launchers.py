@@ -2,8 +2,9 @@
 
 import pytest
 
+from dev.launcher import procfile
+from dev.waiting import wait_until
 from tests.system.conftest import KEYS, MakeStack
-from tests.system.stack import procfile_command, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -11,7 +12,7 @@ LAUNCHERS = ["dramatiq", "dramatiq-gevent"]
 
 
 def command(launcher: str) -> str:
-    return procfile_command("worker").replace("dramatiq-gevent", launcher)
+    return procfile()["worker"].replace("dramatiq-gevent", launcher)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
