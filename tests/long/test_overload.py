@@ -6,7 +6,8 @@ from datetime import datetime
 
 import pytest
 
-from dev.stack import Answer, Stack
+from dev.backend import Answer
+from dev.stack import Stack
 from tests.system.conftest import MakeStack
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
