@@ -36,7 +36,7 @@ requests_wait.set()
 #: Where deliveries come in: requests of others, work of ours, and, early, requests that wait for a key.
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
-    work=WorkDoor(publisher),
+    work=WorkDoor(settings, publisher),
     waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
 )
 
@@ -55,7 +55,7 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     Callbacks(held_replies, ledger),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
-    Ledger(ledger, resources.owner, settings),  # before a key is taken: answered work needs none
+    Ledger(ledger, resources.owner, settings, outbox),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     cooldown,  # above key selection: it rotates what that has leased
     key_selection,  # last: nothing stands between the lease and the call

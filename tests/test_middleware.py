@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import PriorityQueue
 from types import SimpleNamespace
@@ -34,6 +35,7 @@ from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from middleware.attempt import Attempt, Parking, current_attempt
 from middleware.hook import Hook
+from middleware.ledger import GIVEN_UP_AT, SUSPECT_FROM
 from middleware.process import STILL_MARGIN_S, Process
 from middleware.progress import Progress
 from middleware.siblings import Siblings
@@ -196,6 +198,83 @@ def test_a_delivery_whose_first_run_died_is_run_at_once(here: World):
     assert len(here.provider.calls) == 1
     assert len(looks) == 5
     assert not any(parking.keeps_room for parking in looks)
+
+
+def die_at(here: World, number: int, deaths: int) -> None:
+    """A process that has begun a request has died, and it is the last of so many."""
+    dead = FileOwner(here.settings.state_path.parent / "state.sqlite3-owners")
+    dead.start()
+    claim = Claim(Work.of(job(number)), dead.take(deaths - 1), here.message(job(number)).message_id, lease_s=3600.0)
+    here.stores.ledger.begin(claim)
+    dead.stop()
+
+
+def test_of_those_at_which_workers_have_died_one_runs_at_a_time(here: World):
+    """F69: who dies with it alone among them tells which one it is; the others are parked, and nothing is counted."""
+    running, most, go_on = [0], [0], threading.Event()
+    looks = dict.fromkeys(range(3), 0)
+
+    def call() -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        go_on.wait(60)
+        running[0] -= 1
+
+    def deliver(number: int) -> None:
+        die_at(here, number, SUSPECT_FROM)
+        assert here.deliver(here.message(job(number))) == ("ack",)
+
+    def on_parked(_parking: Parking) -> None:
+        number = int(threading.current_thread().name)
+        looks[number] += 1
+        if sum(count > 5 for count in looks.values()) >= 2:  # the others have been looked at again and again
+            go_on.set()
+        threading.Event().wait(0.001)
+
+    here.provider.during, here.on_parked = call, on_parked
+    threads = [threading.Thread(target=deliver, args=(number,), name=str(number)) for number in looks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1]
+    assert len(here.provider.calls) == 3
+
+
+def test_a_request_at_which_too_many_workers_have_died_is_given_up(here: World, sentry_events: list[Any]):
+    """F6: no call; it lies in the dead queue with its reason, and can be sent again from there."""
+    die_at(here, 1, GIVEN_UP_AT)
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert here.provider.calls == []
+    ((queue, body, properties),) = here.publisher.sent
+    assert queue == "gemini.generate.dead"
+    assert properties.headers["x-reason"] == "20 worker processes have died while it ran"
+    assert len(sentry_events) == 1
+    assert here.deliver(the_broker.encoder.read(body, queue="gemini.generate")) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+def test_one_that_runs_elsewhere_meanwhile_keeps_no_suspect_from_running(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Of two processes that look at it one was faster."""
+    die_at(here, 1, SUSPECT_FROM)
+    die_at(here, 2, SUSPECT_FROM)
+    begin, elsewhere = here.stores.ledger.begin, here.stores.owner.take()
+
+    def slower(claim: Claim) -> Any:
+        if claim.dead and claim.work == Work.of(job(1)):
+            begin(replace(claim, token=elsewhere))
+        return begin(claim)
+
+    def on_parked(_parking: Parking) -> None:
+        if len(here.provider.calls) == 0:
+            assert here.deliver(here.message(job(2))) == ("ack",)
+            here.stores.owner.drop(elsewhere)
+
+    monkeypatch.setattr(here.stores.ledger, "begin", slower)
+    looks = iter(range(100))
+    here.on_parked = lambda parking: on_parked(parking) if next(looks) == 1 else None
+    assert here.deliver(here.message(job(1))) == ("ack",)
+    assert len(here.provider.calls) == 2
 
 
 def test_work_that_runs_elsewhere_is_looked_up_ever_less_often(here: World):

@@ -37,9 +37,9 @@ class Owner:
     def stop(self) -> None:
         """No more. Idempotent."""
 
-    def take(self) -> str:
-        """A new token, held until it is dropped."""
-        token = f"{self.id}.{uuid.uuid4().hex}"
+    def take(self, deaths: int = 0) -> str:
+        """A new token, held until it is dropped; so many processes have died at the same work before."""
+        token = f"{self.id}.{deaths}.{uuid.uuid4().hex}"
         self._held.add(token)
         return token
 
@@ -53,6 +53,12 @@ class Owner:
         if not has_owner:
             return True  # it is of an older version of the worker, which says nothing of its life
         return token in self._held if owner == self.id else self._is_alive(owner)
+
+    def deaths(self, token: str) -> int:
+        """How many processes have died at the work of a token, when that does not live: with its own, if it is dead."""
+        owner, *deaths, _ = token.split(".")
+        before = int(deaths[0]) if deaths and deaths[0].isdecimal() else 0
+        return before if owner == self.id else before + 1
 
     def _is_alive(self, _owner: str) -> bool:
         return True
