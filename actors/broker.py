@@ -52,7 +52,7 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     ),  # above all: nothing is done for a delivery of a stopping worker; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
-    Callbacks(held_replies, ledger),  # above the ledger: an answer is stored first, then published
+    Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
     Ledger(ledger, resources.owner, settings, outbox),  # before a key is taken: answered work needs none

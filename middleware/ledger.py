@@ -79,6 +79,10 @@ class Ledger(Hook[JobAttempt]):
                 raise attempt.park("the same work runs elsewhere", after_s=look_s)
             case Started(delivery):
                 attempt.holds, attempt.delivery_id = True, delivery
+                if attempt.reply is not None:  # of an earlier look; the ledger has lost it since
+                    attempt.stored = False
+                    self._store(attempt, attempt.reply)
+                    raise AlreadyAnswered("it was answered before it was parked")
                 if self._deaths(attempt) >= GIVEN_UP_AT:
                     self._give_up(attempt)
                 error = yield

@@ -61,6 +61,7 @@ class Process(Hook[Attempt]):
         self.look_every_s = look_every_s
         self.lost: str | None = None
         self._siblings = Siblings()
+        self._goes_on = False  # although a sibling has died: the master says so once
         self._signals: tuple[socket.socket, socket.socket] | None = None  # both ends stay open as long as the process
 
     def around(self, attempt: Attempt) -> Around:
@@ -113,7 +114,8 @@ class Process(Hook[Attempt]):
             handler = stops.get(received[0])
             if handler is None or self.stopping.is_set():
                 continue
-            if received[0] == signal.SIGTERM and (lost := self._siblings.lost()):
+            if received[0] == signal.SIGTERM and not self._goes_on and (lost := self._siblings.lost()):
+                self._goes_on = True
                 text = f"{len(lost)} of the worker's processes ended by itself: the others go on, restart the worker"
                 logger.critical(text)
                 sentry.tell_operator("process_died", text)

@@ -64,6 +64,16 @@ def test_a_server_that_is_full_of_something_else_is_said_to_be(small: RedisServe
     answered(ledger, 2000)
 
 
+def test_what_is_not_delivered_does_not_keep_the_others(small: RedisServer):
+    """It is the oldest, and stays; those behind it make room."""
+    ledger = RedisLedger(small, ttl_s=10_000.0, max_bytes=1_000_000_000)
+    for number in range(250):
+        answered(ledger, number, published=False)
+    for number in range(1000, 1800):
+        answered(ledger, number)
+    assert isinstance(ledger.begin(Claim(Work("r-0", "d"), "new", "b", lease_s=60.0)), Running)
+
+
 def test_work_that_is_begun_on_a_full_server_is_begun_as_what_it_was(small: RedisServer):
     """The step is done twice there, and has to find what it has found the first time."""
     ledger = RedisLedger(small, ttl_s=10_000.0, max_bytes=1_000_000_000)

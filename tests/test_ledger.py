@@ -270,6 +270,13 @@ def test_an_answer_that_comes_late_is_stored_all_the_same(ledger: Ledger, clock:
     assert found(ledger).envelope == b"first"
 
 
+def test_who_stores_an_answer_again_has_stored_it(ledger: Ledger):
+    """It did not hear that it had."""
+    token = begin(ledger).token
+    assert answer(ledger, token)
+    assert answer(ledger, token)
+
+
 def test_a_failure_can_be_given_up_for_a_new_start(ledger: Ledger):
     """A producer that asks again gets another try; of two that ask at once one starts."""
     answer(ledger, begin(ledger).token, failure=True)

@@ -334,6 +334,32 @@ def test_an_answer_that_is_nowhere_else_is_published_again_by_its_thread(here: W
     assert len(here.publisher.to("gemini.responses")) == 1
 
 
+def test_an_answer_that_the_ledger_has_lost_meanwhile_is_sent_all_the_same(
+    here: World, monkeypatch: pytest.MonkeyPatch
+):
+    """It was stored and parked, and the file was replaced. It is paid for, and known here."""
+    here.publisher.refuse["gemini.responses"] = [ConnectionLost("gone", queue="gemini.responses")]
+    begin, token = here.stores.ledger.begin, []
+
+    def forgetful(claim: Claim) -> Any:
+        token.append(claim.token)
+        return begin(claim) if len(token) == 1 else Started(claim.delivery)
+
+    monkeypatch.setattr(here.stores.ledger, "begin", forgetful)
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_a_stop_ends_the_tries_to_publish_what_is_stored_nowhere(here: World, monkeypatch: pytest.MonkeyPatch):
+    """It would try as fast as it can, until the process is killed."""
+    monkeypatch.setattr(here.stores.ledger, "answer", Once(lambda: None))
+    here.publisher.refuse["gemini.responses"] = [ConnectionLost("gone", queue="gemini.responses")] * 1000
+    here.provider.during = stopping.set
+    assert here.deliver(here.message(job())) == ("requeue",)
+    assert len(here.publisher.refuse["gemini.responses"]) == 999
+
+
 def test_nothing_is_held_when_a_delivery_is_settled(here: World):
     """Neither after an answer, nor after a wait or a fault: a redelivery would wait for a token that nobody uses."""
     here.provider.script = [completion(), BROKEN, RuntimeError("a fault")]
@@ -522,7 +548,7 @@ def test_a_signal_that_comes_because_a_sibling_has_died_stops_nothing(
     here: World, monkeypatch: pytest.MonkeyPatch, sentry_events: list[Any]
 ):
     """F68: Dramatiq's master sends it to all that are left. The next one is a platform's."""
-    there = [{101, 102}, {101}, {101}]
+    there = [{101, 102, 103}, {101}, {101}]
     monkeypatch.setattr("middleware.siblings._children_of_our_parent", lambda: there.pop(0))
     process = Process(stopping, resources.settings)
     process._siblings.look()

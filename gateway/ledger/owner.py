@@ -12,12 +12,16 @@ from pathlib import Path
 from gateway.errors import StoreUnavailable
 from gateway.stores.redis_server import RedisServer
 
-#: How often a process says in Redis that it lives, and for how long that is believed, in seconds.
-BEAT_S, LIFE_S = 1.0, 6.0
+#: How often a process says in Redis that it lives, how long it waits for the answer, and for how long that is believed,
+#: in seconds.
+BEAT_S, BEAT_TIMEOUT_S, LIFE_S = 1.0, 1.0, 6.0
 
 #: How long a process has to have shown no life before it is taken for dead, in seconds. When Redis itself was silent
-#: all signs of life have ended together; those who live show the next one within BEAT_S.
-GRACE_S = 2.0
+#: all signs of life have ended together; those who live show the next one within BEAT_S and BEAT_TIMEOUT_S.
+GRACE_S = 3.0
+
+#: An answer that is older than this, in seconds, says nothing of the time in between.
+STALE_S = 5.0
 
 
 class Owner:
@@ -85,6 +89,13 @@ class FileOwner(Owner):
         except OSError as error:
             raise StoreUnavailable(f"{self._folder} cannot be used: {error}. See STATE_PATH") from error
 
+    def take(self, deaths: int = 0) -> str:
+        if self._file is not None and not (self._folder / self.id).exists():
+            os.close(self._file)  # somebody has cleaned up: for the others this process would be dead
+            self._file = None
+            self.start()
+        return super().take(deaths)
+
     def stop(self) -> None:
         if self._file is not None:
             file, self._file = self._file, None
@@ -120,7 +131,7 @@ class RedisOwner(Owner):
         super().__init__()
         self._server = server
         self._clock = clock
-        self._missed: dict[str, float] = {}  # since when who was asked about shows no life
+        self._missed: dict[str, tuple[float, float]] = {}  # who shows no life: since when, and when it was asked last
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -143,11 +154,12 @@ class RedisOwner(Owner):
                 self._server.show_life(self.id, LIFE_S)
 
     def _is_alive(self, owner: str) -> bool:
-        if self._server.lives(owner):
-            self._missed.pop(owner, None)
-            return True
-        now = self._clock()
-        return now - self._missed.setdefault(owner, now) < GRACE_S
+        lives, now = self._server.lives(owner), self._clock()
+        self._missed = {one: when for one, when in self._missed.items() if now - when[1] < STALE_S}
+        since, _ = self._missed.pop(owner, (now, now))
+        if not lives:
+            self._missed[owner] = since, now
+        return lives or now - since < GRACE_S
 
 
 def _locked(path: Path) -> int | None:

@@ -100,7 +100,10 @@ def _is_name(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and _fits(value, LONGEST_TEXT))
+    """Whether pika can read it and write it again; a float it cannot write."""
+    if isinstance(value, int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, str) and _fits(value, LONGEST_TEXT)
 
 
 def _fits(text: str, limit: int) -> bool:
