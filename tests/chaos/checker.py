@@ -150,8 +150,9 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
 def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]) -> None:
     """P3: nothing is paid for twice, and no call is made beyond the attempts, save where a process ended in between.
 
-    Between the call and the ledger, that is. A failed attempt whose copy no queue takes is made again, too. Where two copies of a request are about, both are attempted as long as the
-    attempts fail: it was relayed, or a process ended before it could note its copy.
+    Between the call and the ledger, that is. A failed attempt whose copy no queue takes is made again, too. Where two
+    copies of a request are about, both are attempted as long as the attempts fail: it was relayed, or a process ended
+    before it could note its copy.
     """
     interrupted = _interrupted(evidence.journal)
     unnoted = _unnoted_copies(evidence.journal)
