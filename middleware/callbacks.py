@@ -11,7 +11,7 @@ from gateway.ledger.store import Ledger
 from gateway.messages import Reply
 from gateway.reporting import sentry
 from middleware.attempt import JobAttempt, Outcome
-from middleware.errors import NotRun
+from middleware.errors import AlreadyAnswered, NotRun
 from middleware.held_replies import PUBLISH_AGAIN_S, HeldReplies
 from middleware.hook import Verdict
 
@@ -36,7 +36,7 @@ class Callbacks(Verdict[JobAttempt]):
         return {"on_success", "on_failure"}
 
     def after(self, broker: Broker, attempt: JobAttempt, error: BaseException | None) -> None:
-        if attempt.reply is None or (isinstance(error, NotRun) and not attempt.stored):
+        if attempt.reply is None or not _is_to_publish(attempt, error):
             return
         actor = _callback(broker, attempt, attempt.reply)
         while attempt.outcome is None and attempt.parking is None:
@@ -68,6 +68,14 @@ class Callbacks(Verdict[JobAttempt]):
             self.ledger().published(attempt.work)
         except StoreUnavailable as unavailable:
             logger.warning("A redelivery would publish this answer again, with the same message_id: %s", unavailable)
+
+
+def _is_to_publish(attempt: JobAttempt, error: BaseException | None) -> bool:
+    """Whether the reply is for this attempt to publish.
+
+    One that did not run has it from the ledger; or of an earlier look, and then RabbitMQ may have the delivery back.
+    """
+    return not isinstance(error, NotRun) or (isinstance(error, AlreadyAnswered) and attempt.stored)
 
 
 def _callback(broker: Broker, attempt: JobAttempt, reply: Reply) -> Actor[[Reply], None]:

@@ -17,6 +17,7 @@ import sentry_sdk
 from actors import broker as the_broker
 from actors.boot import Boot
 from actors.broker import MIDDLEWARE, cooldown, resources, stopping
+from bridge.delivery import Delivered
 from dev.waiting import wait_until
 from gateway import exits
 from gateway.errors import (
@@ -40,7 +41,7 @@ from middleware.process import STILL_MARGIN_S, Process
 from middleware.progress import Progress
 from middleware.siblings import Siblings
 from tests.clock import Clock
-from tests.world import World, completion, job, world
+from tests.world import Channel, Source, World, completion, delivery, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
 BROKEN = UpstreamFailed("HTTP 503: overloaded", reason="http_503", status=503)
@@ -173,8 +174,8 @@ def test_a_second_delivery_waits_for_the_first_and_makes_no_call(here: World, mo
     deliveries[0].start()
     assert calling.wait(60)
     deliveries[1].start()
-    for delivery in deliveries:
-        delivery.join(60)
+    for thread in deliveries:
+        thread.join(60)
     assert settled == [("ack",), ("ack",)]
     assert len(here.provider.calls) == 1
     assert len(here.publisher.sent) == 1
@@ -349,6 +350,21 @@ def test_an_answer_that_the_ledger_has_lost_meanwhile_is_sent_all_the_same(
     assert here.deliver(here.message(job())) == ("ack",)
     assert len(here.provider.calls) == 1
     assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_a_parked_answer_whose_delivery_is_gone_is_not_published_from_here(here: World):
+    """F70: RabbitMQ has delivered it to somebody else, who finds it in the ledger as soon as it is let go."""
+    here.publisher.refuse["gemini.responses"] = [ConnectionLost("gone", queue="gemini.responses")]
+    channel, source = Channel(), Source()
+    message = here.message(job())
+    here.run(Delivered(message, delivery(channel, queue=message.queue_name, source=source)))
+    ((parked, _parking),) = source.parked
+    channel.is_open = False
+    here.run(parked)
+    assert here.publisher.sent == []
+    assert here.deliver(message) == ("ack",)
+    assert len(here.publisher.to("gemini.responses")) == 1
+    assert len(here.provider.calls) == 1
 
 
 def test_a_stop_ends_the_tries_to_publish_what_is_stored_nowhere(here: World, monkeypatch: pytest.MonkeyPatch):
