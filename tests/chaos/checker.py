@@ -136,7 +136,7 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
                 if not under_way[delivery]:
                     late[delivery] = request_id in done - held and sends[request_id] <= 1
                 under_way[delivery] += 1
-            case "ack asked" | "given back":
+            case "ack asked" | "given back" | "parked":
                 under_way[delivery] -= 1
             case "envelope sent":
                 sent[line["message_id"]] += 1

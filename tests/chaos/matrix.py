@@ -158,7 +158,7 @@ def _until_over(arena: Arena, node: ChaosNode, before: tuple[int, int], timeout_
 
 def unsettled(journal: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the latest worker process works on a delivery, or has ended with one that is to come again."""
-    deliveries = [line for line in journal if line["step"] in {"received", "ack asked", "given back"}]
+    deliveries = [line for line in journal if line["step"] in {"received", "ack asked", "given back", "parked"}]
     latest = [line["step"] for line in deliveries if line["pid"] == deliveries[-1]["pid"]]
     return latest.count("received") > len(latest) - latest.count("received")
 

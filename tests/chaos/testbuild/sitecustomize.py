@@ -16,7 +16,7 @@ each process that shall end there. Taking one away is atomic, so it ends one pro
     pika.channel.Channel         envelope sent, copy sent, relayed
     Publisher.publish            confirmed, copy confirmed, held
     Delivery                     arrived (a request), relay: before ack, relay: ack asked
-    Delivered.settle             before ack, ack asked, given back
+    Delivered.settle             before ack, ack asked, given back, parked
 
 The lease of a dead process ends sooner here than it does in production, and with CHAOS_PUBLISH_TIMEOUT_S so does the
 patience with a confirm. With CHAOS_STOCK_SETTLEMENT the worker acks whatever became of a message, as job systems do: a
@@ -285,7 +285,7 @@ def settlements(owner):
 
     @functools.wraps(settle)
     def settled(message):
-        attempt, first = attempt_of(message), message.delivery not in OF_A_MESSAGE
+        attempt, first = attempt_of(message), not message.delivery.is_settled
         OF_A_MESSAGE.add(message.delivery)
         if STOCK_SETTLEMENT:
             attempt.outcome = attempt.outcome or "whatever"
@@ -293,7 +293,9 @@ def settlements(owner):
         if first and attempt.outcome is not None:
             step("before ack", request_id, outcome=attempt.outcome)
         settle(message)
-        if first:
+        if first and not message.delivery.is_settled:
+            step("parked", request_id)
+        elif first:
             step("ack asked" if attempt.outcome is not None else "given back", request_id)
 
     owner.settle = settled
