@@ -47,9 +47,7 @@ cooldown = Cooldown(key_selection, pool, resources.suspect)
 
 #: First halves run from the top to the actor, second halves and verdicts from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
-    Process(
-        stopping, settings
-    ),  # above all: nothing is done for a delivery of a stopping worker; its exit code is the last word
+    Process(stopping, settings),  # above all: a stopping worker starts nothing; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
