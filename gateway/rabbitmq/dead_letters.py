@@ -22,6 +22,9 @@ _KEPT = ("reply_to", "correlation_id", "message_id", "content_type", "type", "ap
 #: How many headers of a sender are kept, and how long a text in one may be, in bytes.
 MOST_HEADERS, LONGEST_TEXT = 32, 1024
 
+#: What AMQP can write of whole numbers. pika reads wider ones, and other numbers as whole ones, and can write neither.
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+
 #: RabbitMQ obeys these, or writes them itself.
 _NOT_KEPT = frozenset({"cc", "bcc", "x-death", "x-delay", "x-delivery-count", "x-acquired-count"})
 
@@ -100,7 +103,9 @@ def _is_name(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and _fits(value, LONGEST_TEXT))
+    if isinstance(value, int):
+        return _SMALLEST <= value <= _LARGEST
+    return isinstance(value, str) and _fits(value, LONGEST_TEXT)
 
 
 def _fits(text: str, limit: int) -> bool:
