@@ -13,11 +13,9 @@ from dramatiq import Broker, Worker
 from dramatiq.common import iter_queue
 
 from gateway import exits
-from gateway.reporting import sentry
 from middleware.attempt import Attempt, current
 from middleware.errors import Stopping
 from middleware.hook import Around, Hook
-from middleware.siblings import Siblings
 
 #: How often the threads are looked at, in seconds.
 LOOK_EVERY_S = 5.0
@@ -34,17 +32,13 @@ class Process(Hook[Attempt]):
     every process of the group, and Dramatiq's master sends it on, so each worker gets two at once.
 
     When a consumer or worker thread has ended by itself, the process drains, and ends with a code that is not 0: half a
-    process looks alive and lets requests wait.
-
-    When one process of a worker has ended by itself, Dramatiq's master sends SIGTERM to the others, and starts none
-    anew. They go on: service at less strength is better than none and calls cut short. Their next SIGTERM counts.
+    process looks alive and lets requests wait. Its keeper starts another one (`middleware/keeper.py`).
     """
 
     def __init__(self, stopping: threading.Event, *, look_every_s: float = LOOK_EVERY_S) -> None:
         self.stopping = stopping
         self.look_every_s = look_every_s
         self.lost: str | None = None
-        self._siblings = Siblings()
         self._signals: tuple[socket.socket, socket.socket] | None = None  # both ends stay open as long as the process
 
     def around(self, attempt: Attempt) -> Around:
@@ -72,7 +66,6 @@ class Process(Hook[Attempt]):
         threading.Thread(target=self._wait, args=(reader, stops), name="signals", daemon=True).start()
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._siblings.look()
         threading.Thread(target=self._watch, args=(worker,), name="watchdog", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
@@ -92,20 +85,13 @@ class Process(Hook[Attempt]):
         """Read signals. The first one that stops the worker does; what comes after it is ignored."""
         while received := reader.recv(1):
             handler = stops.get(received[0])
-            if handler is None or self.stopping.is_set():
-                continue
-            if received[0] == signal.SIGTERM and (lost := self._siblings.lost()):
-                text = f"{len(lost)} of the worker's processes ended by itself: the others go on, restart the worker"
-                logger.critical(text)
-                sentry.tell_operator("process_died", text)
-            else:
+            if handler is not None and not self.stopping.is_set():
                 self.stopping.set()
                 with suppress(SystemExit):  # of a second signal, as Dramatiq counts: the first came before this hook
                     handler(received[0], None)
 
     def _watch(self, worker: Worker) -> None:
         while not self.stopping.wait(self.look_every_s):
-            self._siblings.look()
             self.lost = _lost_thread(worker)
             if self.lost is not None:
                 logger.critical("%s has ended by itself: the process drains and ends", self.lost)

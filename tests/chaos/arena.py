@@ -89,11 +89,12 @@ class Arena:
                 self.running[name].signal_group(signal.SIGKILL)
 
     def kill_one_child(self, name: str) -> None:
-        """SIGKILL to one worker process."""
-        parent = self.running[name].popen.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children")
+        """SIGKILL to one worker process: the child of a keeper, which is a child of Dramatiq's master."""
+        pid = self.running[name].popen.pid
         with suppress(OSError, IndexError):
-            os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+            for _generation in ("keeper", "worker"):
+                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
+            os.kill(pid, signal.SIGKILL)
 
     def terminate(self, name: str) -> None:
         if name in self.running:

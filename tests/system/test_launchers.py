@@ -1,9 +1,13 @@
 """The worker on greenlets, as the Procfile starts it, and on threads, as plain `dramatiq` does."""
 
+import os
+import signal
+
 import pytest
 
 from tests.system.conftest import KEYS, MakeStack
 from tests.system.stack import procfile_command, wait_until
+from tests.system.test_faults import workers_of
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -46,3 +50,17 @@ def test_both_launchers_drain(make_stack: MakeStack, launcher: str):
     assert worker.wait() == 0
     assert [answer["request_id"] for answer in stack.answers(1)] == ["r-1"]
     assert len(fake.calls()) == 1
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_both_launchers_replace_a_process_that_dies(make_stack: MakeStack, launcher: str):
+    """F52: again and again, with one process as well; each of them answers, and the last one stops when asked to."""
+    stack, _fake = make_stack(WORKER_PROCESSES=1)
+    worker = stack.start_worker(command=command(launcher))
+    for number in range(3):
+        os.kill(workers_of(worker.popen.pid)[0], signal.SIGKILL)
+        worker.wait_for_output("this one has taken its place", count=number + 1)
+        stack.publish({"request_id": f"r-{number}", "prompt": "Hello"})
+        assert stack.answers(1)[0]["request_id"] == f"r-{number}"
+    os.kill(worker.popen.pid, signal.SIGTERM)
+    assert worker.wait() == 0
