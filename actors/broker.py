@@ -37,7 +37,7 @@ requests_wait.set()
 #: Where deliveries come in: requests of others, work of ours, and, early, requests that wait for a key.
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
-    work=WorkDoor(publisher),
+    work=WorkDoor(settings, publisher),
     waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
 )
 
@@ -49,13 +49,15 @@ cooldown = Cooldown(key_selection, pool, resources.suspect)
 #: First halves run from the top to the actor, second halves and verdicts from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
     Keeper(stopping),  # before anything is opened: it forks, and what was open then would belong to two processes
-    Process(stopping),  # above all: nothing is done for a delivery of a stopping worker; its exit code is the last word
+    Process(
+        stopping, settings
+    ),  # above all: nothing is done for a delivery of a stopping worker; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
-    Callbacks(held_replies, ledger),  # above the ledger: an answer is stored first, then published
+    Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
-    Ledger(ledger, resources.owner, settings),  # before a key is taken: answered work needs none
+    Ledger(ledger, resources.owner, settings, outbox),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     cooldown,  # above key selection: it rotates what that has leased
     key_selection,  # last: nothing stands between the lease and the call

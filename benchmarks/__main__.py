@@ -35,15 +35,15 @@ from benchmarks.contenders import (
     Contender,
     Running,
     contenders,
-    cpu_seconds,
-    group,
     project,
     running,
 )
+from dev.ports import free_ports
+from dev.process_group import cpu_seconds, members
+from dev.rabbitmq import Node, Server, vhost_of
 from gateway.messages import Job, Request
 from gateway.rabbitmq.topology import Topology
 from middleware.outbox import message_properties
-from tests.rabbitmq_server import RabbitmqServer, vhost_of
 
 Figures = dict[str, float]
 
@@ -60,7 +60,7 @@ PARKED_THREADS = 16
 class Ground:
     """The server and the provider that all contenders share."""
 
-    def __init__(self, server: RabbitmqServer, folder: Path) -> None:
+    def __init__(self, server: Node, folder: Path) -> None:
         self.server = server
         self.folder = folder
         self._count = 0
@@ -78,7 +78,7 @@ class Ground:
 
     @contextmanager
     def provider(self, delay_s: float) -> Iterator[str]:
-        port = _free_port()
+        (port,) = free_ports(1)
         command = [sys.executable, str(ROOT / "benchmarks" / "provider.py"), str(port), str(delay_s)]
         process = subprocess.Popen(command)
         try:
@@ -88,8 +88,7 @@ class Ground:
             process.wait()
 
     def rabbitmq_cpu_seconds(self) -> float:
-        leader, _birth = self.server.facts["processes"][1]
-        return sum(cpu_seconds(pid) for pid in group(leader))
+        return sum(cpu_seconds(pid) for pid in members(self.server.leader))
 
 
 class Backend:
@@ -170,7 +169,7 @@ def _publish_steadily(url: str, count: int, rate: float, sent: dict[str, float])
 class Stage:
     """A contender at work."""
 
-    def __init__(self, processes: Running, backend: Backend, server: RabbitmqServer, url: str) -> None:
+    def __init__(self, processes: Running, backend: Backend, server: Server, url: str) -> None:
         self.processes = processes
         self.backend = backend
         self._server = server
@@ -297,10 +296,8 @@ def main() -> int:
     chosen = [one for one in (*contenders(), *others) if not options.only or one.name in options.only]
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        server = RabbitmqServer(folder / "rabbitmq")
-        cleanup.callback(server.stop, keep=False)
-        server.start_server()
-        ground = Ground(server, folder)
+        node = cleanup.enter_context(Node(folder / "rabbitmq").started())
+        ground = Ground(node, folder)
         for name in options.scenario or SCENARIOS:
             able = [
                 one for one in chosen if name != "parked" or one.checkout or one.parks
@@ -361,12 +358,6 @@ def _finite(found: dict[str, Figures]) -> dict[str, dict[str, float | None]]:
         name: {figure: None if math.isinf(value) else value for figure, value in figures.items()}
         for name, figures in found.items()
     }
-
-
-def _free_port() -> int:
-    from _rabbitmq_node import _free_ports  # noqa: PLC0415 - on the path since tests.rabbitmq_server was imported
-
-    return int(_free_ports(1)[0])
 
 
 def _options() -> argparse.Namespace:

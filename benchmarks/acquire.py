@@ -1,4 +1,4 @@
-"""What an `acquire` costs: `python benchmarks/acquire.py [--rounds N]`.
+"""What an `acquire` costs: `python -m benchmarks.acquire [--rounds N]`.
 
 A table of microseconds for each store, number of keys, state of the keys and number of processes, and of ratios to the
 row with ten keys. Every round measures every row once, in an order of its own, and the medians of the rounds are
@@ -9,9 +9,7 @@ import argparse
 import itertools
 import os
 import random
-import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +20,7 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-import redis
-
+from dev.redis import installed, redis_server
 from gateway.errors import AuthenticationFailed, Scope
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
@@ -130,37 +127,14 @@ def table(medians: dict[tuple[Case, int], float]) -> Iterator[str]:
 
 
 @contextmanager
-def redis_server(folder: Path) -> Iterator[str | None]:
-    """The URL of a Redis of our own, without a database; None where there is no redis-server."""
-    program = shutil.which("redis-server")
-    if program is None:
+def redis_if_installed() -> Iterator[str | None]:
+    """The URL of a Redis of our own; None where there is no redis-server."""
+    if not installed():
         print("redis-server is not installed: SQLite alone is measured", file=sys.stderr)
         yield None
         return
-    socket = folder / "redis"
-    command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", str(folder)]
-    command += ["--databases", str(len(KEYS) * len(STATES))]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        _wait_ready(f"unix://{socket}")
-        yield f"unix://{socket}"
-    finally:
-        server.terminate()
-        server.wait(PATIENCE_S)
-
-
-def _wait_ready(url: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    with redis.Redis.from_url(url) as client:
-        while True:
-            try:
-                client.ping()
-            except redis.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)
-            else:
-                return
+    with redis_server() as url:
+        yield url
 
 
 def cases(folder: Path, redis_url: str | None) -> list[Case]:
@@ -177,7 +151,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how often each row is measured (7)")
     parser.add_argument("--steps", type=int, default=300, help="acquires of one measurement (300)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="acquire-") as name, redis_server(Path(name)) as url:
+    with tempfile.TemporaryDirectory(prefix="acquire-") as name, redis_if_installed() as url:
         to_measure = cases(Path(name), url)
         for case in to_measure:
             case.prepare()

@@ -1,17 +1,15 @@
 """Who is compared: the commands of each, on the same machine, RabbitMQ and provider."""
 
 import os
-import shlex
-import signal
-import subprocess
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from dev.launcher import ROOT, Process, procfile
+from dev.process_group import cpu_seconds, members
+
 PEERS = ROOT / "benchmarks" / "peers"
 BENCH_BIN = ROOT / ".venv-bench" / "bin"
 
@@ -42,10 +40,6 @@ def project(name: str, checkout: Path) -> Contender:
     return Contender(name, tuple((one, *READY[one]) for one in procfile(checkout)), checkout=checkout)
 
 
-def procfile(checkout: Path) -> dict[str, str]:
-    return dict(line.split(": ", 1) for line in (checkout / "Procfile").read_text().splitlines())
-
-
 def contenders(threads: int = THREADS) -> tuple[Contender, ...]:
     worker = f"dramatiq dramatiq_worker --processes {PROCESSES} --threads {threads}"
     celery = f"celery -A celery_worker worker -P threads --concurrency {PROCESSES * threads} --loglevel INFO"
@@ -64,13 +58,13 @@ def contenders(threads: int = THREADS) -> tuple[Contender, ...]:
 class Running:
     """The processes of one contender."""
 
-    def __init__(self, processes: list["subprocess.Popen[bytes]"], seconds_to_ready: float) -> None:
+    def __init__(self, processes: Sequence[Process], seconds_to_ready: float) -> None:
         self._processes = processes
         self.seconds_to_ready = seconds_to_ready
 
     @property
     def pids(self) -> list[int]:
-        return [pid for process in self._processes for pid in group(process.pid)]
+        return [pid for process in self._processes for pid in members(process.popen.pid)]
 
     def cpu_seconds(self) -> float:
         return sum(cpu_seconds(pid) for pid in self.pids)
@@ -98,55 +92,22 @@ def running(contender: Contender, url: str, provider: str, folder: Path, **setti
     }
     programs = contender.checkout / ".venv" / "bin" if contender.checkout is not None else BENCH_BIN
     environment["PATH"] = f"{programs}:{os.environ['PATH']}"
-    processes, logs, started = [], [], time.monotonic()
+    processes: list[Process] = []
+    started = time.monotonic()
     try:
         for number, (command, _ready, _count) in enumerate(contender.commands):
-            log = folder / f"{number}.log"
-            logs.append(log)
-            processes.append(_start(contender, command, environment, log))
-        for process, log, (command, ready, count) in zip(processes, logs, contender.commands, strict=True):
-            _wait_for(ready, count, log, process, command)
+            processes.append(_process(contender, command, environment, folder / f"{number}.log"))
+        for process, (_command, ready, count) in zip(processes, contender.commands, strict=True):
+            process.wait_for_output(ready, count=count, timeout_s=60)
         yield Running(processes, time.monotonic() - started)
     finally:
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.close()
 
 
-def _start(contender: Contender, command: str, environment: Mapping[str, str], log: Path) -> "subprocess.Popen[bytes]":
+def _process(contender: Contender, command: str, environment: Mapping[str, str], log: Path) -> Process:
     if contender.checkout is not None:
-        arguments, folder = ["sh", "-c", procfile(contender.checkout)[command]], contender.checkout
+        shell, cwd = procfile(contender.checkout)[command], contender.checkout
     else:
-        program, *rest = shlex.split(command)
-        arguments, folder = [str(BENCH_BIN / program), *rest], PEERS
-    with log.open("wb") as sink:
-        return subprocess.Popen(
-            arguments, cwd=folder, env=environment, stdout=sink, stderr=sink, start_new_session=True
-        )
-
-
-def _wait_for(text: str, count: int, log: Path, process: "subprocess.Popen[bytes]", command: str) -> None:
-    pause, deadline = threading.Event(), time.monotonic() + 60
-    while log.read_text(errors="replace").count(text) < count:
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"{command} did not start:\n{log.read_text(errors='replace')[-3000:]}")
-        pause.wait(0.02)
-
-
-def group(leader: int) -> list[int]:
-    """The processes of a group."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError, IndexError):
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[2]) == leader:
-                found.append(int(entry.name))
-    return found
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process so far."""
-    with suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+        shell, cwd = f"exec {command}", PEERS
+    return Process(command, shell, environment=environment, cwd=cwd, log=log)

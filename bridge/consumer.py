@@ -122,8 +122,7 @@ class Consumer(dramatiq.Consumer):
                 self.intake.stop()
                 if self.waiting is not None:
                     self.waiting.stop()
-                for left in self.parked.take_all():
-                    left.delivery.settle(confirmed=False)  # for another worker, while our calls end
+                self._give_back_parked()
                 self._calls.serve(self.idle_s)
                 return None
             if (parked := self.parked.take(room=self.intake.room > 0)) is not None:
@@ -203,6 +202,11 @@ class Consumer(dramatiq.Consumer):
         self.call_soon(self.intake.renew)  # and wake the loop: it looks when the next one is due
         return True
 
+    def _give_back_parked(self) -> None:
+        """For another worker, while our calls end. On a thread of its own: the ledger may be away."""
+        if parked := self.parked.take_all():
+            threading.Thread(target=_settle_all, args=(parked,), name="give back", daemon=True).start()
+
     @staticmethod
     def _settle(message: dramatiq.MessageProxy) -> None:
         if isinstance(message, Delivered):  # it may come from an earlier consumer, and knows so
@@ -211,9 +215,13 @@ class Consumer(dramatiq.Consumer):
     def _patience_s(self) -> float:
         if self.intake.may_pull:
             return 0.0
-        has_room = self.intake.room > 0
-        patience_s = min(self.idle_s, self.parked.next_in_s(room=has_room))
-        return self.waiting.patience_s(patience_s) if self.waiting is not None and has_room else patience_s
+        patience_s = min(self.idle_s, self.parked.next_in_s(room=self.intake.room > 0))
+        return self.waiting.patience_s(patience_s) if self.waiting is not None and self._may_look else patience_s
+
+    @property
+    def _may_look(self) -> bool:
+        """There is room for one more, or one that has its room waits for a key."""
+        return self.intake.room > 0 or (self.waiting is not None and self.waiting.holds_one)
 
     @property
     def _keys_are_short(self) -> bool:
@@ -227,7 +235,7 @@ class Consumer(dramatiq.Consumer):
             raise ConnectionClosed(RuntimeError("RabbitMQ closed the consumer's channel: its log says why"))
 
     def _early(self) -> Delivered | None:
-        if self.waiting is None or self.intake.room <= 0:
+        if self.waiting is None or not self._may_look:
             return None
         try:
             return self.waiting.next(self)
@@ -238,3 +246,8 @@ class Consumer(dramatiq.Consumer):
             sentry.capture_fault(error, where=type(self.waiting).__name__)
             self.waiting.rest()
             return None
+
+
+def _settle_all(messages: Iterable[Delivered]) -> None:
+    for message in messages:
+        message.settle()

@@ -10,7 +10,7 @@ from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
 from gateway.rabbitmq.topology import WORK
-from middleware.attempt import JobAttempt, Parking, attempt_of
+from middleware.attempt import Parking, attempt_of
 
 #: How long a delivery without a confirmed outcome rests before it goes back to its queue, in seconds. Not at once: what
 #: fails now would come back and fail again, as fast as it can loop, until RabbitMQ gives it up.
@@ -104,6 +104,7 @@ class Delivered(MessageProxy):
     def __init__(self, message: "Message[None]", delivery: Delivery) -> None:
         super().__init__(message)
         self.delivery = delivery
+        self.give_lease_back: Callable[[], None] | None = None  # of one that came with a lease
 
     @property
     def is_gone(self) -> bool:
@@ -113,9 +114,9 @@ class Delivered(MessageProxy):
         """Settle the delivery by what has become of its attempt, or park it. Idempotent."""
         attempt = attempt_of(self)
         parking = attempt.look_again()
-        # One with a lease was released early: its key must not wait with it, and it has its place in its queue.
-        has_lease = isinstance(attempt, JobAttempt) and attempt.lease is not None
-        if parking is not None and not has_lease and self.delivery.park(self, parking):
+        if self.give_lease_back is not None:
+            self.give_lease_back()  # a key does not wait with it
+        if parking is not None and self.delivery.park(self, parking):
             return
         confirmed = attempt.outcome is not None
         try:

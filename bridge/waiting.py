@@ -11,7 +11,7 @@ from typing import Protocol
 
 from dramatiq.errors import DecodeError
 
-from bridge.delivery import Delivered, Delivery
+from bridge.delivery import RETRY_S, Delivered, Delivery
 from bridge.wire import StrictEncoder
 from gateway.errors import RequestRejected, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease
@@ -29,6 +29,9 @@ LOOK_EVERY_S, LOOK_IDLE_S = 1.0, 5.0
 
 #: How soon the publisher is asked again whether it is ready, in seconds.
 NOT_READY_S = 0.05
+
+#: How many messages of a consumed queue are opened in one look: those that are refused or relayed are not handed out.
+MOST_OPENED = 20
 
 #: How many requests at the head of a queue are passed over in one look because their model rests.
 LONGEST_PASS = 100
@@ -112,6 +115,11 @@ class WaitingDoor:
             self.rest()
             return None
 
+    @property
+    def holds_one(self) -> bool:
+        """Whether somebody was taken from its queue and has no key yet."""
+        return self._next_up is not None
+
     def stop(self) -> None:
         """Give back who is held here. Idempotent."""
         if (held := self._take_next_up()) is not None:
@@ -137,6 +145,9 @@ class WaitingDoor:
         except _NoFreeKey:
             self.requests_wait.set()  # another worker was faster, and somebody waits
             return None
+        except BaseException:
+            self.requests_wait.set()  # perhaps
+            raise
         if found is not None:
             self.requests_wait.set()
         else:
@@ -154,18 +165,28 @@ class WaitingDoor:
             yield from self._consumed(queues, self.settings().request_queue)
 
     def _consumed(self, queues: Queues, queue: str) -> Iterator[Delivered]:
-        while (delivery := queues.get(queue)) is not None:
+        for _ in range(MOST_OPENED):
+            if (delivery := queues.get(queue)) is None:
+                return
             self._next_up = queues.open(delivery)
             yield from self._held()
 
     def _held(self) -> Iterator[Delivered]:
         """Who was taken from its queue while the last free key went elsewhere; it stays at the head of the line."""
-        if self._next_up is not None:
-            if not self._next_up.is_gone:
+        held = self._take_next_up()
+        if held is None:
+            return
+        try:
+            if not held.is_gone:
                 # Without a lease it is handed out as well: its model rests, and the schedule decides.
-                self._give_lease(self._next_up, self._next_up.args[0])
-            held, self._next_up = self._next_up, None
-            yield held
+                self._give_lease(held, held.args[0])
+        except (_NoFreeKey, StoreUnavailable):
+            self._next_up = held
+            raise
+        except BaseException:
+            held.delivery.settle(confirmed=False, after_s=RETRY_S)
+            raise
+        yield held
 
     def _take_next_up(self) -> Delivered | None:
         held, self._next_up = self._next_up, None
@@ -197,7 +218,7 @@ class WaitingDoor:
         (job,) = message.args
         if not isinstance(job, Job) or self._model(job) in resting:
             return None
-        uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - 1)})
+        uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - job.wait_counts)})
         released = Delivered(message.copy(args=(uncounted,)), delivery)
         if not self._give_lease(released, job):
             resting.add(self._model(job))
@@ -215,11 +236,11 @@ class WaitingDoor:
         attempt = attempt_of(message)
         assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
         attempt.lease = grant
-        attempt.at_end.append(partial(self._give_lease_back, attempt))
+        message.give_lease_back = partial(self._give_lease_back, attempt)
         return True
 
     def _give_lease_back(self, attempt: JobAttempt) -> None:
-        """End the lease of a request that was settled before key selection took it over: it was not used."""
+        """End the lease of a request that was settled or parked before key selection took it over: it was not used."""
         if attempt.lease is not None:
             lease, attempt.lease = attempt.lease, None
             try:

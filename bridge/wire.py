@@ -14,6 +14,9 @@ from gateway.rabbitmq.topology import CALLBACKS, WORK
 #: What the only argument of each actor is. An actor that is not listed is not ours.
 ARGUMENTS: dict[str, type[Job | Reply]] = {"generate": Job, "publish_success": Reply, "publish_error": Reply}
 
+#: The queue of the actors that take it.
+QUEUES: dict[type[Job | Reply], str] = {Job: WORK, Reply: CALLBACKS}
+
 
 def work_message(job: Job) -> "Message[None]":
     """The message that has the actor `generate` work on a request."""
@@ -51,13 +54,15 @@ class StrictEncoder(Encoder):
         return json.dumps({**data, "args": args}, separators=(",", ":"), ensure_ascii=False).encode()
 
     def read(self, body: bytes, *, queue: str) -> Message[None]:
-        """The message that lies in `queue`. Raises DecodeError, also for one that names another queue.
+        """The message that lies in `queue`. Raises DecodeError, also for one that names or belongs into another queue.
 
         Dramatiq settles a message with the consumer of the queue that it names: a forged name kills a worker thread.
         """
         fields = self.decode(body)
         if fields["queue_name"] != queue:
             raise DecodeError("names another queue", b"", None)
+        if QUEUES[type(fields["args"][0])] != queue:
+            raise DecodeError("its actor is that of another queue", b"", None)
         return Message(**fields)
 
     def decode(self, data: bytes) -> MessageData:

@@ -10,24 +10,42 @@ from bridge.door import Door
 from bridge.wire import StrictEncoder
 from gateway.errors import ErrorCode
 from gateway.rabbitmq.publisher import Publisher
-from gateway.rabbitmq.topology import DEAD_WORK
+from gateway.rabbitmq.topology import DEAD_WORK, WORK, WORK_DELIVERY_LIMIT
+from gateway.settings import Settings
+from middleware.outbox import message_properties
 
 logger = logging.getLogger(__name__)
+
+
+#: After so many deliveries a message of ours is sent anew. RabbitMQ gives one up after twice as many, and counts also
+#: those that have only waited here; the ledger knows at which ones a process has died.
+SENT_ANEW_AFTER = WORK_DELIVERY_LIMIT // 2
 
 
 class WorkDoor(Door):
     """A message of ours runs; anything else that lies in our queues is kept for an operator, and runs nothing."""
 
-    def __init__(self, publisher: Callable[[], Publisher]) -> None:
+    def __init__(self, settings: Callable[[], Settings], publisher: Callable[[], Publisher]) -> None:
         super().__init__(publisher, dead_queue=DEAD_WORK)
+        self.settings = settings
         self._encoder = StrictEncoder()
 
     def open(self, delivery: Delivery) -> Delivered | None:
         try:
-            return Delivered(self._encoder.read(delivery.body, queue=delivery.queue), delivery)
+            message = self._encoder.read(delivery.body, queue=delivery.queue)
         except DecodeError as error:
             logger.error(  # noqa: TRY400 - the text says it all, and a traceback would show the body
                 "Not a message of ours in %s, moved to the dead queue: %s", delivery.queue, error
             )
             self.to_dead_queue(delivery, reason=str(error), code=ErrorCode.INVALID_REQUEST)
             return None
+        if delivery.queue == WORK and _deliveries(delivery) >= SENT_ANEW_AFTER and self.settings().ledger_ttl_seconds:
+            self.move(delivery, WORK, delivery.body, message_properties(message.message_id))
+            return None
+        return Delivered(message, delivery)
+
+
+def _deliveries(delivery: Delivery) -> int:
+    """How often RabbitMQ has delivered it before, and got it back."""
+    count = (delivery.properties.headers or {}).get("x-delivery-count")
+    return count if isinstance(count, int) else 0

@@ -119,8 +119,11 @@ class KeysUnavailable(GatewayError):
     """No key may be used for this model now.
 
     `retry_in_s` is the time until the first one returns; `refused` is True when every key is benched because the
-    provider refused it (401, 402, 403), so that waiting cannot help.
+    provider refused it (401, 402, 403), so that waiting cannot help. `called` is True when the request itself had a key
+    and was limited.
     """
+
+    called = False
 
     code = ErrorCode.RATE_LIMIT
 

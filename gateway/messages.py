@@ -75,6 +75,7 @@ class Job(_Message):
     `retry_count` counts finished or running waits for a key, `upstream_retries` those for the provider.
     `received_at` is epoch seconds when the request was read: `processing_time_ms` counts from there.
     `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
+    `wait_counts` says whether the running wait for a key is in `retry_count`.
     `redriven` counts how often an operator has sent it again after it was dead.
     """
 
@@ -85,6 +86,7 @@ class Job(_Message):
     upstream_retries: int = Field(default=0, ge=0)
     redelivered: bool = False
     hop: int = Field(default=0, ge=0)
+    wait_counts: bool = True
     redriven: int = Field(default=0, ge=0)
 
     @classmethod

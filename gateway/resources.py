@@ -15,7 +15,7 @@ from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.keys.survey import Survey
-from gateway.ledger.owner import FileOwner, Owner, RedisOwner
+from gateway.ledger.owner import BEAT_TIMEOUT_S, FileOwner, Owner, RedisOwner
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Ledger, NullLedger
@@ -170,7 +170,13 @@ def _in_redis(url: str, settings: Settings) -> Stores:
     server.ping()
     ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
     ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
-    return Stores(RedisKeyStore(server), ledger, RedisOwner(server), server.close)
+    signs_of_life = RedisServer(url, timeout_s=BEAT_TIMEOUT_S)
+
+    def close() -> None:
+        server.close()
+        signs_of_life.close()
+
+    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), close)
 
 
 def _in_a_file(file: StateFile, settings: Settings) -> Stores:

@@ -2,7 +2,7 @@
 
 error                      schedule             when it is used up
 KeysUnavailable            QUEUE_RETRY_DELAYS   Rate limit exceeded after all retries
-KeysUnavailable, in line   the first of them    it never is: a key comes back before that wait is over
+KeysUnavailable, in line   the first of them    as above, when the request is older than all waits together
 KeysUnavailable, refused   none                 Authentication error: …
 UpstreamFailed             UPSTREAM_RETRY_DELAYS  the error itself
 RequestRejected            none                 the error itself
@@ -22,6 +22,7 @@ class Schedules(Protocol):
 
     def retry_delay_s(self, retry_count: int) -> float | None: ...
     def upstream_delay_s(self, retries: int) -> float | None: ...
+    def longest_schedule_s(self) -> float: ...
 
     @property
     def queue_early_release(self) -> bool: ...
@@ -59,6 +60,20 @@ def next_step(job: Job, error: BaseException, schedules: Schedules) -> Step:
     raise AssertionError("the last rule matches every exception")  # pragma: no cover
 
 
+def _counted(job: Job) -> Job:
+    return job.model_copy(update={"retry_count": job.retry_count + 1, "wait_counts": True})
+
+
+def _is_in_line(job: Job, error: KeysUnavailable, schedules: Schedules) -> bool:
+    """Whether a request has found no key because others were before it, and one comes back within the shortest wait.
+
+    One that had a key and was limited has had its turn.
+    """
+    if error.called or job.age_ms / 1000 > schedules.longest_schedule_s():
+        return False
+    return error.retry_in_s <= in_line_s(schedules)
+
+
 def in_line_s(schedules: Schedules) -> float:
     """Within how many seconds a key has to come back for requests to wait for it in line; below 0: they never do.
 
@@ -78,13 +93,13 @@ def _no_key(job: Job, error: BaseException, schedules: Schedules) -> Step:
     if error.refused:
         # Waiting does not make a revoked key or an empty account usable; a person has to act.
         return End(error)
-    first_s = schedules.retry_delay_s(0)
-    if job.retry_count and first_s is not None and error.retry_in_s <= in_line_s(schedules):
-        return Wait(first_s, job, for_key=True)  # its turn comes: to climb a step would let later ones pass
+    if job.retry_count and _is_in_line(job, error, schedules):
+        # Its turn comes, and to climb a step would let later ones pass.
+        return Wait(min(schedules.queue_retry_delays), job.model_copy(update={"wait_counts": False}), for_key=True)
     delay_s = schedules.retry_delay_s(job.retry_count)
     if delay_s is None:
         return End(GatewayError("Rate limit exceeded after all retries", code=ErrorCode.RATE_LIMIT))
-    return Wait(delay_s, job.model_copy(update={"retry_count": job.retry_count + 1}), for_key=True)
+    return Wait(delay_s, _counted(job), for_key=True)
 
 
 def _upstream(job: Job, error: BaseException, schedules: Schedules) -> Step:

@@ -1,6 +1,7 @@
 """Fires `on_success` or `on_failure` once, on the final outcome, with the finished reply."""
 
 import logging
+import threading
 from collections.abc import Callable
 
 from dramatiq import Actor, Broker
@@ -25,9 +26,10 @@ class Callbacks(Verdict[JobAttempt]):
 
     kind = JobAttempt
 
-    def __init__(self, held: HeldReplies, ledger: Callable[[], Ledger]) -> None:
+    def __init__(self, held: HeldReplies, ledger: Callable[[], Ledger], stopping: threading.Event) -> None:
         self.held = held
         self.ledger = ledger
+        self.stopping = stopping
 
     @property
     def actor_options(self) -> set[str]:
@@ -42,6 +44,8 @@ class Callbacks(Verdict[JobAttempt]):
                 attempt.outcome = self._deliver(actor, attempt.reply)
             except (ConfirmTimeout, ConnectionLost) as late:
                 logger.warning("Not confirmed yet: %s", late)
+                if self.stopping.is_set():
+                    return
                 if attempt.stored:  # else it is nowhere but here
                     attempt.park("the answer is not confirmed", after_s=PUBLISH_AGAIN_S, keeps_room=True)
         if attempt.outcome is not None:

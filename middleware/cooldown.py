@@ -50,6 +50,7 @@ class Cooldown(Verdict[JobAttempt]):
         except NoKey as no_key:
             if no_key.refused:
                 raise NoKey(f"Authentication error: {error}", retry_in_s=no_key.retry_in_s, refused=True) from None
+            no_key.called = True
             raise
         except Outage as outage:
             text = f"Authentication error: {error}"

@@ -2,21 +2,27 @@
 
 import json
 import logging
+import random
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from gateway.errors import StoreUnavailable
+from gateway.errors import ErrorCode, StoreUnavailable
 from gateway.ledger import store
 from gateway.ledger.owner import Owner
 from gateway.ledger.store import Answered, Claim, Running, Started, Superseded
 from gateway.messages import Job, Reply
+from gateway.rabbitmq.dead_letters import dead_letter
+from gateway.rabbitmq.topology import DEAD_WORK, WORK
+from gateway.reporting import sentry
 from gateway.settings import Settings
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, Parked
 from middleware.hook import Around, Hook
 from middleware.key_selection import STORE_RETRY_S
+from middleware.outbox import Outbox
 
 #: A lease outlives the deadline of the attempt's calls by this much, in seconds: time to store the answer. After a
 #: crash work is taken over at once; this is for what hangs, and for a process that was stopped.
@@ -24,6 +30,13 @@ LEASE_MARGIN_S = 10.0
 
 #: How soon the outcome of a call that runs elsewhere is looked up, and how often at least, in seconds.
 FIRST_LOOK_S, LAST_LOOK_S = 0.05, 1.0
+
+#: From how many dead processes on a request is a suspect, of which a process runs one at a time: who dies with it alone
+#: among them tells which one it is. And at how many it is given up.
+SUSPECT_FROM, GIVEN_UP_AT = 5, 20
+
+#: For how long a suspect is parked first, in seconds: at random, or the same one would be the first every time.
+SUSPECT_PAUSE_S = (0.1, 1.0)
 
 #: How long after an answer its request may come again because its ack was lost, in seconds: RabbitMQ notices a dead
 #: peer after two heartbeats, and what it gives back is the first in its queue.
@@ -41,11 +54,17 @@ class Ledger(Hook[JobAttempt]):
     kind = JobAttempt
 
     def __init__(
-        self, ledger: Callable[[], store.Ledger], owner: Callable[[], Owner], settings: Callable[[], Settings]
+        self,
+        ledger: Callable[[], store.Ledger],
+        owner: Callable[[], Owner],
+        settings: Callable[[], Settings],
+        outbox: Outbox,
     ) -> None:
         self.ledger = ledger
         self.owner = owner
         self.settings = settings
+        self.outbox = outbox
+        self._suspects = threading.Semaphore(1)
 
     def around(self, attempt: JobAttempt) -> Around:
         match self._begin(attempt, self._token(attempt)):
@@ -60,6 +79,12 @@ class Ledger(Hook[JobAttempt]):
                 raise attempt.park("the same work runs elsewhere", after_s=look_s)
             case Started(delivery):
                 attempt.holds, attempt.delivery_id = True, delivery
+                if attempt.reply is not None:  # of an earlier look; the ledger has lost it since
+                    attempt.stored = False
+                    self._store(attempt, attempt.reply)
+                    raise AlreadyAnswered("it was answered before it was parked")
+                if self._deaths(attempt) >= GIVEN_UP_AT:
+                    self._give_up(attempt)
                 error = yield
         if attempt.reply is not None:
             self._store(attempt, attempt.reply)
@@ -84,9 +109,9 @@ class Ledger(Hook[JobAttempt]):
             redelivered=_may_be_any_delivery(job),
         )
         try:
-            entry = self._entry(claim)
+            entry = self._entry(claim, attempt)
             if isinstance(entry, Answered) and _asked_again_after_a_failure(entry, job, attempt):
-                entry = self._entry(replace(claim, replace_failure=True))
+                entry = self._entry(replace(claim, replace_failure=True), attempt)
         except StoreUnavailable as error:
             attempt.holds = True  # perhaps: the step may be done, and only its answer be lost
             logger.log(logging.DEBUG if attempt.looks else logging.ERROR, "Waiting for the ledger: %s", error)
@@ -94,13 +119,55 @@ class Ledger(Hook[JobAttempt]):
         attempt.holds = isinstance(entry, Answered) and not entry.published
         return entry
 
-    def _entry(self, claim: Claim) -> store.Entry:
-        ledger = self.ledger()
+    def _entry(self, claim: Claim, attempt: JobAttempt) -> store.Entry:
+        ledger, owner = self.ledger(), self.owner()
         entry = ledger.begin(claim)
-        if isinstance(entry, Running) and not self.owner().lives(entry.token):
-            logger.info("Taken over: whoever had begun it is gone")
-            return ledger.begin(replace(claim, dead=entry.token))
+        if not isinstance(entry, Running) or owner.lives(entry.token):
+            return entry
+        deaths = owner.deaths(entry.token)
+        if deaths >= SUSPECT_FROM:
+            self._run_alone(attempt)
+        owner.drop(claim.token)
+        attempt.token = owner.take(deaths)
+        logger.info("Taken over: whoever had begun it is gone (%d died at it)", deaths)
+        entry = ledger.begin(replace(claim, token=attempt.token, dead=entry.token))
+        if not isinstance(entry, Started):
+            self._leave_room(attempt)
         return entry
+
+    def _run_alone(self, attempt: JobAttempt) -> None:
+        """Return when this is the one suspect that runs in this process; else it is parked."""
+        if self._suspects.release in attempt.at_end:
+            return
+        if not attempt.looks or not self._suspects.acquire(blocking=False):
+            after_s = random.uniform(*SUSPECT_PAUSE_S)
+            raise attempt.park("workers have died at it, and it runs alone", after_s=after_s)
+        attempt.at_end.append(self._suspects.release)
+
+    def _leave_room(self, attempt: JobAttempt) -> None:
+        """Somebody else does it: another suspect may run here."""
+        if self._suspects.release in attempt.at_end:
+            attempt.at_end.remove(self._suspects.release)
+            self._suspects.release()
+
+    def _deaths(self, attempt: JobAttempt) -> int:
+        return self.owner().deaths(self._token(attempt))
+
+    def _give_up(self, attempt: JobAttempt) -> None:
+        """Keep a request that kills workers for an operator."""
+        properties = dead_letter(
+            reason=f"{self._deaths(attempt)} worker processes have died while it ran",
+            code=ErrorCode.INTERNAL,
+            source=WORK,
+            request_id=attempt.request_id,
+            first_seen=attempt.job.received_at,
+            attempts=self._deaths(attempt),
+        )
+        self.outbox.insist(DEAD_WORK, attempt.message.encode(), properties)
+        logger.error("Given up: worker processes die at it; moved to the dead queue")
+        sentry.tell_operator("request_kills_workers", "a request that kills workers is in the dead queue")
+        attempt.outcome = Outcome.DEAD
+        raise AlreadyAnswered("it is in the dead queue")
 
     def _answer_again(self, attempt: JobAttempt, answered: Answered) -> None:
         """Have the stored answer published, unless this very delivery was answered before."""

@@ -21,7 +21,7 @@ from middleware.siblings import Siblings
 LOOK_EVERY_S = 5.0
 
 #: Who lives shorter has died in a row, and each successor waits longer, up to this; in seconds.
-SHORT_LIFE_S, LONGEST_PAUSE_S = 60.0, 30.0
+SHORT_LIFE_S, LONGEST_PAUSE_S = 60.0, 5.0
 
 #: The end of a process by a signal, as a shell says it.
 _KILLED = 128

@@ -13,12 +13,19 @@ from dramatiq import Broker, Worker
 from dramatiq.common import iter_queue
 
 from gateway import exits
+from gateway.reporting import sentry
+from gateway.settings import Settings
 from middleware.attempt import Attempt, current
 from middleware.errors import Stopping
 from middleware.hook import Around, Hook
+from middleware.progress import Progress
 
 #: How often the threads are looked at, in seconds.
 LOOK_EVERY_S = 5.0
+
+#: How much longer than a call a delivery may take without being settled, in seconds: its answer is stored, published
+#: and, if the confirm does not come, published again.
+STILL_MARGIN_S = 60.0
 
 _Handler = Callable[[int, FrameType | None], object]
 
@@ -32,16 +39,29 @@ class Process(Hook[Attempt]):
     every process of the group, and Dramatiq's master sends it on, so each worker gets two at once.
 
     When a consumer or worker thread has ended by itself, the process drains, and ends with a code that is not 0: half a
-    process looks alive and lets requests wait. Its keeper starts another one (`middleware/keeper.py`).
+    process looks alive and lets requests wait. Its keeper starts another one (`middleware/keeper.py`). One that has
+    deliveries and has settled none for longer than any call can take says so once, as long as that lasts.
     """
 
-    def __init__(self, stopping: threading.Event, *, look_every_s: float = LOOK_EVERY_S) -> None:
+    def __init__(
+        self,
+        stopping: threading.Event,
+        settings: Callable[[], Settings],
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+    ) -> None:
         self.stopping = stopping
+        self.settings = settings
+        self.progress = Progress()
+        self.stands_still = False
         self.look_every_s = look_every_s
         self.lost: str | None = None
         self._signals: tuple[socket.socket, socket.socket] | None = None  # both ends stay open as long as the process
 
     def around(self, attempt: Attempt) -> Around:
+        if not attempt.looks:
+            self.progress.begun()
+            attempt.at_end.append(self.progress.settled)
         if self.stopping.is_set():
             raise Stopping("the worker is stopping")
         if attempt.is_gone():
@@ -93,10 +113,21 @@ class Process(Hook[Attempt]):
     def _watch(self, worker: Worker) -> None:
         while not self.stopping.wait(self.look_every_s):
             self.lost = _lost_thread(worker)
+            self._say_whether_it_stands_still()
             if self.lost is not None:
                 logger.critical("%s has ended by itself: the process drains and ends", self.lost)
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+
+    def _say_whether_it_stands_still(self) -> None:
+        limit_s = self.settings().request_timeout_seconds + STILL_MARGIN_S
+        stood_still, self.stands_still = self.stands_still, self.progress.still_for_s() > limit_s
+        if self.stands_still and not stood_still:
+            text = f"{self.progress.unsettled} deliveries, and none was settled for more than {limit_s:.0f} s"
+            logger.critical("%s: see the lines before, and restart the worker if they do not say why", text)
+            sentry.tell_operator("stands_still", text)
+        elif stood_still and not self.stands_still:
+            logger.warning("Deliveries are settled again")
 
 
 def _ignored(_signum: int, _frame: FrameType | None) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests.rabbitmq_server import RabbitmqServer, installed
-from tests.redis_server import redis_server
+from dev.rabbitmq import Node, Server
+from dev.rabbitmq.programs import installed
+from dev.redis import installed as is_redis_installed
+from dev.redis import redis_server
 
 #: What property tests try: every day the same, and no time is measured; many more, and others, in `script/chaos`.
 settings.register_profile("every-day", deadline=None, derandomize=True, database=None)
@@ -23,26 +25,34 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_server(rabbitmq_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitmqServer]:
+def rabbitmq_server(rabbitmq_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of this test run's own, shared by tests that do it no harm."""
-    yield from _server(tmp_path_factory.mktemp("rabbitmq"))
+    with Node(tmp_path_factory.mktemp("rabbitmq")).started() as node:
+        yield node
 
 
 @pytest.fixture
-def own_rabbitmq(rabbitmq_installed: None, tmp_path: Path) -> Iterator[RabbitmqServer]:
+def own_rabbitmq(rabbitmq_installed: None, tmp_path: Path) -> Iterator[Node]:
     """A server of one test's own, to be hurt."""
-    yield from _server(tmp_path / "own-rabbitmq")
+    with Node(tmp_path / "own-rabbitmq").started() as node:
+        yield node
 
 
 @pytest.fixture
-def vhost_url(rabbitmq_server: RabbitmqServer) -> Iterator[str]:
+def vhost_url(rabbitmq_server: Server) -> Iterator[str]:
     """A fresh virtual host on the shared server."""
     with rabbitmq_server.fresh_vhost() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def redis_installed() -> None:
+    """Skips a test where there is no Redis, and fails it in CI."""
+    _needs(is_redis_installed(), "redis-server is not installed")
+
+
+@pytest.fixture(scope="session")
+def redis_url(redis_installed: None) -> Iterator[str]:
     """A Redis of this test run's own; a test that uses it empties it first."""
     with redis_server() as url:
         yield url
@@ -51,16 +61,9 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def rabbitmq_installed() -> None:
     """Skips a test where there is no RabbitMQ, and fails it in CI."""
-    if installed() is None:
-        if os.environ.get("CI"):
-            pytest.fail("RabbitMQ is not installed: script/rabbitmq install")
-        pytest.skip("RabbitMQ is not installed: script/rabbitmq install")
+    _needs(installed() is not None, "RabbitMQ is not installed: script/rabbitmq install")
 
 
-def _server(folder: Path) -> Iterator[RabbitmqServer]:
-    server = RabbitmqServer(folder)
-    try:
-        server.start_server()
-        yield server
-    finally:
-        server.stop(keep=False)
+def _needs(is_there: bool, otherwise: str) -> None:
+    if not is_there:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(otherwise)

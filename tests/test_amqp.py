@@ -8,9 +8,9 @@ from contextlib import closing, contextmanager, suppress
 import pika
 import pytest
 
+from dev.rabbitmq import Server, vhost_of
 from gateway.errors import TopologyError
 from gateway.rabbitmq import amqp
-from tests.rabbitmq_server import RabbitmqServer, vhost_of
 
 START = pika.frame.Method(
     0, pika.spec.Connection.Start(server_properties={"capabilities": {}}, mechanisms="PLAIN", locales="en_US")
@@ -59,7 +59,7 @@ def test_a_stop_ends_the_wait_for_a_server():
 
 
 @pytest.mark.rabbitmq
-def test_a_full_server_is_waited_for(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_a_full_server_is_waited_for(vhost_url: str, rabbitmq_server: Server):
     """A limit of connections is reached at every rolling deploy, and passes."""
     parameters = amqp.parameters(vhost_url, name="test")
     limit = f"vhost-limits/{vhost_of(vhost_url)}/max-connections"

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,16 +12,17 @@ import pika
 import pytest
 from dramatiq.errors import ConnectionClosed
 
-from actors.broker import broker
+from actors.broker import broker, requests_wait
 from bridge import __main__ as bridge_process
 from bridge.consumer import Consumer
 from bridge.delivery import Delivered
 from bridge.intake import ALWAYS_ROOM
+from dev.waiting import wait_until
+from gateway.keys.pool import Unavailable
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import CALLBACKS, WORK
 from gateway.resources import Resources
 from middleware.attempt import Outcome, attempt_of
-from tests.system.stack import wait_until
 from tests.world import World, job, world
 
 pytestmark = pytest.mark.rabbitmq
@@ -126,6 +128,29 @@ def test_work_of_ours_gets_its_turn_while_requests_fill_the_room(here: World, co
     answer(*first, *ours)
     more = held(consumer, lambda found: len(found) == ROOM)
     assert set(names(more)) <= {f"r-{number}" for number in range(22, 30)}
+
+
+def test_one_that_is_held_for_a_key_takes_the_room_that_it_is_for(
+    here: World, vhost_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """F67: with one thread, too. Nothing would be fetched any more."""
+    broker.others.clear()
+    requests_wait.set()
+    made = broker.consume(WORK, prefetch=1, timeout=100)
+    waiting = made.waiting
+    assert waiting is not None
+    put_requests(vhost_url, 1, 2)
+    with monkeypatch.context() as meanwhile:
+        ready = chain([0.0], repeat(1.0))
+        meanwhile.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+        meanwhile.setattr(here.pool, "ready_in_s", lambda: next(ready))
+        wait_until(lambda: next(made) is None and waiting.holds_one, what="one to be taken in vain")
+    found = held(made, len)
+    assert names(found) == ["r-1"]
+    answer(*found)
+    assert names(held(made, len)) == ["r-2"]
+    made.close()
+    broker.others.clear()
 
 
 def park(message: Delivered, *, after_s: float = 60.0, keeps_room: bool = False) -> None:

@@ -11,11 +11,11 @@ import pytest
 from actors import generate, publish_success
 from console.dead.__main__ import main
 from console.dead.letter import DeadLetter
+from dev.waiting import wait_until
 from gateway.errors import ErrorCode
 from gateway.messages import Reply
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK
-from tests.system.stack import wait_until
 from tests.world import World, job, world
 
 pytestmark = pytest.mark.rabbitmq

@@ -67,6 +67,8 @@ def test_what_the_sender_has_said_comes_back_as_it_came():
         {"x-delivery-count": 3},
         {"nested": {"a": 1}},
         {"list": [1, 2]},
+        {"float": 1.5},
+        {"large": 2**63},
         {"long": "x" * (LONGEST_TEXT + 1)},
         {"bytes": b"\xff"},
         {"nothing": None},

@@ -119,7 +119,7 @@ def test_no_prompt_is_logged(here: World, caplog: pytest.LogCaptureFixture):
 def test_work_of_ours_runs(here: World):
     """Under the id that it was sent with: so it is known when it comes again."""
     sent = here.message(job())
-    door = WorkDoor(lambda: cast("Any", here.publisher))
+    door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
     message = door.open(arrival(channel := Channel(), sent.encode(), queue="gemini.generate"))
     assert message is not None
     assert (message.message_id, message.args[0].request_id, channel.sent) == (sent.message_id, "r-1", [])
@@ -129,6 +129,29 @@ def test_work_of_ours_runs(here: World):
 def test_a_foreign_message_is_acked_when_its_dead_copy_is_confirmed(here: World, error: Exception | None, settled: str):
     """F3: it runs nothing."""
     here.publisher.refuse["gemini.generate.dead"] = [error] if error else []
-    door = WorkDoor(lambda: cast("Any", here.publisher))
+    door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
     assert door.open(arrival(channel := Channel(), {"actor_name": "generate"}, queue="gemini.generate")) is None
     assert channel.sent == [settled]
+
+
+@pytest.mark.parametrize(("deliveries", "anew"), [(0, False), (9, False), (10, True), (19, True)])
+def test_a_message_that_comes_again_and_again_is_sent_anew(here: World, deliveries: int, anew: bool):
+    """F69: RabbitMQ counts those that have only waited, too. The ledger knows at which ones a process has died."""
+    channel = Channel()
+    message = here.message(job())
+    headers = {"x-delivery-count": deliveries} if deliveries else None
+    door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+    found = door.open(delivery(channel, queue="gemini.generate", body=message.encode(), headers=headers))
+    assert (found is None) is anew
+    assert [(queue, body) for queue, body, _ in here.publisher.sent] == [("gemini.generate", message.encode())] * anew
+    assert channel.sent == ["ack"] * anew
+    assert all(not properties.headers for _queue, _body, properties in here.publisher.sent)
+
+
+def test_without_a_ledger_rabbitmq_alone_counts(tmp_path: Path):
+    """What kills workers must come to an end."""
+    with world(tmp_path, LEDGER_TTL_SECONDS="0") as here:
+        door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+        headers = {"x-delivery-count": 19}
+        again = delivery(Channel(), queue="gemini.generate", body=here.message(job()).encode(), headers=headers)
+        assert door.open(again) is not None

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient, running
 from fake_openrouter.limits import Windows
 from tests.clock import Clock
-from tests.system.stack import wait_until
 
 #: One process serves them all.
 pytestmark = pytest.mark.xdist_group("fake_openrouter")

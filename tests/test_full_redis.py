@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 
+from dev.redis import empty, redis_server
 from gateway.errors import StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
@@ -16,14 +17,13 @@ from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from gateway.stores.redis_server import RedisServer
 from tests.clock import Clock
-from tests.redis_server import empty, redis_server
 
 #: What does not get smaller when it is compressed: 8 kB.
 ANSWER = random.Random(1).randbytes(8000)
 
 
 @pytest.fixture
-def small() -> Iterator[RedisServer]:
+def small(redis_installed: None) -> Iterator[RedisServer]:
     """A server of 5 MB that forgets nothing by itself; some 500 of these answers fit."""
     options = ("--maxmemory", "5mb", "--maxmemory-policy", "noeviction")
     with redis_server(*options) as url, closing(RedisServer(url)) as server:
@@ -62,6 +62,16 @@ def test_a_server_that_is_full_of_something_else_is_said_to_be(small: RedisServe
         all(answered(ledger, number, published=False) for number in itertools.count())
     small._client.config_set("maxmemory", "50mb")
     answered(ledger, 2000)
+
+
+def test_what_is_not_delivered_does_not_keep_the_others(small: RedisServer):
+    """It is the oldest, and stays; those behind it make room."""
+    ledger = RedisLedger(small, ttl_s=10_000.0, max_bytes=1_000_000_000)
+    for number in range(250):
+        answered(ledger, number, published=False)
+    for number in range(1000, 1800):
+        answered(ledger, number)
+    assert isinstance(ledger.begin(Claim(Work("r-0", "d"), "new", "b", lease_s=60.0)), Running)
 
 
 def test_work_that_is_begun_on_a_full_server_is_begun_as_what_it_was(small: RedisServer):

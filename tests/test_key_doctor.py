@@ -11,6 +11,7 @@ import pytest
 
 from console.key_doctor import learn_accounts
 from console.keys import main
+from dev.redis import empty
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
 from gateway.keys.pool import KeyPool, Lease
@@ -19,7 +20,6 @@ from gateway.providers import provider_from
 from gateway.providers.openrouter import OpenRouter
 from gateway.resources import key_pool, open_stores
 from gateway.settings import load_settings
-from tests.redis_server import empty
 
 KEYS = ("sk-or-v1-doctor-key-1111", "sk-or-v1-doctor-key-2222", "sk-or-v1-doctor-key-3333")
 OF_USERS = ("sk-or-v1-of-ann-1111", "sk-or-v1-of-ann-2222", "sk-or-v1-of-bob-3333")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import redis
 
+from dev.redis import empty
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.store import KeyStore, Kind, Source
 from gateway.secrets import ApiKey
 from tests.clock import Clock
 from tests.key_stores import Noting, key_store
-from tests.redis_server import empty
 
 MODEL = "google/gemini-2.5-flash"
 ONE, TWO, THREE = (ApiKey(f"sk-or-v1-canary-key-{n}") for n in range(3))

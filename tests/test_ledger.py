@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dev.redis import empty
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SWEEP_EVERY, SWEEP_ROWS, SqliteLedger
 from gateway.ledger.store import Answered, Claim, Ledger, NullLedger, Running, Started, Superseded, Work
@@ -18,7 +19,6 @@ from gateway.messages import Job, Parameters, Request
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
 from tests.clock import Clock
-from tests.redis_server import empty
 
 WORK = Work("r-1", "d" * 64)
 TTL_S = 1000.0
@@ -268,6 +268,13 @@ def test_an_answer_that_comes_late_is_stored_all_the_same(ledger: Ledger, clock:
     assert not answer(ledger, successor, envelope=b"second")
     ledger.published(WORK)
     assert found(ledger).envelope == b"first"
+
+
+def test_who_stores_an_answer_again_has_stored_it(ledger: Ledger):
+    """It did not hear that it had."""
+    token = begin(ledger).token
+    assert answer(ledger, token)
+    assert answer(ledger, token)
 
 
 def test_a_failure_can_be_given_up_for_a_new_start(ledger: Ledger):

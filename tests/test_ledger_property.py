@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from dev.redis import empty
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Answered, Claim, Entry, Ledger, Running, Started, Superseded, Work
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
 from tests.clock import Clock
-from tests.redis_server import empty
 
 WORK = Work("r-1", "d" * 64)
 LEASE_S = 10.0

@@ -5,13 +5,13 @@ from contextlib import closing
 
 import pytest
 
+from dev.redis import empty
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.store import Claim, Running, Started, Work
 from gateway.secrets import ApiKey
 from gateway.stores.redis_server import RedisServer, Rows
-from tests.redis_server import empty
 
 WORK = Work("request-1", "digest")
 

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from queue import PriorityQueue
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ import sentry_sdk
 from actors import broker as the_broker
 from actors.boot import Boot
 from actors.broker import MIDDLEWARE, cooldown, resources, stopping
+from dev.waiting import wait_until
 from gateway import exits
 from gateway.errors import (
     AuthenticationFailed,
@@ -33,8 +35,10 @@ from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from middleware.attempt import Attempt, Parking, current_attempt
 from middleware.hook import Hook
-from middleware.process import Process
-from tests.system.stack import wait_until
+from middleware.ledger import GIVEN_UP_AT, SUSPECT_FROM
+from middleware.process import STILL_MARGIN_S, Process
+from middleware.progress import Progress
+from tests.clock import Clock
 from tests.world import World, completion, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
@@ -195,6 +199,83 @@ def test_a_delivery_whose_first_run_died_is_run_at_once(here: World):
     assert not any(parking.keeps_room for parking in looks)
 
 
+def die_at(here: World, number: int, deaths: int) -> None:
+    """A process that has begun a request has died, and it is the last of so many."""
+    dead = FileOwner(here.settings.state_path.parent / "state.sqlite3-owners")
+    dead.start()
+    claim = Claim(Work.of(job(number)), dead.take(deaths - 1), here.message(job(number)).message_id, lease_s=3600.0)
+    here.stores.ledger.begin(claim)
+    dead.stop()
+
+
+def test_of_those_at_which_workers_have_died_one_runs_at_a_time(here: World):
+    """F69: who dies with it alone among them tells which one it is; the others are parked, and nothing is counted."""
+    running, most, go_on = [0], [0], threading.Event()
+    looks = dict.fromkeys(range(3), 0)
+
+    def call() -> None:
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        go_on.wait(60)
+        running[0] -= 1
+
+    def deliver(number: int) -> None:
+        die_at(here, number, SUSPECT_FROM)
+        assert here.deliver(here.message(job(number))) == ("ack",)
+
+    def on_parked(_parking: Parking) -> None:
+        number = int(threading.current_thread().name)
+        looks[number] += 1
+        if sum(count > 5 for count in looks.values()) >= 2:  # the others have been looked at again and again
+            go_on.set()
+        threading.Event().wait(0.001)
+
+    here.provider.during, here.on_parked = call, on_parked
+    threads = [threading.Thread(target=deliver, args=(number,), name=str(number)) for number in looks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1]
+    assert len(here.provider.calls) == 3
+
+
+def test_a_request_at_which_too_many_workers_have_died_is_given_up(here: World, sentry_events: list[Any]):
+    """F6: no call; it lies in the dead queue with its reason, and can be sent again from there."""
+    die_at(here, 1, GIVEN_UP_AT)
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert here.provider.calls == []
+    ((queue, body, properties),) = here.publisher.sent
+    assert queue == "gemini.generate.dead"
+    assert properties.headers["x-reason"] == "20 worker processes have died while it ran"
+    assert len(sentry_events) == 1
+    assert here.deliver(the_broker.encoder.read(body, queue="gemini.generate")) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+def test_one_that_runs_elsewhere_meanwhile_keeps_no_suspect_from_running(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Of two processes that look at it one was faster."""
+    die_at(here, 1, SUSPECT_FROM)
+    die_at(here, 2, SUSPECT_FROM)
+    begin, elsewhere = here.stores.ledger.begin, here.stores.owner.take()
+
+    def slower(claim: Claim) -> Any:
+        if claim.dead and claim.work == Work.of(job(1)):
+            begin(replace(claim, token=elsewhere))
+        return begin(claim)
+
+    def on_parked(_parking: Parking) -> None:
+        if len(here.provider.calls) == 0:
+            assert here.deliver(here.message(job(2))) == ("ack",)
+            here.stores.owner.drop(elsewhere)
+
+    monkeypatch.setattr(here.stores.ledger, "begin", slower)
+    looks = iter(range(100))
+    here.on_parked = lambda parking: on_parked(parking) if next(looks) == 1 else None
+    assert here.deliver(here.message(job(1))) == ("ack",)
+    assert len(here.provider.calls) == 2
+
+
 def test_work_that_runs_elsewhere_is_looked_up_ever_less_often(here: World):
     """Soon at first, and at least every second."""
     message, elsewhere = here.message(job()), here.stores.owner.take()
@@ -250,6 +331,32 @@ def test_an_answer_that_is_nowhere_else_is_published_again_by_its_thread(here: W
     assert here.deliver(here.message(job())) == ("ack",)
     assert len(here.provider.calls) == 1
     assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_an_answer_that_the_ledger_has_lost_meanwhile_is_sent_all_the_same(
+    here: World, monkeypatch: pytest.MonkeyPatch
+):
+    """It was stored and parked, and the file was replaced. It is paid for, and known here."""
+    here.publisher.refuse["gemini.responses"] = [ConnectionLost("gone", queue="gemini.responses")]
+    begin, token = here.stores.ledger.begin, []
+
+    def forgetful(claim: Claim) -> Any:
+        token.append(claim.token)
+        return begin(claim) if len(token) == 1 else Started(claim.delivery)
+
+    monkeypatch.setattr(here.stores.ledger, "begin", forgetful)
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+    assert len(here.publisher.to("gemini.responses")) == 1
+
+
+def test_a_stop_ends_the_tries_to_publish_what_is_stored_nowhere(here: World, monkeypatch: pytest.MonkeyPatch):
+    """It would try as fast as it can, until the process is killed."""
+    monkeypatch.setattr(here.stores.ledger, "answer", Once(lambda: None))
+    here.publisher.refuse["gemini.responses"] = [ConnectionLost("gone", queue="gemini.responses")] * 1000
+    here.provider.during = stopping.set
+    assert here.deliver(here.message(job())) == ("requeue",)
+    assert len(here.publisher.refuse["gemini.responses"]) == 999
 
 
 def test_nothing_is_held_when_a_delivery_is_settled(here: World):
@@ -431,7 +538,7 @@ def test_the_first_signal_stops_and_the_second_is_ignored(here: World):
         writer.send(bytes([signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGHUP]))
         writer.close()
         stops = {signum: lambda number, _frame: handled.append(number) for signum in (signal.SIGTERM, signal.SIGHUP)}
-        Process(stopping)._wait(reader, stops)
+        Process(stopping, resources.settings)._wait(reader, stops)
     assert handled == [signal.SIGTERM]
     assert stopping.is_set()
 
@@ -443,7 +550,7 @@ def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: py
     record = lambda _signum, _frame: handled.append(threading.current_thread().name)  # noqa: E731
     monkeypatch.setattr(signal, "getsignal", lambda _signum: record)
     try:
-        Process(stopping).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
+        Process(stopping, resources.settings).before_worker_boot(the_broker, SimpleNamespace())  # type: ignore[arg-type]
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopping.wait(60)
         wait_until(lambda: handled, what="Dramatiq's handler")
@@ -465,7 +572,7 @@ def test_a_stop_gives_back_what_was_not_started(here: World):
     worker = SimpleNamespace(
         work_queue=work, consumers={"gemini.generate": SimpleNamespace(post_process_message=given_back.append)}
     )
-    Process(stopping).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
+    Process(stopping, resources.settings).before_worker_shutdown(the_broker, worker)  # type: ignore[arg-type]
     assert given_back == [waiting.message]
     assert work.unfinished_tasks == 1
     assert stopping.is_set()
@@ -500,7 +607,7 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     monkeypatch.setattr(os, "kill", lambda _pid, _signum: asked.set())
     alive, ended = threading.current_thread(), threading.Thread()
     worker: Any = SimpleNamespace(workers=[alive], consumers={"gemini.generate": ended})
-    watchdog = Process(stopping, look_every_s=0.01)
+    watchdog = Process(stopping, resources.settings, look_every_s=0.01)
     watchdog.after_worker_boot(the_broker, worker)
     assert asked.wait(60)
     with pytest.raises(SystemExit) as left:
@@ -508,9 +615,45 @@ def test_a_worker_that_has_lost_a_thread_drains_and_says_so(here: World, monkeyp
     assert left.value.code == exits.FAULT
 
 
+def test_a_worker_that_settles_nothing_says_so_once(
+    here: World, caplog: pytest.LogCaptureFixture, sentry_events: list[Any]
+):
+    """Its threads live, and nobody is served; when it goes on it says that, too."""
+    clock, process = Clock(), Process(stopping, resources.settings)
+    process.progress = Progress(clock)
+    delivered = SimpleNamespace(looks=0, at_end=[], is_gone=lambda: False)
+    next(process.around(delivered))  # type: ignore[call-overload]
+    for seconds in (10, here.settings.request_timeout_seconds + STILL_MARGIN_S, 10):
+        clock.advance(seconds)
+        process._say_whether_it_stands_still()
+    assert process.stands_still
+    assert len(sentry_events) == 1
+    delivered.at_end[0]()
+    process._say_whether_it_stands_still()
+    assert not process.stands_still
+    assert [record.levelname for record in caplog.records if "settled" in record.message] == ["CRITICAL", "WARNING"]
+
+
+def test_nothing_to_settle_is_no_standstill():
+    """However long nobody asks; the time counts from the first delivery."""
+    clock = Clock()
+    progress = Progress(clock)
+    clock.advance(3600)
+    assert progress.still_for_s() == 0
+    progress.begun()
+    clock.advance(5)
+    progress.begun()
+    assert progress.still_for_s() == 5
+    progress.settled()
+    assert progress.still_for_s() == 0
+    progress.settled()
+    clock.advance(5)
+    assert (progress.still_for_s(), progress.unsettled) == (0, 0)
+
+
 def test_a_whole_worker_ends_without_a_word(here: World):
     """A stop is no failure."""
-    watchdog = Process(stopping, look_every_s=0.01)
+    watchdog = Process(stopping, resources.settings, look_every_s=0.01)
     stopping.set()
     worker: Any = SimpleNamespace(workers=[threading.current_thread()], consumers={})
     watchdog.after_worker_boot(the_broker, worker)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from dev.redis import empty
+from dev.waiting import wait_until
 from gateway.errors import StoreUnavailable
 from gateway.ledger.owner import GRACE_S, FileOwner, Owner, RedisOwner
 from gateway.stores.redis_server import RedisServer
 from tests.clock import Clock
-from tests.redis_server import empty
-from tests.system.stack import wait_until
 
 ANOTHER_PROCESS = """
 import sys
@@ -94,6 +94,23 @@ def test_what_dead_processes_have_left_is_removed_and_the_living_stay(owner: Fil
     another.stop()
 
 
+def test_a_process_whose_file_was_cleaned_away_makes_it_again(owner: FileOwner, tmp_path: Path):
+    """For the others it would be dead, for good."""
+    other = FileOwner(tmp_path / "owners")
+    for file in (tmp_path / "owners").iterdir():
+        file.unlink()
+    assert other.lives(owner.take())
+
+
+def test_a_token_knows_how_many_have_died_at_its_work(owner: FileOwner):
+    """With its own process, if that is dead; a thread that ended without its process has killed nobody."""
+    other = FileOwner(owner._folder)
+    assert owner.deaths(owner.take()) == 0
+    assert owner.deaths(owner.take(3)) == 3
+    assert owner.deaths(other.take()) == 1
+    assert owner.deaths(other.take(3)) == 4
+
+
 def test_a_token_of_an_older_version_is_left_to_its_lease(owner: Owner):
     """It names no process, and may run beside us in a rolling deployment."""
     assert owner.lives("0123456789abcdef")
@@ -137,6 +154,18 @@ def test_a_process_that_shows_life_again_was_not_dead(server: RedisServer):
     assert owner.lives(token)
     other.stop()
     assert owner.lives(token)
+
+
+def test_a_silence_of_long_ago_says_nothing_of_the_next_one(server: RedisServer):
+    """Nobody asked in between; each silence has its grace."""
+    clock = Clock()
+    owner, other = RedisOwner(server, clock=clock), RedisOwner(server)
+    token = other.take()
+    assert owner.lives(token)
+    clock.advance(1000)
+    assert owner.lives(token)
+    clock.advance(GRACE_S)
+    assert not owner.lives(token)
 
 
 def test_a_process_shows_life_again_and_again(server: RedisServer, monkeypatch: pytest.MonkeyPatch):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from dev.waiting import wait_until
 from middleware import place as places
 from middleware.place import Place
 from middleware.siblings import Siblings
-from tests.system.stack import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -143,7 +143,7 @@ def test_of_a_master_that_was_killed_nothing_is_left():
 
 
 def test_who_dies_in_a_row_waits_for_a_successor(monkeypatch: pytest.MonkeyPatch):
-    """At once after the first death, and after a long life; in between longer and longer, up to half a minute."""
+    """At once after the first death, and after a long life; in between longer and longer, up to five seconds: P5."""
     waited: list[float] = []
     monkeypatch.setattr(places.signal, "sigtimedwait", lambda _signals, pause_s: waited.append(pause_s))
     place = Place()
@@ -152,7 +152,7 @@ def test_who_dies_in_a_row_waits_for_a_successor(monkeypatch: pytest.MonkeyPatch
     assert waited == [0, 1, 2, 4, 0, 1]
     for _ in range(10):
         place._rest(lived_s=1)
-    assert waited[-1] == 30
+    assert waited[-1] == 5
 
 
 def test_a_stop_ends_the_wait_for_a_successor(monkeypatch: pytest.MonkeyPatch):

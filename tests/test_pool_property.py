@@ -16,13 +16,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from dev.redis import empty
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
 from gateway.keys.pool import KeyPool, KeyStatus, Lease, Unavailable
 from gateway.keys.store import KeyStore, Kind
 from gateway.secrets import ApiKey
 from tests.clock import Clock
 from tests.key_stores import key_store
-from tests.redis_server import empty
 
 KEYS = [ApiKey(f"sk-or-v1-property-{n}", label=label) for n, label in enumerate(["shared", "shared", "own", None])]
 CONFIGURATIONS = [KEYS, KEYS, KEYS[1:3]]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from dev.waiting import wait_until
 from gateway.errors import AuthenticationFailed, StoreUnavailable, UpstreamFailed
 from gateway.keys import probe
 from gateway.keys.probe import Prober
 from gateway.secrets import ApiKey
-from tests.system.stack import wait_until
 
 ONE, TWO = ApiKey("sk-or-v1-probe-key-1111"), ApiKey("sk-or-v1-probe-key-2222")
 REFUSED = AuthenticationFailed("HTTP 401", reason="http_401", status=401)

@@ -6,24 +6,18 @@ import re
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
+from dev.launcher import ROOT, procfile
 from gateway.settings import Settings
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Heroku and `docker compose` (as configured here) kill what has not ended by then.
 GRACE_MS = 30_000
 
 
 def text(name: str) -> str:
     return (ROOT / name).read_text()
-
-
-def procfile() -> dict[str, str]:
-    lines = text("Procfile").splitlines()
-    return dict(line.split(": ", 1) for line in lines if line)
 
 
 def service(name: str) -> str:
@@ -84,10 +78,11 @@ def test_the_image_does_not_run_as_root_and_holds_no_env_file():
 
 
 def test_the_image_has_every_package():
-    """A package that is not copied would be missing at the first import of it."""
+    """A package that is not copied would be missing at the first import of it. What is for developers stays out."""
     wanted = {name.partition(".")[0] for name in pyproject()["tool"]["setuptools"]["packages"]}
     assert set(re.findall(r"^COPY (\w+) \1$", text("Dockerfile"), re.MULTILINE)) == wanted
     assert wanted <= {line.removeprefix("!") for line in text(".dockerignore").splitlines()}
+    assert not wanted & {"dev", "tests", "benchmarks"}
 
 
 def test_an_installed_worker_has_every_file():
@@ -152,8 +147,8 @@ def test_the_python_version_is_one_that_the_project_supports():
 
 def test_what_lists_the_settings_is_what_the_settings_say():
     """docs/settings.md, .env.example and the env of app.json; the message says which differs, and what to type."""
-    check = [sys.executable, ROOT / "script/_settings.py", "--check"]
-    ran = subprocess.run(check, capture_output=True, text=True, check=False)
+    check = [sys.executable, "-m", "dev.settings_files", "--check"]
+    ran = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
 
 

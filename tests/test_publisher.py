@@ -12,12 +12,12 @@ from contextlib import contextmanager
 import pika
 import pytest
 
+from dev.rabbitmq import Node, Server
 from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.window import Window
 from tests.clock import Clock
-from tests.rabbitmq_server import RabbitmqServer
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -69,7 +69,7 @@ def test_a_publish_returns_when_the_queue_has_the_message(vhost_url: str):
         assert drain(vhost_url, "q") == [message.message_id]
 
 
-def test_many_threads_share_one_connection(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_many_threads_share_one_connection(vhost_url: str, rabbitmq_server: Server):
     """Each waits for its own confirm; all of them are in the queue, once."""
     declare(vhost_url, "q")
     with publishing(vhost_url) as publisher, ThreadPoolExecutor(32) as threads:
@@ -219,7 +219,7 @@ def test_messages_that_close_the_channel_fail_alone(vhost_url: str):
     assert set(drain(vhost_url, "q")) == {message.message_id for message in good}
 
 
-def test_a_classic_queue_that_does_not_confirm_holds_up_no_other(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_a_classic_queue_that_does_not_confirm_holds_up_no_other(vhost_url: str, rabbitmq_server: Server):
     """Not with the few hundred messages on their way to it after which RabbitMQ itself stops reading the channel."""
     declare(vhost_url, "q")
     declare(vhost_url, "silent", x_queue_type="classic")
@@ -229,7 +229,7 @@ def test_a_classic_queue_that_does_not_confirm_holds_up_no_other(vhost_url: str,
         assert not any(future.done() for future in silent)
 
 
-def test_a_suspect_that_is_not_confirmed_holds_up_no_other(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_a_suspect_that_is_not_confirmed_holds_up_no_other(vhost_url: str, rabbitmq_server: Server):
     """Suspects go one at a time; one whose confirm never comes lets the others pass at its deadline."""
     declare(vhost_url, "q")
     declare(vhost_url, "silent", x_queue_type="classic")
@@ -243,7 +243,7 @@ def test_a_suspect_that_is_not_confirmed_holds_up_no_other(vhost_url: str, rabbi
         assert isinstance(bad.exception(60), Nacked)
 
 
-def test_messages_go_together_again_when_the_bad_one_is_found(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_messages_go_together_again_when_the_bad_one_is_found(vhost_url: str, rabbitmq_server: Server):
     """The next one passes one that is not confirmed."""
     declare(vhost_url, "q")
     declare(vhost_url, "silent", x_queue_type="classic")
@@ -401,7 +401,7 @@ def test_a_message_needs_an_id(vhost_url: str):
 
 
 @pytest.mark.timeout(1200)  # each of its steps has a deadline of its own, and a busy machine starts servers slowly
-def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqServer, monkeypatch: pytest.MonkeyPatch):
+def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: Node, monkeypatch: pytest.MonkeyPatch):
     """F8, F42, F9: connections closed, application stopped, killed, frozen, an alarm: every confirm is true."""
     monkeypatch.setattr(amqp, "HEARTBEAT_S", 2)  # a frozen server is noticed after two of them
     url = own_rabbitmq.url
@@ -429,7 +429,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: RabbitmqS
             own_rabbitmq.start_app()
             progress(confirmed)
             own_rabbitmq.kill()
-            own_rabbitmq.start_server()
+            own_rabbitmq.start()
             progress(confirmed)
             own_rabbitmq.alarm(on=True)
             wait_for(lambda: not publisher.ready)

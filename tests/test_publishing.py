@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.stack import wait_until
+from dev.waiting import wait_until
 from tests.world import World, job, world
 
 

@@ -1,5 +1,6 @@
 """The retry policy as a table: error in, wait or end out."""
 
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -26,18 +27,23 @@ class Schedules:
     def retry_delay_s(self, retry_count: int) -> float | None:
         return self.queue_retry_delays[retry_count] if retry_count < len(self.queue_retry_delays) else None
 
+    def longest_schedule_s(self) -> float:
+        return sum(self.queue_retry_delays)
+
     def upstream_delay_s(self, retries: int) -> float | None:
         return self.upstream_retry_delays[retries] if retries < len(self.upstream_retry_delays) else None
 
 
 SCHEDULES = Schedules()
+NOW = time.time()
 NO_KEY = KeysUnavailable("No key available", retry_in_s=3600.0)
 SOON = KeysUnavailable("No key available", retry_in_s=12.0)
 BROKEN = UpstreamFailed("HTTP 503", reason="http_503", status=503)
 
 
-def job(**counts: int) -> Job:
-    return Job(request=Request(request_id="r-1", prompt="Hello", callback_queue="q"), received_at=0.0, **counts)
+def job(**counts: float) -> Job:
+    request = Request(request_id="r-1", prompt="Hello", callback_queue="q")
+    return Job(**{"request": request, "received_at": NOW, **counts})
 
 
 @pytest.mark.parametrize(("retry_count", "delay_s"), [(0, 60), (1, 600), (2, 3600), (3, 86400)])
@@ -57,9 +63,22 @@ def test_after_the_last_wait_for_a_key_the_producer_reads_the_documented_sentenc
 @pytest.mark.parametrize("retry_count", [1, 2, 3, 4])
 def test_a_job_for_which_a_key_comes_back_soon_climbs_no_step(retry_count: int):
     """F67: it is in line, and later ones would be answered meanwhile; also after its last wait it is no failure."""
-    assert next_step(job(retry_count=retry_count), SOON, SCHEDULES) == Wait(
-        60, job(retry_count=retry_count), for_key=True
-    )
+    in_line = job(retry_count=retry_count, wait_counts=False)
+    assert next_step(job(retry_count=retry_count), SOON, SCHEDULES) == Wait(60, in_line, for_key=True)
+
+
+def test_a_job_that_had_a_key_and_was_limited_climbs():
+    """It has had its turn; a key whose rest is guessed comes back soon for ever."""
+    limited = KeysUnavailable("No key available", retry_in_s=12.0)
+    limited.called = True
+    step = next_step(job(retry_count=1, wait_counts=False), limited, SCHEDULES)
+    assert step == Wait(600, job(retry_count=2), for_key=True)
+
+
+def test_nobody_is_in_line_for_longer_than_the_whole_schedule():
+    """Its producer reads an error some day."""
+    old = job(received_at=NOW - 100_000, retry_count=4)
+    assert isinstance(next_step(old, SOON, SCHEDULES), End)
 
 
 def test_a_job_whose_first_wait_it_is_waits_it_whenever_a_key_comes_back():

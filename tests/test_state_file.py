@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from dev.waiting import wait_until
 from gateway.errors import StoreUnavailable
 from gateway.stores.schema import VERSION
 from gateway.stores.state_file import StateFile
-from tests.system.stack import wait_until
 
 
 @pytest.fixture

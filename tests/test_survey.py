@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from dev.waiting import wait_until
 from gateway.errors import UpstreamFailed
 from gateway.keys import survey
 from gateway.keys.survey import Survey
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.secrets import ApiKey
-from tests.system.stack import wait_until
 
 ONE, TWO, THREE = (ApiKey(f"sk-or-v1-survey-key-{last4}") for last4 in ("1111", "2222", "3333"))
 LABELLED = ApiKey("sk-or-v1-survey-key-4444", label="mine")

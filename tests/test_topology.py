@@ -9,10 +9,10 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
+from dev.rabbitmq import Server
 from gateway.errors import TopologyError
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.topology import CALLBACKS, DEAD_WORK, WORK, Topology
-from tests.rabbitmq_server import RabbitmqServer
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def test_a_queue_with_other_arguments_is_one_line_for_an_operator(vhost_url: str
 
 
 @pytest.mark.rabbitmq
-def test_a_missing_permission_is_one_line_for_an_operator(vhost_url: str, rabbitmq_server: RabbitmqServer):
+def test_a_missing_permission_is_one_line_for_an_operator(vhost_url: str, rabbitmq_server: Server):
     """It names the queue and what to grant."""
     rabbitmq_server.permit(vhost_url, configure="^$")
     with closing(connect(vhost_url)) as connection, pytest.raises(TopologyError, match=r"gemini.*grant configure"):

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from dev.rabbitmq import Server, vhost_of
 from gateway.rabbitmq.vhost_policies import look, lossy
-from tests.rabbitmq_server import RabbitmqServer, vhost_of
 
 QUEUES = ("gemini.generate", "gemini.generate.delay.60s", "gemini.callbacks")
 
@@ -58,27 +58,25 @@ def test_a_name_cannot_forge_a_line():
 
 
 @pytest.mark.rabbitmq
-def test_a_bridge_names_what_it_finds(
-    rabbitmq_server: RabbitmqServer, vhost_url: str, caplog: pytest.LogCaptureFixture
-):
+def test_a_bridge_names_what_it_finds(rabbitmq_server: Server, vhost_url: str, caplog: pytest.LogCaptureFixture):
     """F26, on a real management API: ordinary and operator policies, by name."""
     caplog.set_level(logging.INFO)
     vhost = vhost_of(vhost_url)
     for kind, name in (("policies", "short"), ("operator-policies", "shorter")):
         body = {"pattern": "^gemini[.]generate", "definition": {"message-ttl": 1000}, "apply-to": "queues"}
         rabbitmq_server.api("PUT", f"{kind}/{vhost}/{name}", body)
-    look(vhost_url, f"http://127.0.0.1:{rabbitmq_server.management_port}/", QUEUES)
+    look(vhost_url, f"{rabbitmq_server.management_url}/", QUEUES)
     assert [record.getMessage().split()[2] for record in caplog.records] == ["short", "shorter"]
 
 
 @pytest.mark.rabbitmq
 def test_an_api_that_refuses_or_is_away_is_said_and_harms_nothing(
-    rabbitmq_server: RabbitmqServer, vhost_url: str, caplog: pytest.LogCaptureFixture
+    rabbitmq_server: Server, vhost_url: str, caplog: pytest.LogCaptureFixture
 ):
     """Without the password."""
     caplog.set_level(logging.INFO)
     wrong = vhost_url.replace("guest:guest", "guest:canary-password")
-    look(wrong, f"http://127.0.0.1:{rabbitmq_server.management_port}", QUEUES)
+    look(wrong, rabbitmq_server.management_url, QUEUES)
     look(vhost_url, "http://127.0.0.1:1", QUEUES)
     texts = [record.getMessage() for record in caplog.records]
     assert "answered 401" in texts[0]

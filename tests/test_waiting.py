@@ -9,7 +9,7 @@ import pytest
 from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
-from bridge.waiting import WaitingDoor
+from bridge.waiting import MOST_OPENED, WaitingDoor
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from middleware.attempt import attempt_of
@@ -211,6 +211,42 @@ def test_one_that_was_taken_from_its_queue_in_vain_is_the_next(
     found = [waiting.next(), waiting.next()]
     assert [one.args[0].request_id for one in found if one] == ["r-7", "r-8"]
     assert queues.settled == []
+
+
+def test_a_look_opens_only_a_few_that_are_not_handed_out(here: World, queues: DelayQueues):
+    """The thread has acks and heartbeats to serve."""
+    queues.waiting = {"gemini.requests": [b"refused"] * 1000}
+    requests_wait.set()
+    assert room(queues).next() is None
+    assert len(queues.got) == MOST_OPENED
+
+
+def test_a_look_that_fails_is_none_that_found_nobody(here: World, queues: DelayQueues):
+    """Whoever waits still waits, and is not passed by what is new."""
+    requests_wait.set()
+    waiting = room(queues)
+    queues.get = lambda _queue: 1 / 0  # type: ignore[assignment, method-assign, return-value]
+    with pytest.raises(ZeroDivisionError):
+        waiting.next()
+    assert waiting.door.keys_are_short
+
+
+def test_an_uncounted_wait_takes_nothing_from_the_count(here: World, queues: DelayQueues):
+    """It was in line."""
+    queues.waiting = {SHORT: [here.message(job(4, retry_count=3, wait_counts=False)).encode()]}
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].retry_count == 3
+
+
+def test_a_key_does_not_wait_with_its_request(here: World, queues: DelayQueues):
+    """The same work runs elsewhere: the request is parked, and its place in the window is free for another."""
+    delivery = room(queues).next()
+    assert delivery is not None
+    attempt_of(delivery).park("it runs elsewhere", after_s=1.0)
+    delivery.settle()
+    assert queues.settled == []
+    assert [status.used for status in here.pool.status()] == [0]
 
 
 def test_one_that_is_held_goes_back_when_the_worker_stops(

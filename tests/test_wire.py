@@ -6,8 +6,9 @@ import dramatiq
 import pytest
 from dramatiq.errors import DecodeError
 
-from bridge.wire import StrictEncoder
+from bridge.wire import StrictEncoder, callback_message
 from gateway.messages import Failure, GatewayError, Job, Reply, Request
+from gateway.rabbitmq.topology import CALLBACKS, WORK
 
 JOB = Job(request=Request(request_id="r-1", prompt="Grüße 🎉", callback_queue="q"), received_at=1.5, retry_count=2)
 REPLY = Reply.of(
@@ -21,12 +22,13 @@ def wire(**changes: object) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("actor", "argument"), [("generate", JOB), ("publish_success", REPLY), ("publish_error", REPLY)]
+    ("queue", "actor", "argument"),
+    [(WORK, "generate", JOB), (CALLBACKS, "publish_success", REPLY), (CALLBACKS, "publish_error", REPLY)],
 )
-def test_a_message_survives_the_wire(actor: str, argument: Job | Reply):
+def test_a_message_survives_the_wire(queue: str, actor: str, argument: Job | Reply):
     """Models go out as JSON and come back as models."""
-    message: dramatiq.Message[None] = dramatiq.Message("some.queue", actor, (argument,), {}, {})
-    assert StrictEncoder().read(StrictEncoder().encode(message.asdict()), queue="some.queue") == message
+    message: dramatiq.Message[None] = dramatiq.Message(queue, actor, (argument,), {}, {})
+    assert StrictEncoder().read(StrictEncoder().encode(message.asdict()), queue=queue) == message
 
 
 def test_options_of_an_incoming_message_are_dropped():
@@ -73,3 +75,10 @@ def test_a_decode_error_names_fields_and_quotes_nothing():
         StrictEncoder().read(wire(args=[{"request": {"prompt": ["canary"]}}]), queue="gemini.generate")
     assert "canary" not in str(caught.value)
     assert "prompt" in str(caught.value)
+
+
+def test_a_message_of_another_queues_actor_is_none_of_ours():
+    """F3: a reply in the work queue would be taken for a job."""
+    forged = StrictEncoder().encode({**callback_message(REPLY).asdict(), "queue_name": WORK})
+    with pytest.raises(DecodeError, match="another queue"):
+        StrictEncoder().read(forged, queue=WORK)

@@ -12,12 +12,16 @@ from pathlib import Path
 from gateway.errors import StoreUnavailable
 from gateway.stores.redis_server import RedisServer
 
-#: How often a process says in Redis that it lives, and for how long that is believed, in seconds.
-BEAT_S, LIFE_S = 1.0, 6.0
+#: How often a process says in Redis that it lives, how long it waits for the answer, and for how long that is believed,
+#: in seconds.
+BEAT_S, BEAT_TIMEOUT_S, LIFE_S = 1.0, 1.0, 6.0
 
 #: How long a process has to have shown no life before it is taken for dead, in seconds. When Redis itself was silent
-#: all signs of life have ended together; those who live show the next one within BEAT_S.
-GRACE_S = 2.0
+#: all signs of life have ended together; those who live show the next one within BEAT_S and BEAT_TIMEOUT_S.
+GRACE_S = 3.0
+
+#: An answer that is older than this, in seconds, says nothing of the time in between.
+STALE_S = 5.0
 
 
 class Owner:
@@ -37,9 +41,9 @@ class Owner:
     def stop(self) -> None:
         """No more. Idempotent."""
 
-    def take(self) -> str:
-        """A new token, held until it is dropped."""
-        token = f"{self.id}.{uuid.uuid4().hex}"
+    def take(self, deaths: int = 0) -> str:
+        """A new token, held until it is dropped; so many processes have died at the same work before."""
+        token = f"{self.id}.{deaths}.{uuid.uuid4().hex}"
         self._held.add(token)
         return token
 
@@ -53,6 +57,12 @@ class Owner:
         if not has_owner:
             return True  # it is of an older version of the worker, which says nothing of its life
         return token in self._held if owner == self.id else self._is_alive(owner)
+
+    def deaths(self, token: str) -> int:
+        """How many processes have died at the work of a token, when that does not live: with its own, if it is dead."""
+        owner, *deaths, _ = token.split(".")
+        before = int(deaths[0]) if deaths and deaths[0].isdecimal() else 0
+        return before if owner == self.id else before + 1
 
     def _is_alive(self, _owner: str) -> bool:
         return True
@@ -78,6 +88,13 @@ class FileOwner(Owner):
                 self._file = _locked(self._folder / self.id)
         except OSError as error:
             raise StoreUnavailable(f"{self._folder} cannot be used: {error}. See STATE_PATH") from error
+
+    def take(self, deaths: int = 0) -> str:
+        if self._file is not None and not (self._folder / self.id).exists():
+            os.close(self._file)  # somebody has cleaned up: for the others this process would be dead
+            self._file = None
+            self.start()
+        return super().take(deaths)
 
     def stop(self) -> None:
         if self._file is not None:
@@ -114,7 +131,7 @@ class RedisOwner(Owner):
         super().__init__()
         self._server = server
         self._clock = clock
-        self._missed: dict[str, float] = {}  # since when who was asked about shows no life
+        self._missed: dict[str, tuple[float, float]] = {}  # who shows no life: since when, and when it was asked last
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -137,11 +154,12 @@ class RedisOwner(Owner):
                 self._server.show_life(self.id, LIFE_S)
 
     def _is_alive(self, owner: str) -> bool:
-        if self._server.lives(owner):
-            self._missed.pop(owner, None)
-            return True
-        now = self._clock()
-        return now - self._missed.setdefault(owner, now) < GRACE_S
+        lives, now = self._server.lives(owner), self._clock()
+        self._missed = {one: when for one, when in self._missed.items() if now - when[1] < STALE_S}
+        since, _ = self._missed.pop(owner, (now, now))
+        if not lives:
+            self._missed[owner] = since, now
+        return lives or now - since < GRACE_S
 
 
 def _locked(path: Path) -> int | None:

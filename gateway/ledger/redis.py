@@ -58,21 +58,24 @@ return {'started', delivery}
 )
 
 #: `answers` has every answer with the time at which it was stored, as its entry, and the bytes that had been stored by
-#: then: so the first and the last tell how much is kept. Only what was delivered is forgotten before its time.
+#: then: so the first and the last tell how much is kept. Only what was delivered is forgotten before its time; what was
+#: not, though it is old, counts no longer.
 FORGET = """
 local answers = P .. 'answers'
 local function forget(most)
   local forgotten = 0
-  for _, answer in ipairs(redis.call('ZRANGE', answers, 0, most - 1)) do
-    local name, stored = string.match(answer, '^(.*)|(%d+)$')
-    local facts = redis.call('HMGET', P .. 'ledger:' .. name, 'stored', 'published')
-    if facts[1] ~= stored then redis.call('ZREM', answers, answer)
-    elseif facts[2] == '1' then
-      redis.call('DEL', P .. 'ledger:' .. name)
+  repeat
+    local oldest = redis.call('ZRANGE', answers, 0, most - 1)
+    for _, answer in ipairs(oldest) do
+      local name, stored = string.match(answer, '^(.*)|(%d+)$')
+      local facts = redis.call('HMGET', P .. 'ledger:' .. name, 'stored', 'published')
+      if facts[1] == stored and facts[2] == '1' then
+        redis.call('DEL', P .. 'ledger:' .. name)
+        forgotten = forgotten + 1
+      end
       redis.call('ZREM', answers, answer)
-      forgotten = forgotten + 1
     end
-  end
+  until forgotten > 0 or #oldest == 0
   return forgotten
 end
 """

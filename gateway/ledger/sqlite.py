@@ -32,8 +32,8 @@ WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failur
 RETURNING delivery
 """
 
-#: Stores an answer, and returns a row, unless there is one already. The last parameter is the time. The lease goes on:
-#: it is one for the publishing now.
+#: Stores an answer, and returns a row, unless there is somebody else's already. The last parameter is the time. The
+#: lease goes on: it is one for the publishing now.
 ANSWER = """
 INSERT INTO ledger (request_id, digest, answered, token, delivery, lease_ends_at, message_id, failure, published,
     expires_at, envelope, hop)
@@ -42,7 +42,7 @@ ON CONFLICT (request_id, digest) DO UPDATE SET
     answered = 1, token = excluded.token, delivery = excluded.delivery,
     message_id = excluded.message_id, failure = excluded.failure, published = 0,
     envelope = excluded.envelope, hop = 0
-WHERE NOT answered OR expires_at <= ?9
+WHERE NOT answered OR expires_at <= ?9 OR token = excluded.token
 RETURNING 1
 """
 

@@ -103,6 +103,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_plain(value: object) -> bool:
+    """Whether pika can read it and write it again; a float it cannot write."""
     if isinstance(value, int):
         return _SMALLEST <= value <= _LARGEST
     return isinstance(value, str) and _fits(value, LONGEST_TEXT)

@@ -239,7 +239,7 @@ class Publisher:
     def _on_missing(self, outgoing: Outgoing) -> None:
         asks = self._redeclarer is not None and not outgoing.redeclared
         if asks and self._redeclarer is not None:
-            self._redeclarer.ask(outgoing.queue)
+            self._redeclarer.ask(outgoing.queue, first=self._waits_for(outgoing.queue))
         if asks and self._waits_for(outgoing.queue):
             outgoing.redeclared = True
             self._missing.setdefault(outgoing.queue, []).append(outgoing)

@@ -59,11 +59,11 @@ class RedisServer:
     `make_room` is called when the server is full; it says whether another try is worth while.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, timeout_s: float = TIMEOUT_S) -> None:
         self.make_room: Callable[[], bool] = lambda: False
         try:
             self._client = redis.Redis.from_url(
-                url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, health_check_interval=30
+                url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, health_check_interval=30
             )
         except ValueError as error:
             raise StoreUnavailable(f"REDIS_URL cannot be used: {error}") from None

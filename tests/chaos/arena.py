@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from dev.backend import Backend
+from dev.launcher import Process
+from dev.process_group import workers
+from dev.stack import Stack
 from fake_openrouter.client import FakeClient
 from tests.chaos.checker import Envelope
 from tests.chaos.proxy import Proxy
-from tests.system.stack import Process, Stack
 
 TEST_BUILD = Path(__file__).parent / "testbuild"
 
@@ -30,13 +33,13 @@ class Arena:
         through = urlunsplit(parts._replace(netloc=f"{user}@127.0.0.1:{self.proxy.port}"))
         self.folder = folder
         self.fake = fake
-        self.stack = Stack(through, fake.base_url, folder, **settings)
+        self.stack = Stack.apart(through, fake.base_url, folder, **settings)
         # A killed process writes no coverage data, and tracing makes the others slow.
         for name in ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START"):
             self.stack.environment.pop(name, None)
         self.stack.environment |= {"PYTHONPATH": str(TEST_BUILD), "CHAOS_FOLDER": str(folder)}
         self.with_bridge = False
-        self.direct = Stack(url, fake.base_url, folder)
+        self.direct = Backend(url)
         self.running: dict[str, Process] = {}
         self.ended: list[tuple[str, int]] = []
         self.envelopes: list[Envelope] = []
@@ -89,12 +92,9 @@ class Arena:
                 self.running[name].signal_group(signal.SIGKILL)
 
     def kill_one_child(self, name: str) -> None:
-        """SIGKILL to one worker process: the child of a keeper, which is a child of Dramatiq's master."""
-        pid = self.running[name].popen.pid
+        """SIGKILL to one worker process; its keeper starts another one."""
         with suppress(OSError, IndexError):
-            for _generation in ("keeper", "worker"):
-                pid = int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[-1])
-            os.kill(pid, signal.SIGKILL)
+            os.kill(workers(self.running[name].popen.pid)[-1], signal.SIGKILL)
 
     def terminate(self, name: str) -> None:
         if name in self.running:

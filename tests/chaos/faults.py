@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from pika.exceptions import AMQPError
 
+from dev.rabbitmq import vhost_of
+from dev.waiting import wait_until
 from tests.chaos.arena import Arena
 from tests.chaos.node import USER, ChaosNode
-from tests.rabbitmq_server import vhost_of
-from tests.system.stack import wait_until
 
 #: Steps of the product at which a process can be ended.
 STEPS = (
@@ -84,7 +84,7 @@ def kill_rabbitmq(where: Where) -> None:
     finally:
         where.arena.resume("worker")
     where.wait(0, 1)
-    where.node.start_server()
+    where.node.start()
 
 
 def freeze_rabbitmq(where: Where) -> None:

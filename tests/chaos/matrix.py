@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dev.waiting import wait_until
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Evidence, judge
 from tests.chaos.faults import RELAY_STEPS
 from tests.chaos.node import ChaosNode
 from tests.chaos.workload import Kind, Producer, Request
-from tests.system.stack import wait_until
 
 #: An error that is about the model, whatever the key: while it rests there is no key for the request.
 MODEL_RESTS = {"code": 429, "message": "Busy", "metadata": {"limit_source": "upstream_provider_shared_pool"}}

@@ -4,7 +4,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from tests.rabbitmq_server import RabbitmqServer, vhost_of
+from dev.rabbitmq import Node, vhost_of
 
 USER = "product"
 
@@ -22,7 +22,7 @@ ADVANCED = """\
 _OURS = ("gemini.generate", "gemini.callbacks", "gemini.requests")
 
 
-class ChaosNode(RabbitmqServer):
+class ChaosNode(Node):
     """A server of the harness's own, to be hurt."""
 
     def __init__(self, folder: Path) -> None:

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient
 from tests.chaos.arena import Arena
 from tests.chaos.checker import Evidence, Verdict, judge
 from tests.chaos.faults import BRIDGE_FAULTS, FAULTS, Fault, Where
 from tests.chaos.node import ChaosNode
 from tests.chaos.workload import Producer, requests
-from tests.system.stack import wait_until
 
 KEYS = ("sk-or-v1-canary-key-1111", "sk-or-v1-canary-key-2222", "sk-or-v1-canary-key-3333")
 

@@ -50,7 +50,7 @@ def _attempt(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path) -> Res
         return play(plan, node, fake, folder)
     except Exception:  # noqa: BLE001 - one line for each round, whatever happens
         node.kill()
-        node.start_server()
+        node.start()
         return Result(plan, Verdict(faults=[traceback.format_exc(limit=-3)]), 0.0, folder)
 
 

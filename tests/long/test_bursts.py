@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
-from tests.rabbitmq_server import RabbitmqServer
+from dev.launcher import Process
+from dev.rabbitmq import Node
+from dev.stack import Stack
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack
 from tests.system.test_faults import lose_nothing_while_rabbitmq_is_away
 from tests.system.test_waiting import behind_long_waits, lateness
 
@@ -58,7 +59,7 @@ def counted_waits(output: str) -> dict[str, int]:
     return counts
 
 
-def test_a_rabbitmq_that_is_away_for_20_s_loses_nothing(own_rabbitmq: RabbitmqServer, stack_at: MakeStack):
+def test_a_rabbitmq_that_is_away_for_20_s_loses_nothing(own_rabbitmq: Node, stack_at: MakeStack):
     """F8: longer than any heartbeat."""
     lose_nothing_while_rabbitmq_is_away(own_rabbitmq, stack_at, while_away=lambda: threading.Event().wait(20))
 

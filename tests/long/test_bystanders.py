@@ -5,8 +5,8 @@ import time
 
 import pytest
 
+from dev.stack import Stack
 from tests.system.conftest import MakeStack
-from tests.system.stack import Stack
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
 

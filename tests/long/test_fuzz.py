@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.rabbitmq_server import RabbitmqServer
+from dev.rabbitmq import Server
 from tests.system.conftest import MakeStack
 from tests.system.test_fuzz import forge_messages, send_hostile_bodies
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
 
 
-def test_ten_thousand_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
+def test_ten_thousand_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_server: Server):
     """F1, F2, S1, S2, S6, S8."""
     send_hostile_bodies(make_stack, rabbitmq_server, share=1.0)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from dev.redis import empty
 from fake_openrouter.client import running
 from gateway.errors import ProviderError
 from gateway.keys.pool import KeyPool, Lease, Unavailable
@@ -25,7 +26,6 @@ from gateway.providers import provider_from
 from gateway.secrets import ApiKey
 from gateway.settings import Settings
 from tests.key_stores import Noting, key_store
-from tests.redis_server import empty
 
 pytestmark = pytest.mark.long
 

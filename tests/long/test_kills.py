@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dev.launcher import procfile
+from dev.rabbitmq import Server
+from dev.stack import Stack
 from fake_openrouter.client import running
-from tests.rabbitmq_server import RabbitmqServer
-from tests.system.stack import Stack, procfile_command
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -20,16 +21,16 @@ PATIENCE_S = 120.0
 @pytest.mark.parametrize("round_", range(5))
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_every_request_is_answered_when_the_leases_of_a_dead_worker_end(
-    rabbitmq_server: RabbitmqServer, tmp_path: Path, request: pytest.FixtureRequest, store: str, round_: int
+    rabbitmq_server: Server, tmp_path: Path, request: pytest.FixtureRequest, store: str, round_: int
 ):
     """F60: all threads of the next worker ask at the moment at which a lease ends, and none of them gives up."""
     settings: dict[str, object] = {"REQUEST_TIMEOUT_SECONDS": 2, "WORKER_THREADS": THREADS, "KEYS_MAX_PER_MINUTE": 9999}
     if store == "redis":
         settings["REDIS_URL"] = request.getfixturevalue("redis_url")
     with rabbitmq_server.fresh_vhost() as url, running(keys=("sk-or-v1-kills-1111",), per_minute=9999) as fake:
-        stack = Stack(url, fake.base_url, tmp_path, OPENROUTER_API_KEYS="sk-or-v1-kills-1111", **settings)
+        stack = Stack.apart(url, fake.base_url, tmp_path, OPENROUTER_API_KEYS="sk-or-v1-kills-1111", **settings)
         # On threads, which meet that moment more often than greenlets do.
-        command = procfile_command("worker").replace("dramatiq-gevent", "dramatiq")
+        command = procfile()["worker"].replace("dramatiq-gevent", "dramatiq")
         try:
             worker = stack.start_worker(command=command)
             fake.script([{"gate": "held"}])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.redis import empty
 from gateway.errors import AuthenticationFailed, Scope
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.store import KeyStore
@@ -18,7 +19,6 @@ from gateway.secrets import ApiKey
 from gateway.stores.state_file import StateFile
 from tests.clock import Clock
 from tests.key_stores import key_store
-from tests.redis_server import empty
 
 pytestmark = pytest.mark.long
 

@@ -2,11 +2,14 @@
 
 import base64
 import random
+import time
+from itertools import pairwise
 
 import pytest
 
-from tests.redis_server import redis_server
+from dev.redis import redis_server
 from tests.system.conftest import MakeStack
+from tests.system.test_takeover import LONGEST_GAP_S
 
 pytestmark = [pytest.mark.long, pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -17,7 +20,7 @@ ROUNDS, EACH = 20, 500
 TEXT = random.Random(1)
 
 
-def test_a_small_redis_serves_on_and_on(make_stack: MakeStack):
+def test_a_small_redis_serves_on_and_on(make_stack: MakeStack, redis_installed: None):
     """F64: 25 MB, as the smallest plans have, and answers of 8 kB: 10,000 requests in a row are answered."""
     with redis_server("--maxmemory", "25mb", "--maxmemory-policy", "noeviction") as url:
         stack, fake = make_stack(WORKER_THREADS=16, REDIS_URL=url, per_minute=100_000)
@@ -31,3 +34,25 @@ def test_a_small_redis_serves_on_and_on(make_stack: MakeStack):
 
 def request(number: int) -> dict[str, str]:
     return {"request_id": f"r-{number}", "prompt": base64.b85encode(TEXT.randbytes(6400)).decode()}
+
+
+def test_a_state_file_that_was_broken_is_forgotten_within_seconds(make_stack: MakeStack):
+    """F71: nothing is lost meanwhile, and after the repair service does not stand still."""
+    stack, _fake = make_stack(WORKER_THREADS=8)
+    worker = stack.start_worker()
+    state = stack.folder / "state.sqlite3"
+    stack.publish(request(0))
+    stack.answers(1)
+    for file in stack.folder.glob("state.sqlite3*"):
+        if file.is_file():
+            file.write_bytes(b"garbage" * 1000)
+    stack.publish(*(request(number) for number in range(1, 41)))
+    worker.wait_for_output("Waiting for the ledger", count=8)
+    for file in stack.folder.glob("state.sqlite3*"):
+        if file.is_file():
+            file.unlink()
+    repaired_at = time.time()
+    answers = stack.answers(40, timeout_s=60)
+    assert answers[0].at - repaired_at < LONGEST_GAP_S
+    assert max(later.at - earlier.at for earlier, later in pairwise(answers)) < LONGEST_GAP_S
+    assert state.exists()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from dev.rabbitmq import Server
+from dev.stack import Stack
 from fake_openrouter.client import FakeClient, running
-from tests.rabbitmq_server import RabbitmqServer
-from tests.system.stack import Stack
 
 #: How much shorter the provider's window is than ours, in seconds. On a crowded machine a call can reach it so much
 #: later than it was granted, and the next one for the same place in the window can be on time.
@@ -35,7 +35,7 @@ def make_stack(vhost_url: str, stack_at: MakeStack) -> MakeStack:
 
 @pytest.fixture(scope="module")
 def running_stack(
-    rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory
+    rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Stack, FakeClient]]:
     """A stack that runs with its defaults, shared by tests of one file that tell their requests apart."""
     with ExitStack() as cleanup:
@@ -64,7 +64,7 @@ def new_stack(
     **settings: object,
 ) -> tuple[Stack, FakeClient]:
     fake = cleanup.enter_context(running(keys=KEYS[:keys], per_minute=per_minute, window=window - late))
-    stack = Stack(
+    stack = Stack.apart(
         url,
         fake.base_url,
         folder,

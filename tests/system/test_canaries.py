@@ -19,13 +19,14 @@ from urllib.parse import quote
 import pika
 import pytest
 
+from dev.launcher import Process
+from dev.process_group import members
+from dev.rabbitmq import Server, vhost_of
+from dev.stack import Stack
 from fake_openrouter.client import FakeClient, running
-from tests.rabbitmq_server import RabbitmqServer, vhost_of
 from tests.system import canaries
 from tests.system.canaries import Canary, leaks
 from tests.system.sinks import Proxy, SentrySink
-from tests.system.stack import Process, Stack
-from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -131,7 +132,7 @@ class World:
 
     stack: Stack
     fake: FakeClient
-    server: RabbitmqServer
+    server: Server
     sentry: SentrySink
     proxy: Proxy
     keys: list[Canary]
@@ -180,7 +181,7 @@ class World:
         self.look_at_processes()
 
     def look_at_processes(self) -> None:
-        for pid in pids_of_group(self.worker.popen.pid):
+        for pid in members(self.worker.popen.pid):
             self.command_lines.add(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
 
     def held(self) -> Iterator[tuple[str, pika.BasicProperties, bytes]]:
@@ -193,7 +194,7 @@ class World:
 
 
 @contextmanager
-def own_user(server: RabbitmqServer, url: str, password: Canary) -> Iterator[str]:
+def own_user(server: Server, url: str, password: Canary) -> Iterator[str]:
     """The URL of the same virtual host for a user with that password."""
     name = f"pelican-{uuid.uuid4().hex[:8]}"
     server.api("PUT", f"users/{name}", {"password": password.value, "tags": ""})
@@ -206,9 +207,7 @@ def own_user(server: RabbitmqServer, url: str, password: Canary) -> Iterator[str
 
 
 @pytest.fixture
-def world(
-    rabbitmq_server: RabbitmqServer, vhost_url: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[World]:
+def world(rabbitmq_server: Server, vhost_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     keys = [canaries.key(f"key {number}") for number in range(6)]
     rabbitmq, proxy_password = canaries.password("RabbitMQ's password"), canaries.password("the proxy's password")
     with ExitStack() as cleanup:
@@ -216,7 +215,7 @@ def world(
         proxy = cleanup.enter_context(Proxy("heron", proxy_password.value, refuses="refused-by-proxy").running())
         fake = cleanup.enter_context(running(keys=[key.value for key in keys]))
         url = cleanup.enter_context(own_user(rabbitmq_server, vhost_url, rabbitmq))
-        stack = Stack(
+        stack = Stack.apart(
             url,
             fake.base_url,
             tmp_path,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient
 from tests.chaos.checker import judge
 from tests.chaos.ground import ground
@@ -16,7 +17,6 @@ from tests.chaos.matrix import Cell, cases, evidence_of
 from tests.chaos.node import USER, ChaosNode
 from tests.chaos.round import arena_on
 from tests.chaos.workload import Kind, Producer, Request
-from tests.system.stack import wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 

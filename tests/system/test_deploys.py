@@ -5,8 +5,9 @@ from collections import defaultdict
 
 import pytest
 
+from dev.stack import Stack
+from dev.waiting import wait_until
 from tests.system.conftest import MakeStack
-from tests.system.stack import Stack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 

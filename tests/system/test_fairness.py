@@ -2,8 +2,8 @@
 
 import pytest
 
+from dev.stack import Stack
 from tests.system.conftest import MakeStack
-from tests.system.stack import Stack
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 

@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from pathlib import Path
 
 import pika
 import pytest
 
-from tests.rabbitmq_server import RabbitmqServer
+from dev.process_group import children, members, workers
+from dev.rabbitmq import Node, Server
+from dev.stack import Stack
+from dev.waiting import wait_until
 from tests.system.conftest import MakeStack
-from tests.system.stack import Stack, wait_until
-from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -40,7 +40,7 @@ def test_a_worker_killed_in_mid_call_loses_no_request(make_stack: MakeStack):
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
+def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStack, rabbitmq_server: Server):
     """F4: the redelivery waits for the call that still runs."""
     stack, fake = make_stack()
     fake.script([{"gate": "held"}])
@@ -57,13 +57,13 @@ def test_a_connection_lost_in_mid_call_costs_no_second_call(make_stack: MakeStac
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_rabbitmq_that_is_away_loses_nothing(own_rabbitmq: RabbitmqServer, stack_at: MakeStack):
+def test_a_rabbitmq_that_is_away_loses_nothing(own_rabbitmq: Node, stack_at: MakeStack):
     """F8: under load, stopped until the worker has noticed, and started again."""
     lose_nothing_while_rabbitmq_is_away(own_rabbitmq, stack_at)
 
 
 def lose_nothing_while_rabbitmq_is_away(
-    server: RabbitmqServer, stack_at: MakeStack, *, while_away: Callable[[], object] = lambda: None
+    server: Server, stack_at: MakeStack, *, while_away: Callable[[], object] = lambda: None
 ) -> None:
     """Every request that was confirmed before, during and after is answered."""
     stack, _fake = stack_at(server.url)
@@ -134,7 +134,7 @@ def test_a_worker_process_that_is_killed_while_it_starts_ends_the_worker(make_st
     worker = stack.start("worker", RABBITMQ_URL="amqp://127.0.0.1:1/")
     worker.wait_for_output("trying again")
     master = worker.popen.pid
-    (child,) = workers_of(master)
+    (child,) = workers(master)
     os.kill(child, signal.SIGKILL)
     assert worker.wait(20) != 0
 
@@ -153,7 +153,7 @@ def test_of_two_worker_processes_one_may_die(make_stack: MakeStack):
     fake.wait_for_calls(6)
     with short_requests(stack) as answered_at:
         wait_until(lambda: len(answered_at) > 10, what="service")
-        os.kill(max(workers_of(worker.popen.pid)), signal.SIGKILL)
+        os.kill(max(workers(worker.popen.pid)), signal.SIGKILL)
         answers = stack.answers(6, queue="long")
         worker.wait_for_output("is ready for action", count=3)
     assert sorted(answer["request_id"] for answer in answers) == long
@@ -165,7 +165,7 @@ def test_of_two_worker_processes_one_may_die(make_stack: MakeStack):
     assert 0 < len(cut) < 6
     assert sorted(call["prompt"] for call in calls if not call["aborted"]) == [f"Long {one}" for one in long]
     assert len(set(cut)) == len(cut)
-    assert len(workers_of(worker.popen.pid)) == 2
+    assert len(workers(worker.popen.pid)) == 2
     assert "was killed by signal 9: this one has taken its place" in worker.output()
     worker.terminate()
     assert worker.wait(30) == 0
@@ -179,7 +179,7 @@ def test_of_two_keepers_one_may_die(make_stack: MakeStack):
     ids = [f"r-{number}" for number in range(8)]
     stack.publish(*({"request_id": one, "prompt": f"Question {one}"} for one in ids))
     fake.wait_for_calls(8)
-    os.kill(max(children_of(worker.popen.pid)), signal.SIGKILL)
+    os.kill(max(children(worker.popen.pid)), signal.SIGKILL)
     worker.wait_for_output("the others go on")
     worker.wait_for_output("Draining: 4 running")
     fake.open_gate("held")
@@ -195,10 +195,10 @@ def test_a_stop_reaches_a_process_that_is_slow_for_a_moment(make_stack: MakeStac
     """F50: its sibling has ended as it was asked to, and not by itself."""
     stack, _fake = make_stack(WORKER_PROCESSES=2)
     worker = stack.start_worker()
-    slow, other = workers_of(worker.popen.pid)
+    slow, other = workers(worker.popen.pid)
     os.kill(slow, signal.SIGSTOP)
     os.kill(worker.popen.pid, signal.SIGTERM)
-    wait_until(lambda: workers_of(worker.popen.pid) == [slow], what=f"the end of {other}")
+    wait_until(lambda: workers(worker.popen.pid) == [slow], what=f"the end of {other}")
     os.kill(slow, signal.SIGCONT)
     assert worker.wait(30) == 0
 
@@ -215,7 +215,7 @@ def test_a_master_that_is_killed_leaves_nobody_behind(make_stack: MakeStack):
     wait_until(lambda: "Draining: 1 running" in worker.output(), what="the drain")
     fake.open_gate("held")
     assert stack.answers(1)[0]["status"] == "success"
-    wait_until(lambda: not pids_of_group(worker.popen.pid), what="the end of all")
+    wait_until(lambda: not members(worker.popen.pid), what="the end of all")
 
 
 @contextmanager
@@ -241,15 +241,6 @@ def short_requests(stack: Stack) -> Iterator[list[float]]:
     finally:
         stop.set()
         thread.join(60)
-
-
-def children_of(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def workers_of(master: int) -> list[int]:
-    """The processes that do the work: each has a keeper, which is a child of the master."""
-    return [worker for keeper in children_of(master) for worker in children_of(keeper)]
 
 
 @pytest.mark.parametrize("process", ["worker", "bridge"])

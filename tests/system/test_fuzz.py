@@ -12,12 +12,14 @@ from typing import Any
 import pika
 import pytest
 
+from dev.launcher import Process
+from dev.process_group import members
+from dev.rabbitmq import Server, vhost_of
+from dev.stack import Stack
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient
-from tests.rabbitmq_server import RabbitmqServer, vhost_of
 from tests.system.conftest import MakeStack
 from tests.system.hostile import bodies, forged, properties
-from tests.system.stack import Process, Stack, wait_until
-from tests.system.test_waiting import pids_of_group
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -30,7 +32,7 @@ SHARE = 0.03
 GROWTH = 200_000_000
 
 
-def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_server: RabbitmqServer):
+def test_hostile_bodies_are_answered_or_kept(make_stack: MakeStack, rabbitmq_server: Server):
     """F1, F2, S1, S2, S6, S8: none lost, no thread lost, no memory lost, nothing of them in the log."""
     send_hostile_bodies(make_stack, rabbitmq_server, share=SHARE)
 
@@ -40,7 +42,7 @@ def test_forged_messages_are_kept_and_run_nothing(make_stack: MakeStack):
     forge_messages(make_stack, count=20)
 
 
-def send_hostile_bodies(make_stack: MakeStack, server: RabbitmqServer, *, share: float) -> None:
+def send_hostile_bodies(make_stack: MakeStack, server: Server, *, share: float) -> None:
     stack, fake = make_stack(
         per_minute=1_000_000, QUEUE_RETRY_DELAYS="1,2", WORKER_PROCESSES=1, CALLBACK_QUEUE_CREATE=1
     )
@@ -86,7 +88,7 @@ def forge_messages(make_stack: MakeStack, *, count: int) -> None:
 class Ends:
     """Where the bodies have come to: envelopes, taken as they come, and what lies in the dead queues."""
 
-    def __init__(self, stack: Stack, server: RabbitmqServer) -> None:
+    def __init__(self, stack: Stack, server: Server) -> None:
         self._stack = stack
         self._server = server
         self.envelopes = 0
@@ -161,4 +163,4 @@ def memory_of(*processes: Process) -> dict[int, int]:
 
 
 def pids(*processes: Process) -> list[int]:
-    return [pid for process in processes for pid in pids_of_group(process.popen.pid)]
+    return [pid for process in processes for pid in members(process.popen.pid)]

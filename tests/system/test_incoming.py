@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from dev.stack import Stack
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient
 from tests.system.conftest import MakeStack
-from tests.system.stack import Stack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 

@@ -5,9 +5,10 @@ import signal
 
 import pytest
 
+from dev.launcher import procfile
+from dev.process_group import workers
+from dev.waiting import wait_until
 from tests.system.conftest import KEYS, MakeStack
-from tests.system.stack import procfile_command, wait_until
-from tests.system.test_faults import workers_of
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -15,7 +16,7 @@ LAUNCHERS = ["dramatiq", "dramatiq-gevent"]
 
 
 def command(launcher: str) -> str:
-    return procfile_command("worker").replace("dramatiq-gevent", launcher)
+    return procfile()["worker"].replace("dramatiq-gevent", launcher)
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
@@ -58,7 +59,7 @@ def test_both_launchers_replace_a_process_that_dies(make_stack: MakeStack, launc
     stack, _fake = make_stack(WORKER_PROCESSES=1)
     worker = stack.start_worker(command=command(launcher))
     for number in range(3):
-        os.kill(workers_of(worker.popen.pid)[0], signal.SIGKILL)
+        os.kill(workers(worker.popen.pid)[0], signal.SIGKILL)
         worker.wait_for_output("this one has taken its place", count=number + 1)
         stack.publish({"request_id": f"r-{number}", "prompt": "Hello"})
         assert stack.answers(1)[0]["request_id"] == f"r-{number}"

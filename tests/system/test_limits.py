@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from dev.launcher import Process
+from dev.rabbitmq import Server
+from dev.stack import Stack
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool
@@ -19,9 +22,7 @@ from gateway.messages import Completion
 from gateway.providers.responses import Answer
 from gateway.resources import open_stores
 from gateway.settings import Settings
-from tests.rabbitmq_server import RabbitmqServer
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack
 from tests.test_responses import SAMPLES, classify, load
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
@@ -90,18 +91,18 @@ class Ground:
 
 
 @pytest.fixture(scope="module")
-def openrouter(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def openrouter(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with ExitStack() as cleanup:
         yield ground(cleanup, "openrouter", rabbitmq_server, tmp_path_factory.mktemp("openrouter"))
 
 
 @pytest.fixture(scope="module")
-def gemini(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+def gemini(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     with ExitStack() as cleanup:
         yield ground(cleanup, "gemini", rabbitmq_server, tmp_path_factory.mktemp("gemini"))
 
 
-def ground(cleanup: ExitStack, provider: str, server: RabbitmqServer, folder: Path) -> Ground:
+def ground(cleanup: ExitStack, provider: str, server: Server, folder: Path) -> Ground:
     url = cleanup.enter_context(server.fresh_vhost())
     keys = {f"sk-or-v1-limits-{last4}": account for last4, account in KEYS.items()}
     fake = cleanup.enter_context(running(keys=tuple(keys)))
@@ -116,7 +117,7 @@ def ground(cleanup: ExitStack, provider: str, server: RabbitmqServer, folder: Pa
         "STATE_PATH": folder / "state.sqlite3",
         "RABBITMQ_URL": url,
     }
-    stack = Stack(url, fake.base_url, folder, **settings)
+    stack = Stack.apart(url, fake.base_url, folder, **settings)
     cleanup.callback(stack.close)
     ours = Settings(_env_file=None, **{name.lower(): str(value) for name, value in settings.items()})
     stores = open_stores(ours)
@@ -180,7 +181,7 @@ def test_keys_of_one_user_rest_together_without_a_label(vhost_url: str, tmp_path
     with ExitStack() as cleanup:
         fake = cleanup.enter_context(running(keys=keys))
         settings = {"OPENROUTER_API_KEYS": ",".join(keys), "OPENROUTER_MODEL": "vendor/unheard-of"}
-        stack = Stack(vhost_url, fake.base_url, tmp_path, **settings)
+        stack = Stack.apart(vhost_url, fake.base_url, tmp_path, **settings)
         cleanup.callback(stack.close)
         worker = stack.start_worker()
         worker.wait_for_output("vendor/unheard-of is not among the provider's models")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dev.backend import Backend
+from dev.launcher import ROOT, Process
+from dev.rabbitmq import Server
+from dev.waiting import wait_until
 from fake_openrouter.client import running
-from tests.rabbitmq_server import RabbitmqServer
-from tests.system.stack import ROOT, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -58,39 +60,18 @@ def commands() -> list[str]:
 RUN = [command for command in dict.fromkeys(commands()) if command not in {STAYS, *NOT_RUN}]
 
 
-class Command:
+class Command(Process):
     """A command in the checkout, as in a terminal of its own; `mark` is in the environment of all that it starts."""
 
     def __init__(self, command: str, environment: dict[str, str], folder: Path) -> None:
         self.mark = uuid.uuid4().hex
-        self._log = folder / f"{self.mark}.log"
-        with self._log.open("wb") as sink:
-            self.process = subprocess.Popen(
-                ["bash", "-c", command],
-                cwd=ROOT,
-                env=environment | {MARK: self.mark, "STATE_PATH": str(folder / f"{self.mark}.sqlite3")},
-                stdin=subprocess.DEVNULL,
-                stdout=sink,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    @property
-    def output(self) -> str:
-        return self._log.read_text(errors="replace")
-
-    @property
-    def ended(self) -> bool:
-        return self.process.poll() is not None
+        log, state = (folder / f"{self.mark}.{ending}" for ending in ("log", "sqlite3"))
+        marked = environment | {MARK: self.mark, "STATE_PATH": str(state)}
+        super().__init__(command, f"exec {command}", environment=marked, cwd=ROOT, log=log)
 
     def code(self) -> int:
         """Its exit code, after its end."""
-        return self.process.wait(120)
-
-    def signal(self, signum: int) -> None:
-        """As a terminal does, to all processes of its group."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signum)
+        return self.wait(120)
 
     def left(self) -> list[str]:
         """What it has started and what has not ended, as command lines."""
@@ -111,7 +92,7 @@ Start = Callable[..., Command]
 
 
 @pytest.fixture(scope="module")
-def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(rabbitmq_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
     """Starts a command for a user who has set it up: RabbitMQ, and a key. None of this test run's settings is seen."""
     folder = tmp_path_factory.mktemp("readme")
     commands: list[Command] = []
@@ -120,7 +101,6 @@ def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFact
             **{name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR", "PYTHON") if name in os.environ},
             "PATH": outside_path(),
             "RABBITMQ_URL": url,
-            "RABBITMQ_MANAGEMENT_URL": f"http://127.0.0.1:{rabbitmq_server.management_port}",
             "OPENROUTER_API_KEYS": KEY,
             "OPENROUTER_BASE_URL": f"{fake.base_url}/api/v1",
         }
@@ -131,15 +111,15 @@ def start(rabbitmq_server: RabbitmqServer, tmp_path_factory: pytest.TempPathFact
 
         yield started
         for command in commands:
-            command.signal(signal.SIGTERM)
+            command.terminate()
         for command in commands:
             command.code()
 
 
 @pytest.fixture(scope="module")
 def run_fake(start: Start) -> Command:
-    """`script/run --fake` where no RabbitMQ answers."""
-    return start(STAYS, RABBITMQ_URL=NOWHERE)
+    """`script/run --fake` where no RabbitMQ is named: it starts one."""
+    return start(STAYS, RABBITMQ_URL="")
 
 
 @pytest.fixture(scope="module")
@@ -156,21 +136,21 @@ def test_the_exceptions_are_commands_of_the_readme():
 @pytest.mark.parametrize("command", RUN)
 def test_a_command_works_as_it_stands(command: str, run_all: dict[str, Command]):
     """It ends with 0, and with it all that it has started."""
-    assert run_all[command].code() == 0, run_all[command].output
+    assert run_all[command].code() == 0, run_all[command].output()
     assert not run_all[command].left()
 
 
 def test_script_run_stays_until_ctrl_c_and_what_it_says_works(run_fake: Command, tmp_path: Path):
     """The program that it prints gets an answer; then all of it ends, its RabbitMQ too."""
-    wait_until(lambda: "The log:" in run_fake.output or run_fake.ended, timeout_s=120, what="script/run")
-    (program,) = re.findall(r"^import .*^connection\.close\(\)$", run_fake.output, re.MULTILINE | re.DOTALL)
+    wait_until(lambda: "The log:" in run_fake.output() or run_fake.ended, timeout_s=120, what="script/run")
+    (program,) = re.findall(r"^import .*^connection\.close\(\)$", run_fake.output(), re.MULTILINE | re.DOTALL)
     (tmp_path / "ask.py").write_text(program)
     answer = subprocess.run(
         [VENV_BIN / "python", tmp_path / "ask.py"], capture_output=True, text=True, check=True, timeout=60
     )
     assert json.loads(answer.stdout)["status"] == "success"
-    run_fake.signal(signal.SIGINT)
-    assert run_fake.code() == 0, run_fake.output
+    run_fake.signal_group(signal.SIGINT)
+    assert run_fake.code() == 0, run_fake.output()
     assert not run_fake.left()
 
 
@@ -178,8 +158,39 @@ def test_script_run_ends_when_the_worker_does(start: Start):
     """With the worker's last words, and its exit code."""
     run = start(STAYS, WORKER_THREADS="many")
     assert run.code() == 2
-    assert "invalid int value: 'many'" in run.output.partition("the worker has ended by itself with 2")[2]
+    assert "invalid int value: 'many'" in run.output().partition("the worker has ended by itself with 2")[2]
     assert not run.left()
+
+
+@pytest.mark.parametrize("command", ["script/run --fake", "script/demo"])
+def test_a_rabbitmq_that_does_not_answer_is_named_with_what_to_do(start: Start, command: str):
+    """In one line; none is started in its place."""
+    run = start(command, RABBITMQ_URL=NOWHERE)
+    assert run.code() == 69
+    said = r"script/\w+: RabbitMQ at amqp://127.0.0.1:1 \(RABBITMQ_URL\) does not answer, .*"
+    assert re.fullmatch(said + r" leave it empty to have a private one started\n", run.output())
+
+
+@pytest.mark.parametrize("command", ["script/run --fake", "script/demo"])
+def test_a_stand_in_stays_away_from_another_worker(start: Start, rabbitmq_server: Server, command: str):
+    """It would answer some of that one's requests with made-up text."""
+    with rabbitmq_server.fresh_vhost() as url, Backend(url).channel() as channel:
+        channel.queue_declare("gemini.requests", durable=True)
+        channel.basic_consume("gemini.requests", lambda *_: None)
+        run = start(command, RABBITMQ_URL=url)
+        assert run.code() == 69
+        assert "somebody reads gemini.requests" in run.output()
+
+
+def test_the_demo_answers_no_request_of_others(start: Start, rabbitmq_server: Server):
+    """What waits on a server that is used as it is stays there."""
+    with rabbitmq_server.fresh_vhost() as url:
+        backend = Backend(url)
+        backend.publish({"request_id": "of-others", "prompt": "A real one"})
+        run = start("script/demo", RABBITMQ_URL=url)
+        assert run.code() == 69
+        assert "something waits in gemini.requests" in run.output()
+        backend.wait_for_depth("gemini.requests", 1)
 
 
 @pytest.mark.skipif((ROOT / ".env").exists(), reason="the keys of .env would be used")
@@ -187,4 +198,4 @@ def test_script_run_without_a_key_says_what_to_do(start: Start):
     """In one line, before anything is started."""
     run = start("script/run", OPENROUTER_API_KEYS="")
     assert run.code() == 78
-    assert re.fullmatch(r"script/run: set OPENROUTER_API_KEYS .* script/run --fake\n", run.output)
+    assert re.fullmatch(r"script/run: set OPENROUTER_API_KEYS .* script/run --fake\n", run.output())

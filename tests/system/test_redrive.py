@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
+from dev.launcher import ROOT
+from dev.stack import Stack
 from fake_openrouter.client import FakeClient
 from tests.system.conftest import MakeStack
-from tests.system.stack import ROOT, Stack
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
+from dev.launcher import procfile
 from tests.system.conftest import MakeStack
-from tests.system.stack import procfile_command
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -69,7 +69,7 @@ def test_a_call_that_outlasts_the_grace_period_leaves_its_request_in_rabbitmq(ma
     stack, fake = make_stack(REQUEST_TIMEOUT_SECONDS=90)
     fake.script([{"gate": "held"}])
     # The Procfile gives 25 s, of the 30 that Heroku gives.
-    in_a_hurry = procfile_command("worker").replace("--worker-shutdown-timeout 25000", "--worker-shutdown-timeout 2000")
+    in_a_hurry = procfile()["worker"].replace("--worker-shutdown-timeout 25000", "--worker-shutdown-timeout 2000")
     worker = stack.start_worker(command=in_a_hurry)
     stack.publish(request(1))
     fake.wait_for_calls(1)

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 
-from tests.rabbitmq_server import RabbitmqServer
-from tests.redis_server import process_id, redis_server
+from dev.backend import Answer
+from dev.rabbitmq import Server
+from dev.redis import process_id, redis_server
+from dev.waiting import wait_until
 from tests.system.conftest import MakeStack
-from tests.system.stack import Answer, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -48,9 +49,7 @@ def test_a_worker_that_is_killed_with_every_thread_in_a_call_holds_up_nobody(
     assert fake.stats()["total"] <= len(ids) + THREADS
 
 
-def test_a_connection_that_is_cut_in_mid_call_costs_no_call_and_no_copy(
-    make_stack: MakeStack, rabbitmq_server: RabbitmqServer
-):
+def test_a_connection_that_is_cut_in_mid_call_costs_no_call_and_no_copy(make_stack: MakeStack, rabbitmq_server: Server):
     """F4, F70: RabbitMQ delivers all again at once, to the process that still runs them."""
     stack, fake = make_stack(WORKER_THREADS=2 * THREADS)
     fake.script([{"gate": "held"}])
@@ -69,7 +68,7 @@ def test_a_connection_that_is_cut_in_mid_call_costs_no_call_and_no_copy(
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_redis_that_was_silent_holds_up_nobody_once_it_speaks(make_stack: MakeStack):
+def test_a_redis_that_was_silent_holds_up_nobody_once_it_speaks(make_stack: MakeStack, redis_installed: None):
     """F65: whoever asked in the silence has its work already, and is not taken for somebody else."""
     with redis_server() as url:
         stack, fake = make_stack(WORKER_THREADS=16, REDIS_URL=url, KEYS_MAX_IN_FLIGHT=100)

@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
+from dev.launcher import Process
+from dev.process_group import members
+from dev.stack import Stack
+from dev.waiting import wait_until
 from tests.system.conftest import MakeStack
-from tests.system.stack import Process, Stack, wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -19,22 +21,10 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 def memory_kib(pid: int) -> int:
     """Resident memory of a process and its children, in KiB."""
     total = 0
-    for group_member in pids_of_group(pid):
+    for group_member in members(pid):
         with open(f"/proc/{group_member}/status") as status:  # noqa: PTH123 - procfs
             total += next((int(line.split()[1]) for line in status if line.startswith("VmRSS")), 0)
     return total
-
-
-def pids_of_group(group: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[2]) == group:
-            found.append(int(stat.parent.name))
-    return found
 
 
 def test_a_request_that_never_gets_a_key_waits_each_step_once_then_fails(make_stack: MakeStack):

@@ -1,6 +1,6 @@
-"""Installs a Debian package that a script needs and the machine does not have.
+"""Installs a Debian package that the machine does not have, where that is allowed.
 
-python3 script/_debian.py PROGRAM PACKAGE    does nothing when PROGRAM is there
+python3 -m dev.debian PROGRAM PACKAGE    does nothing when PROGRAM is there
 """
 
 import os
@@ -11,38 +11,40 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from dev.ending import Failed
+
 POLICY = Path("/usr/sbin/policy-rc.d")
-
-
-class NotInstalled(Exception):
-    """The package is not installed; the text says why."""
 
 
 def main(program: str, package: str) -> int:
     if shutil.which(program):
         return 0
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+    if not may_install():
         print(f"{program} is not installed (Debian: apt-get install {package}): its tests are skipped", file=sys.stderr)
         return 0
-    print(f"{program} is not installed: installing Debian's package {package}", file=sys.stderr)
     try:
         install(package)
-    except NotInstalled as error:
+    except Failed as error:
         print(error, file=sys.stderr)
-        return 69  # EX_UNAVAILABLE
+        return error.code
     return 0
 
 
+def may_install() -> bool:
+    return os.geteuid() == 0 and shutil.which("apt-get") is not None
+
+
 def install(package: str) -> None:
-    """Install a Debian package; a server in it is not started. Raises NotInstalled."""
+    """Install a package; a server in it is not started. Raises Failed."""
+    print(f"Installing Debian's package {package} (once, a minute or two)", file=sys.stderr, flush=True)
     apt = ["apt-get", "-y", "-q", "-o", "Dpkg::Use-Pty=0"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():
         for arguments in (["update"], ["install", "--no-install-recommends", package]):
-            # Standard output may be somebody's pipe for the URL: progress goes to standard error.
+            # Standard output may be somebody's pipe for a URL: progress goes to standard error.
             done = subprocess.run([*apt, *arguments], env=environment, stdout=2, stdin=subprocess.DEVNULL, check=False)
             if done.returncode != 0:
-                raise NotInstalled(f"apt-get {arguments[0]} failed (see above)")
+                raise Failed(f"{package} cannot be installed: apt-get {arguments[0]} failed (see above)")
     if Path("/run/systemd/system").exists():
         subprocess.run(["systemctl", "disable", "--quiet", package], check=False)
 

@@ -1,6 +1,5 @@
-"""A redis-server of the test run's own, on a socket of its own."""
+"""A redis-server of our own, on a socket of its own."""
 
-import os
 import shutil
 import subprocess
 import tempfile
@@ -8,25 +7,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
 import redis
 
-from tests.system.stack import wait_until
+from dev.waiting import wait_until
 
 START_S = 20.0
 
 
+def installed() -> bool:
+    return shutil.which("redis-server") is not None
+
+
 @contextmanager
 def redis_server(*options: str) -> Iterator[str]:
-    """The URL of a Redis that nobody else uses; skips where there is no redis-server, except in CI."""
-    program = shutil.which("redis-server")
-    if program is None:
-        if os.environ.get("CI"):
-            pytest.fail("redis-server is not installed")
-        pytest.skip("redis-server is not installed")
+    """The URL of a Redis that nobody else uses; gone afterwards."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:  # short: a socket's path has at most 107 bytes
         socket = Path(folder) / "s"
-        command = [program, "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder, *options]
+        command = ["redis-server", "--port", "0", "--unixsocket", str(socket), "--save", "", "--dir", folder, *options]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         try:
             wait_until(lambda: _answers(f"unix://{socket}"), timeout_s=START_S, what="an answer of Redis")

@@ -6,14 +6,12 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import AliasChoices
 
+from dev.launcher import ROOT
 from gateway.settings import Settings
 from gateway.settings.fields import default_of
-
-ROOT = Path(__file__).resolve().parent.parent
 
 #: The groups, and the setting that each begins with.
 GROUPS = {

@@ -1,10 +1,9 @@
-"""Sends the README's example request through the running worker and tells what happens; see script/demo."""
+"""Sends the README's example request through a worker and tells what happens; see script/demo."""
 
 import argparse
-import io
 import json
 import os
-import signal
+import re
 import sys
 import tempfile
 import time
@@ -12,19 +11,28 @@ import uuid
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from _demo_backend import ask
-from _stack import ROOT, Failed, Stack
-
+from dev import ending
+from dev.ending import Failed, Stopped
+from dev.launcher import Process
+from dev.rabbitmq_url import nobody_reads, nothing_waits, usable
+from dev.stack import Stack
+from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient, running
 
 KEYS = ("sk-or-v1-demo-key-0001", "sk-or-v1-demo-key-0002", "sk-or-v1-demo-key-0003")
 PROMPT = "Explain in two sentences what a message queue is."
+ANSWER_TIMEOUT_S = 150.0
+
+#: Through which its requests and answers go.
+QUEUES = ("gemini.requests", "gemini.generate", "gemini.responses")
 
 #: The schedule of the demo, in place of 60, 600, 3600 and 86400 s.
 WAITS = "2,4"
+
+#: A line of the worker's log about a request.
+LINE = re.compile(r"^\S+ \S+ - \S+ - \w+ - \[(?P<request_id>[^\]]+)\] (?P<text>.*)$")
 
 
 def main() -> int:
@@ -32,72 +40,54 @@ def main() -> int:
     parser.add_argument("prompt", nargs="?", default=PROMPT)
     parser.add_argument("--real", action="store_true", help="use OpenRouter itself, with your keys")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, _leave)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # step by step, into a pipe as well
     try:
-        with ExitStack() as cleanup:
-            try:
-                demo(options.prompt, real=options.real, cleanup=cleanup)
-            finally:
-                _clean_up_undisturbed()
-    except Failed as error:
-        print(f"\nThe demo failed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
+        return ending.run("script/demo", lambda cleanup: demo(cleanup, options.prompt, real=options.real))
+    except Stopped as stopped:
         print("\nStopped.", file=sys.stderr)
-        return 130
-    return 0
+        return stopped.code
 
 
-def _clean_up_undisturbed() -> None:
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
-
-
-def _leave(signum: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + signum)
-
-
-def demo(prompt: str, *, real: bool, cleanup: ExitStack) -> None:
-    """Return when every request was answered with success; `cleanup` ends whatever was started."""
+def demo(cleanup: ExitStack, prompt: str, *, real: bool) -> int:
+    """Return when every request was answered with success; `cleanup` ends whatever was started. Raises Failed."""
     began = time.monotonic()
+    # RABBITMQ_URL of .env is not used: it may be production.
+    url = usable(os.environ.get("RABBITMQ_URL"), cleanup)
+    nobody_reads(url, *QUEUES)
+    nothing_waits(url, *QUEUES)
     folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="gemini-demo-")))
     fake = None if real else cleanup.enter_context(running(keys=KEYS, per_minute=20, window=60.0))
     if fake is None:
         print("Provider   OpenRouter itself, with your keys: this call is billed")
     else:
         print(f"Provider   a stand-in for OpenRouter at {fake.base_url}: nothing is paid")
-    # Settings are read from .env in the current folder as well: the demo with the stand-in keeps away from it.
-    settings, cwd = (real_settings(folder), ROOT) if fake is None else (fake_settings(folder, fake), folder)
-    stack = Stack(settings, cwd=cwd)
+    stack = real_stack(url, folder) if fake is None else fake_stack(url, fake, folder)
     cleanup.callback(stack.stop)
-    print(f"RabbitMQ   {settings['RABBITMQ_URL'].rpartition('@')[2]}")
     print("Processes  those of the Procfile: ", end="", flush=True)
-    stack.start()
+    worker = stack.start_worker()
     print(f"the worker is ready after {time.monotonic() - began:.1f} s")
 
     headline("A request and its answer")
-    answer = send(stack, example(prompt))
+    answer = send(stack, worker, example(prompt))
     if fake is not None:
         tell_calls(fake)
-        tour(stack, fake)
+        tour(stack, worker, fake)
     print(f"\nDone in {time.monotonic() - began:.0f} s. The answer to your prompt:\n\n  {answer['content']}\n")
+    return 0
 
 
-def tour(stack: Stack, fake: FakeClient) -> None:
+def tour(stack: Stack, worker: Process, fake: FakeClient) -> None:
     """Show a rotation and a wait, with faults that the stand-in is told to make."""
     headline("A key at its limit: the provider says 429, the next key is used at once")
     fake.reset()
     fake.script([{"status": 429, "headers": {"Retry-After": "60"}, "times": 1}])
-    send(stack, example("What happens after a 429?"), show_request=False)
+    send(stack, worker, example("What happens after a 429?"), show_request=False)
     tell_calls(fake)
 
     headline(f"Every key at its limit for 3 s: the request waits in RabbitMQ (schedule shortened to {WAITS} s)")
     fake.reset()
     limit = {"status": 429, "headers": {"Retry-After": "3"}, "times": 1}
     fake.script([{"key": key[-4:], **limit} for key in KEYS])
-    send(stack, example("What happens when no key is left?"), show_request=False)
+    send(stack, worker, example("What happens when no key is left?"), show_request=False)
     tell_calls(fake)
 
 
@@ -116,16 +106,35 @@ def example(prompt: str) -> dict[str, Any]:
     }
 
 
-def send(stack: Stack, request: dict[str, Any], *, show_request: bool = True) -> dict[str, Any]:
-    """Publish a request, print what the processes log about it, and return its success envelope. Raises Failed."""
+def send(stack: Stack, worker: Process, request: dict[str, Any], *, show_request: bool = True) -> dict[str, Any]:
+    """Publish a request, print what the log says about it, and return its success envelope. Raises Failed, TooLate."""
     if show_request:
         print(indented("-> gemini.requests", request))
-    url = os.environ["RABBITMQ_URL"]
-    answer = ask(stack, url, request, on_log=lambda process, text: print(f"   {process:7}| {text}"))
-    print(indented(f"<- {request['callback_queue']}", answer))
+    with stack.channel() as channel:
+        channel.queue_declare(request["callback_queue"], durable=True)
+    stack.publish(request)
+
+    def answered() -> bool:
+        ended = worker.ended
+        texts = told(worker, request["request_id"])
+        for text in texts:
+            print(f"   worker  | {text}")
+        if ended:
+            raise Failed(f"the worker has ended. The last lines of the log:\n\n{worker.last_words()}", code=1)
+        return any(text.startswith("Settled: answered") for text in texts)
+
+    wait_until(answered, timeout_s=ANSWER_TIMEOUT_S, pause_s=0.05, what="the answer")
+    (answer,) = stack.answers(1, queue=request["callback_queue"])
+    print(indented(f"<- {request['callback_queue']}", answer.envelope))
     if answer["status"] != "success":
-        raise Failed(f"the answer is an error: {answer['error']}")
-    return answer
+        raise Failed(f"the answer is an error: {answer['error']}", code=1)
+    return answer.envelope
+
+
+def told(worker: Process, request_id: str) -> list[str]:
+    """What the log says about a request, since the last time."""
+    found = filter(None, map(LINE.match, worker.new_lines()))
+    return [str(one["text"]) for one in found if one["request_id"] == request_id]
 
 
 def tell_calls(fake: FakeClient) -> None:
@@ -144,25 +153,19 @@ def headline(text: str) -> None:
     print(f"\n== {text}")
 
 
-def fake_settings(folder: Path, fake: FakeClient) -> dict[str, str]:
-    """Settings of the demo and nothing of yours: no key, no proxy, no Sentry of the environment is used."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
-    return kept | {
-        **_common(folder),
-        "OPENROUTER_API_KEYS": ",".join(KEYS),
-        "OPENROUTER_BASE_URL": f"{fake.base_url}/api/v1",
-        "QUEUE_RETRY_DELAYS": WAITS,
-        "QUEUE_MAX_RETRIES": str(len(WAITS.split(","))),
-    }
+def fake_stack(url: str, fake: FakeClient, folder: Path) -> Stack:
+    """With no key, no proxy, no Sentry of yours; in a folder without .env, which a worker reads as well."""
+    schedule = {"QUEUE_RETRY_DELAYS": WAITS, "QUEUE_MAX_RETRIES": len(WAITS.split(","))}
+    settings = {**_common(folder), **schedule, "OPENROUTER_API_KEYS": ",".join(KEYS)}
+    return Stack.apart(url, fake.base_url, folder, cwd=folder, **settings)
 
 
-def real_settings(folder: Path) -> dict[str, str]:
-    return {**os.environ, **_common(folder)}
+def real_stack(url: str, folder: Path) -> Stack:
+    return Stack({**os.environ, **_common(folder), "RABBITMQ_URL": url}, folder)
 
 
 def _common(folder: Path) -> dict[str, str]:
     return {
-        "RABBITMQ_URL": os.environ["RABBITMQ_URL"],
         "REQUEST_QUEUE": "gemini.requests",
         "RESPONSE_QUEUE": "gemini.responses",
         "STATE_PATH": str(folder / "worker.sqlite3"),
