@@ -1,6 +1,7 @@
 """What tests of every kind share: a real RabbitMQ, virtual hosts on it, and a real Redis."""
 
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,15 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def rabbitmq_server(rabbitmq_installed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of this test run's own, shared by tests that do it no harm."""
+    """A server of this test run's own, shared by tests that do it no harm; or the one of TEST_RABBITMQ_URL.
+
+    TEST_RABBITMQ_MANAGEMENT_URL is where the HTTP API of that one is, TEST_RABBITMQ_CONTROL the command line of its
+    `rabbitmqctl`.
+    """
+    if url := os.environ.get("TEST_RABBITMQ_URL"):
+        control = shlex.split(os.environ.get("TEST_RABBITMQ_CONTROL", "rabbitmqctl"))
+        yield Server(url, os.environ.get("TEST_RABBITMQ_MANAGEMENT_URL", "http://localhost:15672"), control)
+        return
     with Node(tmp_path_factory.mktemp("rabbitmq")).started() as node:
         yield node
 

@@ -57,6 +57,14 @@ def test_a_standstill_is_what_lasts_beyond_the_injected_outage(outages: list[tup
     assert any("no envelope for" in fault for fault in verdict.faults) is (gap_s > LONGEST_GAP_S)
 
 
+@pytest.mark.parametrize(("ending", "wrong"), [("given back", False), ("copy confirmed", True)])
+def test_an_attempt_whose_copy_is_refused_is_made_again(ending: str, wrong: bool):
+    """F20: the original goes back, and what it does costs nothing."""
+    journal = steps("arrived", "received", "before call", "copy sent", ending, "noted", *ANSWERED)
+    call = {"limited": False, "prompt": "[r-1] canary", "status": 503}
+    assert bool(judge(replace(evidence(journal), calls=[call, {**call, "status": 200}])).faults) is wrong
+
+
 def test_what_is_held_for_its_queue_is_no_standstill():
     """It waits for its owner."""
     journal = steps("arrived", "received", "held", "envelope sent")

@@ -128,7 +128,7 @@ class Node(Server):
             return
         inside = {self._ports.amqp: 5672, self._ports.management: 15672}
         publish = [f"--publish=127.0.0.1:{port}:{number}" for port, number in inside.items()]
-        made = _docker("run", "--detach", "--name", self._container, *publish, "rabbitmq:3.13-management")
+        made = _docker("run", "--detach", "--name", self._container, *publish, "rabbitmq:4-management")
         if made.returncode != 0:
             raise Failed(f"docker run failed: {made.stderr.strip()}")
 

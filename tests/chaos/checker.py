@@ -150,11 +150,13 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
 def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]) -> None:
     """P3: nothing is paid for twice, and no call is made beyond the attempts, save where a process ended in between.
 
-    Between the call and the ledger, that is. Where two copies of a request are about, both are attempted as long as the
-    attempts fail: it was relayed, or a process ended before it could note its copy.
+    Between the call and the ledger, that is. A failed attempt whose copy no queue takes is made again, too. Where two
+    copies of a request are about, both are attempted as long as the attempts fail: it was relayed, or a process ended
+    before it could note its copy.
     """
     interrupted = _interrupted(evidence.journal)
     unnoted = _unnoted_copies(evidence.journal)
+    refused = _refused_copies(evidence.journal)
     relayed = Counter(line["id"] for line in evidence.journal if line["step"] == "relayed")
     calls: Counter[str] = Counter()
     paid: Counter[str] = Counter()
@@ -173,7 +175,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
         kind, crashes = asked[request_id].kind, interrupted[request_id]
         verdict.repeated_calls += max(0, count - kind.calls)
         # An attempt that ended before it was noted is made again, with all that may follow from it.
-        if count > kind.calls * (1 + relayed[request_id] + crashes + unnoted[request_id]):
+        if count > kind.calls * (1 + relayed[request_id] + crashes + unnoted[request_id]) + refused[request_id]:
             verdict.faults.append(
                 f"{request_id} ({kind.name}) was called for {count} times, with {crashes} crashes in a call"
             )
@@ -210,6 +212,22 @@ def _unnoted_copies(journal: Journal) -> Counter[str]:
         elif line["step"] == "noted":
             pending.pop((line["id"], line["pid"]), None)
     return Counter(request_id for request_id, _pid in pending)
+
+
+def _refused_copies(journal: Journal) -> Counter[str]:
+    """How often a delivery of each request was given back because RabbitMQ has refused its copy."""
+    refused: Counter[str] = Counter()
+    sent: set[tuple[str, int]] = set()
+    for line in journal:
+        delivery = line["id"], line["pid"]
+        if line["step"] == "copy sent":
+            sent.add(delivery)
+        elif line["step"] == "copy confirmed":
+            sent.discard(delivery)
+        elif line["step"] == "given back" and delivery in sent:
+            sent.discard(delivery)
+            refused[line["id"]] += 1
+    return refused
 
 
 def _nothing_left(verdict: Verdict, evidence: Evidence) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import random
+import signal
 import time
 from itertools import pairwise
 
@@ -26,13 +27,13 @@ def test_a_small_redis_serves_on_and_on(make_stack: MakeStack, redis_installed: 
         stack, fake = make_stack(WORKER_THREADS=16, REDIS_URL=url, per_minute=100_000)
         stack.start_worker()
         for number in range(ROUNDS):
-            stack.publish(*(request(number * EACH + one) for one in range(EACH)))
+            stack.publish(*(question(number * EACH + one) for one in range(EACH)))
             answers = stack.answers(EACH, timeout_s=120)
             assert {answer["status"] for answer in answers} == {"success"}
         assert fake.stats()["total"] == ROUNDS * EACH
 
 
-def request(number: int) -> dict[str, str]:
+def question(number: int) -> dict[str, str]:
     return {"request_id": f"r-{number}", "prompt": base64.b85encode(TEXT.randbytes(6400)).decode()}
 
 
@@ -41,12 +42,12 @@ def test_a_state_file_that_was_broken_is_forgotten_within_seconds(make_stack: Ma
     stack, _fake = make_stack(WORKER_THREADS=8)
     worker = stack.start_worker()
     state = stack.folder / "state.sqlite3"
-    stack.publish(request(0))
+    stack.publish(question(0))
     stack.answers(1)
     for file in stack.folder.glob("state.sqlite3*"):
         if file.is_file():
             file.write_bytes(b"garbage" * 1000)
-    stack.publish(*(request(number) for number in range(1, 41)))
+    stack.publish(*(question(number) for number in range(1, 41)))
     worker.wait_for_output("Waiting for the ledger", count=8)
     for file in stack.folder.glob("state.sqlite3*"):
         if file.is_file():
@@ -56,3 +57,26 @@ def test_a_state_file_that_was_broken_is_forgotten_within_seconds(make_stack: Ma
     assert answers[0].at - repaired_at < LONGEST_GAP_S
     assert max(later.at - earlier.at for earlier, later in pairwise(answers)) < LONGEST_GAP_S
     assert state.exists()
+
+
+def test_work_of_a_stopped_worker_is_taken_over_and_answered_once(
+    make_stack: MakeStack, redis_url: str, request: pytest.FixtureRequest
+):
+    """It goes on after a minute, and finds its requests answered: their calls were paid for twice, and told once."""
+    stack, fake = make_stack(WORKER_THREADS=4, REDIS_URL=redis_url)
+    fake.script([{"gate": "held"}])
+    stopped = stack.start_worker()
+    ids = [f"r-{number}" for number in range(4)]
+    stack.publish(*({"request_id": one, "prompt": f"Question {one}"} for one in ids))
+    fake.wait_for_calls(4)
+    stopped.signal_group(signal.SIGSTOP)
+    request.addfinalizer(lambda: stopped.signal_group(signal.SIGCONT))
+    stack.start_worker()
+    fake.wait_for_calls(8, timeout_s=120)  # RabbitMQ misses the heartbeats of the other one first
+    fake.open_gate("held")
+    assert sorted(answer["request_id"] for answer in stack.answers(4)) == ids
+    stopped.signal_group(signal.SIGCONT)
+    stopped.wait_for_output("paid for twice", count=4)
+    stack.publish({"request_id": "after", "prompt": "Hello"})
+    assert stack.answers(1)[0]["request_id"] == "after"
+    assert stack.depth("gemini.responses") == 0
