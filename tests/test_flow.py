@@ -39,6 +39,7 @@ def here(tmp_path: Path) -> Iterator[World]:
 def test_the_order_of_the_middleware_is_pinned():
     """Each position has its reason in actors/broker.py; a change there is a decision."""
     assert [type(m).__name__ for m in MIDDLEWARE] == [
+        "Keeper",
         "Process",
         "Boot",
         "LogContext",
