@@ -129,7 +129,7 @@ def alarm(node: Node) -> Iterator[None]:
 def away(url: str) -> Iterator[None]:
     """No connection to this Redis, and what it knows is there afterwards."""
     socket = Path(urlsplit(url).path)
-    with redis.Redis.from_url(url) as client:
+    with redis.Redis.from_url(url, single_connection_client=True) as client:
         socket.rename(socket.with_suffix(".away"))
         client.client_kill_filter(_type="normal", skipme=True)
     try:
