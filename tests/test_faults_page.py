@@ -15,7 +15,7 @@ EXPECTED = [
         ("F", 30, 34),
         ("F", 40, 45),
         ("F", 50, 54),
-        ("F", 60, 71),
+        ("F", 60, 73),
         ("S", 1, 10),
     )
     for number in range(first, last + 1)

@@ -30,7 +30,7 @@ THREADS, CALL_S = 8, 0.2
 BACKLOG, MEASURED = 3000, 400
 
 #: What is left of the rate of before may be less, by chance.
-ABOUT = 0.8
+ABOUT = 0.7
 
 SILENT_S, LONGEST_WAIT_S = 20.0, 25.0
 
