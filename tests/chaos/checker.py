@@ -121,6 +121,7 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
     """
     sent: Counter[str] = Counter()
     sends: Counter[str] = Counter()
+    relayed: Counter[str] = Counter()  # of two that were sent the first delivery of one may have been cut off
     done: set[str] = set()
     held: set[str] = set()
     under_way: Counter[tuple[str, int]] = Counter()  # deliveries by request and process
@@ -132,9 +133,12 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
         match line["step"]:
             case "arrived" if not line["redelivered"]:
                 sends[request_id] += 1
+            case "relay: ack asked":
+                relayed[request_id] += 1
             case "received":
                 if not under_way[delivery]:
-                    late[delivery] = request_id in done - held and sends[request_id] <= 1
+                    copies = max(sends[request_id], relayed[request_id])
+                    late[delivery] = request_id in done - held and copies <= 1
                 under_way[delivery] += 1
             case "ack asked" | "given back" | "parked":
                 under_way[delivery] -= 1
