@@ -48,7 +48,7 @@ def look(amqp_url: str, management_url: str, queues: Iterable[str]) -> None:
 def look_in_background(settings: Settings, queues: Iterable[str]) -> None:
     """As `look`, on a thread of its own, where the settings name a management API: nothing waits for it."""
     if settings.rabbitmq_management_url is not None:
-        arguments = (settings.rabbitmq_url.get_secret_value(), settings.rabbitmq_management_url, tuple(queues))
+        arguments = (settings.amqp_address, settings.rabbitmq_management_url, tuple(queues))
         threading.Thread(target=look, args=arguments, name="policies", daemon=True).start()
 
 

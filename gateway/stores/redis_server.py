@@ -47,6 +47,19 @@ return {}
 Rows = list[Any]
 
 
+#: What to do about a fault, by a word in its text; the first that fits.
+_REMEDIES = {
+    "CERTIFICATE_VERIFY_FAILED": "Name the authority of its certificate in REDIS_CA_FILE, or, as Heroku documents for "
+    "its add-on, set REDIS_TLS_VERIFY=false",
+    "WRONG_VERSION_NUMBER": "That port has no TLS: let REDIS_URL begin with redis://",
+    "Connection closed by server": "See REDIS_URL; a port with TLS asks for rediss://",
+}
+
+
+def _remedy(text: str) -> str:
+    return next((remedy for sign, remedy in _REMEDIES.items() if sign in text), "See REDIS_URL")
+
+
 def microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
@@ -89,7 +102,7 @@ class RedisServer:
                 raise StoreUnavailable(text) from error
             return self.run(script, clock, *args)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis cannot be used: {error}. See REDIS_URL") from error
+            raise StoreUnavailable(f"Redis cannot be used: {error}. {_remedy(str(error))}") from error
         return found if isinstance(found, list) else []
 
     def show_life(self, owner: str, life_s: float) -> None:
