@@ -193,5 +193,5 @@ def test_an_address_that_is_not_googles_shows(gemini, http, status, body):
     """The survey says so."""
     http.get(LIST, status=status, body=body)
     with pytest.raises(ProviderError) as caught:
-        gemini.models(deadline_s=5)
+        replace(gemini, keys=(KEY,)).models(deadline_s=5)
     assert is_somebody_else(caught.value)

@@ -71,7 +71,9 @@ def _of_openrouter(settings: Settings) -> Iterator[Conflict]:
 
 def _of_gemini(settings: Settings) -> Iterator[Conflict]:
     url = urlsplit(settings.gemini_base_url)
-    if _belongs(url.hostname, _GOOGLE) and (url.scheme != "https" or url.path):
+    if not _belongs(url.hostname, _GOOGLE):
+        return
+    if url.scheme != "https" or url.path:
         yield ("gemini_base_url",), f"give https://{_GOOGLE} without the version, which is added"
     if any(key.reveal().startswith("sk-or-") for key in settings.gemini_api_keys):
         yield ("gemini_api_keys",), "one is a key of OpenRouter: give it in OPENROUTER_API_KEYS"

@@ -47,17 +47,16 @@ return {}
 Rows = list[Any]
 
 
-#: What to do about a fault, by a word in its text; the first that fits.
+#: What to look at when the first connection fails, by a word of the text; the first that fits.
 _REMEDIES = {
-    "CERTIFICATE_VERIFY_FAILED": "Name the authority of its certificate in REDIS_CA_FILE, or, as Heroku documents for "
+    "certificate is not valid for": "give the host by a name that is in its certificate",
+    "CERTIFICATE_VERIFY_FAILED": "name the authority of its certificate in REDIS_CA_FILE, or, as Heroku documents for "
     "its add-on, set REDIS_TLS_VERIFY=false",
-    "WRONG_VERSION_NUMBER": "That port has no TLS: let REDIS_URL begin with redis://",
-    "Connection closed by server": "See REDIS_URL; a port with TLS asks for rediss://",
+    "WRONG_VERSION_NUMBER": "that port has no TLS, which is redis://",
+    "Timeout connecting": "is it running, and has that port TLS where it begins with rediss://?",
+    "Connection reset": "a port with TLS asks for rediss://",
+    "Connection closed": "a port with TLS asks for rediss://",
 }
-
-
-def _remedy(text: str) -> str:
-    return next((remedy for sign, remedy in _REMEDIES.items() if sign in text), "See REDIS_URL")
 
 
 def microseconds(seconds: float) -> int:
@@ -102,7 +101,7 @@ class RedisServer:
                 raise StoreUnavailable(text) from error
             return self.run(script, clock, *args)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis cannot be used: {error}. {_remedy(str(error))}") from error
+            raise StoreUnavailable(f"Redis cannot be used: {error}. See REDIS_URL") from error
         return found if isinstance(found, list) else []
 
     def show_life(self, owner: str, life_s: float) -> None:
@@ -114,8 +113,12 @@ class RedisServer:
         return bool(self.run("return redis.call('GET', P .. 'owner:' .. ARGV[2]) and {1} or {}", None, owner))
 
     def ping(self) -> None:
-        """Ask for a sign of life. Raises StoreUnavailable."""
-        self.run("return {}", None)
+        """Ask for a sign of life. Raises StoreUnavailable, which says what to look at."""
+        try:
+            self.run("return {}", None)
+        except StoreUnavailable as error:
+            found = next((remedy for sign, remedy in _REMEDIES.items() if sign in str(error)), None)
+            raise StoreUnavailable(f"{error}: {found}" if found else str(error)) from error
 
     def close(self) -> None:
         """Close the connections of this process. Idempotent."""
