@@ -55,8 +55,8 @@ PAGE = """\
 # Settings
 
 From the environment or a file `.env` in the current folder; the environment wins, and an empty value counts as not set.
-Names are in upper case; quotes around a value are taken off. `.env.example` has them all, ready to copy. Bad settings are reported all at once, and the process ends with code 78.
-Delays are in seconds and may have fractions.
+Names are in upper case; quotes around a value are taken off. `.env.example` has them all, ready to copy. Bad settings
+are reported all at once, and the process ends with code 78. Delays are in seconds and may have fractions.
 """
 
 EXAMPLE = """\

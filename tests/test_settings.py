@@ -823,6 +823,12 @@ def test_the_filters_are_told_every_secret(load):
     }
 
 
+def test_a_password_behind_the_question_mark_is_a_secret_too(load):
+    """redis-py takes it from there."""
+    secrets = load(REDIS_URL="rediss://host?password=canary-nine&ssl_password=canary%2Bten").secrets()
+    assert {"canary-nine", "canary+ten"} <= set(secrets)
+
+
 def test_a_public_password_is_no_secret(load):
     """Masking it would mask every "gemini" in the logs."""
     assert load(RABBITMQ_URL="amqp://gemini:gemini@rabbitmq:5672").secrets() == [KEY]

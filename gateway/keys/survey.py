@@ -113,7 +113,8 @@ class Survey:
                 if found is not None:
                     accounts[key.digest] = found
             self._pool.learn(accounts)
-            logger.info("Keys without a label: %d, of %d accounts", len(accounts), len(set(accounts.values())))
+            if accounts:
+                logger.info("Keys without a label: %d, of %d accounts", len(accounts), len(set(accounts.values())))
             if not self._unknown or self._stopping.wait(AGAIN_S):
                 return
 

@@ -11,7 +11,7 @@ app.json from these.
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import AliasChoices, AliasGenerator, Field, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
@@ -292,6 +292,7 @@ def _passwords(url: SecretStr | None) -> Iterator[str]:
     if url is None:
         return
     parts = urlsplit(url.get_secret_value())
+    yield from (value for name, value in parse_qsl(parts.query) if name in {"password", "ssl_password"})  # redis-py's
     # Masking a password that is the user's name would mask every "guest" in the logs.
     if parts.password and parts.password != parts.username:
         yield from (parts.password, unquote(parts.password))
