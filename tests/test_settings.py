@@ -130,6 +130,17 @@ def test_an_empty_value_counts_as_not_set(load, bare: Path):
     assert settings.queue_max_retries == 4
 
 
+def test_a_file_may_be_written_as_people_write_it(bare: Path):
+    """With a byte order mark, ends of lines of Windows, `export`, quotes, blanks and remarks."""
+    (bare / ".env").write_bytes(
+        b'\xef\xbb\xbfOPENROUTER_API_KEYS="sk-or-v1-aaaaaaaa1"\r\n'
+        b"export REQUEST_QUEUE='from.file'\r\nRESPONSE_QUEUE = also.from.file # a remark\r\n"
+    )
+    settings = load_settings()
+    assert [key.reveal() for key in settings.keys] == ["sk-or-v1-aaaaaaaa1"]
+    assert (settings.request_queue, settings.response_queue) == ("from.file", "also.from.file")
+
+
 def test_a_file_that_cannot_be_read_is_a_problem_in_a_line(bare: Path):
     """Not a traceback."""
     (bare / ".env").write_bytes(b"OPENROUTER_SITE_NAME=caf\xe9\n")

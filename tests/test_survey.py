@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dev.waiting import wait_until
-from gateway.errors import AuthenticationFailed, ProviderError, RequestRejected, UpstreamFailed
+from gateway.errors import AuthenticationFailed, ProviderError, RequestRejected, StoreUnavailable, UpstreamFailed
 from gateway.keys import survey
 from gateway.keys.survey import OF_GEMINI, OF_OPENROUTER, Names, Survey
 from gateway.providers.openrouter_responses import KeyInfo
@@ -25,8 +25,11 @@ class Pool:
 
     def __init__(self) -> None:
         self.learned: list[dict[str, str]] = []
+        self.away = False
 
     def learn(self, accounts: Mapping[str, str]) -> None:
+        if self.away:
+            raise StoreUnavailable("away")
         self.learned.append(dict(accounts))
 
 
@@ -168,7 +171,7 @@ def test_an_address_at_which_somebody_else_answers_is_said(
     started(ONE, models=("google/new",))
     wait_until(lambda: pool.learned, what="the accounts")
     (warning,) = warnings_of(caplog)
-    assert warning.startswith("OPENROUTER_BASE_URL: OpenRouter does not answer there, as it does at https://")
+    assert warning.startswith("OPENROUTER_BASE_URL: OpenRouter does not answer there: give an address like")
     assert str(error) in warning
 
 
@@ -220,6 +223,16 @@ def test_a_user_that_is_not_told_makes_no_account(pool: Pool, provider: Provider
     started(ONE, THREE)
     wait_until(lambda: pool.learned, what="the accounts")
     assert set(pool.learned[0]) == {THREE.digest}
+
+
+def test_a_store_that_is_away_ends_nothing(
+    pool: Pool, provider: Provider, started: Any, caplog: pytest.LogCaptureFixture
+):
+    """Accounts are a help; the next round tells them again."""
+    pool.away = True
+    started(ONE)
+    wait_until(lambda: warnings_of(caplog), what="a warning")
+    assert warnings_of(caplog) == ["The accounts of the keys are not remembered: away"]
 
 
 def test_questions_are_far_apart_and_end_with_the_process(provider: Provider, started: Any):

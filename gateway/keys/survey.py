@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
-from gateway.errors import AuthenticationFailed, ProviderError, UpstreamFailed
+from gateway.errors import AuthenticationFailed, ProviderError, StoreUnavailable, UpstreamFailed
 from gateway.keys.pool import KeyPool
 from gateway.keys.store import LEARNED
 from gateway.providers.openrouter_responses import KeyInfo
@@ -112,11 +112,17 @@ class Survey:
                 found = account_name(info) if key.label is None else None  # the operator has said whose it is
                 if found is not None:
                     accounts[key.digest] = found
-            self._pool.learn(accounts)
+            self._learn(accounts)
             if accounts:
                 logger.info("Keys without a label: %d, of %d accounts", len(accounts), len(set(accounts.values())))
             if not self._unknown or self._stopping.wait(AGAIN_S):
                 return
+
+    def _learn(self, accounts: Mapping[str, str]) -> None:
+        try:
+            self._pool.learn(accounts)
+        except StoreUnavailable as error:
+            logger.warning("The accounts of the keys are not remembered: %s", error)
 
     def _look_at_key(self, key: ApiKey) -> KeyInfo | None:
         try:
@@ -150,7 +156,8 @@ class Survey:
         names = self._names
         if is_somebody_else(error):
             logger.warning(
-                "%s: %s does not answer there, as it does at %s; or a proxy or firewall on the way does (%s)",
+                "%s: %s does not answer there: give an address like %s, with no more and no less of a path, "
+                "and look at proxies and firewalls on the way (%s)",
                 *(names.base_url, names.provider, names.usual_url, error),
             )
         elif error.reason == "proxy":

@@ -86,7 +86,7 @@ def test_an_address_without_the_api_is_said(make_stack: MakeStack, path: str):
     stack.start_worker(OPENROUTER_BASE_URL=fake.base_url + path)
 
     (warning,) = said(stack, "OPENROUTER_BASE_URL")
-    assert "OpenRouter does not answer there, as it does at https://openrouter.ai/api/v1" in warning
+    assert "OpenRouter does not answer there: give an address like https://openrouter.ai/api/v1" in warning
 
 
 def test_a_placeholder_ends_the_process_with_a_line(make_stack: MakeStack):
