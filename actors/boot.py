@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import multiprocessing
 import os
 from contextlib import suppress
 from typing import TextIO
@@ -14,6 +15,7 @@ from gateway.rabbitmq import vhost_policies
 from gateway.reporting import logs, sentry
 from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
+from gateway.settings.remarks import remarks
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,9 @@ class Boot(Middleware):
             settings = load_settings()
             logs.configure(settings, stream=_stderr())
             sentry.configure(settings)
+            if _is_first():
+                for remark in remarks(settings):
+                    logger.warning("%s", remark)
             self.resources.open_messaging(settings, name="worker")
             self.resources.open_provider()
             vhost_policies.look_in_background(settings, self.resources.topology().ours)
@@ -53,12 +58,20 @@ class Boot(Middleware):
         # What lives until the end is looked at by no collection any more: a full one would stop all calls for long.
         gc.collect()
         gc.freeze()
-        if self.resources.survey.is_open:
+        if _is_first() and self.resources.survey.is_open:
             self.resources.survey().start()
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self.resources.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all of its worker, which have the same settings.
+
+    The launcher's processes are called `Process-1`, `SpawnProcess-2` and so on.
+    """
+    return multiprocessing.current_process().name.rpartition("-")[2] in {"1", "MainProcess"}
 
 
 def _stderr() -> TextIO:

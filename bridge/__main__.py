@@ -71,7 +71,7 @@ def relay(resources: Resources, *, connect_deadline_s: float = CONNECT_DEADLINE_
     while not stopping.is_set():
         try:
             consumer = connect(
-                settings.rabbitmq_url.get_secret_value(),
+                settings.amqp_address,
                 resources.topology(),
                 doors,
                 name="bridge.consumer",

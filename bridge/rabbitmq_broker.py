@@ -64,7 +64,7 @@ class RabbitmqBroker(StockBroker):
         settings = self.settings()
         try:
             return connect(
-                settings.rabbitmq_url.get_secret_value(),
+                settings.amqp_address,
                 self.topology(),
                 self.doors if settings.queue_early_release else replace(self.doors, waiting=None),
                 name="worker.consumer",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import redis
 
+from dev.certificates import Certificates
 from dev.waiting import wait_until
 
 START_S = 20.0
@@ -31,6 +32,13 @@ def redis_server(*options: str) -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(START_S)
+
+
+def with_tls(certificates: Certificates, port: int) -> tuple[str, ...]:
+    """Options for a port that speaks TLS only, and asks nobody for a certificate."""
+    files = {"cert": certificates.certificate, "key": certificates.key, "ca-cert": certificates.authority}
+    named = [option for name, file in files.items() for option in (f"--tls-{name}-file", str(file))]
+    return ("--tls-port", str(port), "--tls-auth-clients", "no", *named)
 
 
 def process_id(url: str) -> int:

@@ -44,15 +44,19 @@ OF_HEROKU = (
     "OPENROUTER_SITE_NAME",
     "LOG_LEVEL",
     "SENTRY_ENVIRONMENT",
+    "REDIS_TLS_VERIFY",
 )
+
+#: Where Heroku is not as others are.
+VALUES_OF_HEROKU = {"REDIS_TLS_VERIFY": "false"}
 
 PAGE = """\
 <!-- Written by script/settings from gateway/settings/fields.py: change it there. -->
 # Settings
 
 From the environment or a file `.env` in the current folder; the environment wins, and an empty value counts as not set.
-`.env.example` has them all, ready to copy. Bad settings are reported all at once, and the process ends with code 78.
-Delays are in seconds and may have fractions.
+Names are in upper case; quotes around a value are taken off. `.env.example` has them all, ready to copy. Bad settings
+are reported all at once, and the process ends with code 78. Delays are in seconds and may have fractions.
 """
 
 EXAMPLE = """\
@@ -122,7 +126,8 @@ def app() -> str:
 
 
 def _of_heroku(setting: Setting) -> dict[str, str | bool]:
-    value: dict[str, str | bool] = {"value": setting.default} if setting.default else {"required": False}
+    default = VALUES_OF_HEROKU.get(setting.name, setting.default)
+    value: dict[str, str | bool] = {"value": default} if default else {"required": False}
     return {"description": setting.plain} | ({} if setting.name in REQUIRED else value)
 
 

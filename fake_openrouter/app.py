@@ -11,10 +11,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from fake_openrouter import openrouter
+from fake_openrouter import gemini, openrouter
 from fake_openrouter.delivery import Delivery, Wait, unless_gone
 from fake_openrouter.gates import Gates
-from fake_openrouter.gemini import Gemini
 from fake_openrouter.limits import Windows
 from fake_openrouter.provider import Answer, NotUnderstood, Provider, reply
 from fake_openrouter.record import Call, Record
@@ -42,6 +41,7 @@ class Fake:
                 Route("/api/v1/key", self.key, methods=["GET"]),
                 Route("/api/v1/models", self.models, methods=["GET"]),
                 Route("/v1beta/models/{model}:generateContent", self.generate, methods=["POST"]),
+                Route("/v1beta/models", self.gemini_models, methods=["GET"]),
                 Route("/_fake/script", self.set_script, methods=["POST"]),
                 Route("/_fake/gates/{name:path}/open", self.open_gate, methods=["POST"]),
                 Route("/_fake/release", self.release, methods=["POST"]),
@@ -55,7 +55,7 @@ class Fake:
         return await self._call(request, openrouter.OpenRouter())
 
     async def generate(self, request: Request) -> Response:
-        return await self._call(request, Gemini())
+        return await self._call(request, gemini.Gemini())
 
     async def key(self, request: Request) -> Response:
         key = openrouter.OpenRouter().key(request)
@@ -65,6 +65,11 @@ class Fake:
 
     async def models(self, request: Request) -> Response:  # noqa: ARG002  (Starlette's signature)
         return JSONResponse(openrouter.models())
+
+    async def gemini_models(self, request: Request) -> Response:
+        if not self._knows(gemini.Gemini().key(request)):
+            return _whole(gemini.Gemini().error(401))
+        return JSONResponse(gemini.models())
 
     async def set_script(self, request: Request) -> Response:
         try:

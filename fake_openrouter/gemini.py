@@ -69,6 +69,12 @@ class Gemini:
         return as_json(429, _error(429, "You exceeded your current quota.", quota, wait))
 
 
+def models() -> dict[str, Any]:
+    """GET /models."""
+    names = ("gemini-2.5-flash", "gemini-2.5-pro", "gemini-3-flash")
+    return {"models": [{"name": f"models/{name}", "displayName": name} for name in names]}
+
+
 def _type(name: str) -> str:
     return f"type.googleapis.com/google.rpc.{name}"
 

@@ -14,7 +14,7 @@ from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
-from gateway.keys.survey import Survey
+from gateway.keys.survey import OF_GEMINI, OF_OPENROUTER, Survey
 from gateway.ledger.owner import BEAT_TIMEOUT_S, FileOwner, Owner, RedisOwner
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
@@ -88,7 +88,7 @@ class Resources:
         """
         self.settings.open(settings)
         topology = self.topology.open(Topology(settings))
-        url = settings.rabbitmq_url.get_secret_value()
+        url = settings.amqp_address
         declare(topology, amqp.parameters(url, name=f"{name}.setup"), deadline_s=deadline_s, stop=self.stopping)
         redeclare = partial(declare_missing, topology, amqp.parameters(url, name=f"{name}.setup"))
         self.publisher.open(
@@ -103,17 +103,18 @@ class Resources:
         self.ledger.open(stores.ledger)
         self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
+        ask = partial(provider.key_info, deadline_s=DEADLINE_S)
         if isinstance(provider, OpenRouter):
-            ask = partial(provider.key_info, deadline_s=DEADLINE_S)
             self.prober.open(Prober(pool, ask))
-            survey = Survey(
-                pool,
-                keys=settings.keys,
-                models=sorted({settings.openrouter_model, *settings.model_aliases.values()}),
-                ask=ask,
-                ask_models=partial(provider.models, deadline_s=DEADLINE_S),
-            )
-            self.survey.open(survey)
+        survey = Survey(
+            pool,
+            keys=settings.keys,
+            models=sorted({provider.resolve_model(name) for name in (None, *settings.model_aliases)}),
+            ask=ask,
+            ask_models=partial(provider.models, deadline_s=DEADLINE_S),
+            names=OF_GEMINI if settings.uses_gemini else OF_OPENROUTER,
+        )
+        self.survey.open(survey)
 
     def suspect(self, key: ApiKey) -> None:
         """Have a key that was refused asked about, where the provider can be asked."""
@@ -160,8 +161,8 @@ class Stores:
 
 def open_stores(settings: Settings) -> Stores:
     """Redis where it is set, else a SQLite file; tried once. Raises StoreUnavailable when they cannot be used."""
-    if settings.redis_url is not None:
-        return _in_redis(settings.redis_url.get_secret_value(), settings)
+    if settings.redis_address is not None:
+        return _in_redis(settings.redis_address, settings)
     return _in_a_file(StateFile(settings.state_path), settings)
 
 

@@ -16,6 +16,7 @@ EXPECTED = [
         ("F", 40, 45),
         ("F", 50, 54),
         ("F", 60, 73),
+        ("F", 80, 84),
         ("S", 1, 10),
     )
     for number in range(first, last + 1)

@@ -2,11 +2,13 @@
 
 import json
 import traceback
+from dataclasses import replace
 
 import pytest
 import responses
 
-from gateway.errors import AuthenticationFailed, RequestRejected
+from gateway.errors import AuthenticationFailed, ProviderError, RequestRejected
+from gateway.keys.survey import is_somebody_else
 from gateway.messages import Request
 from gateway.providers.gemini import Gemini
 from gateway.providers.transport import Transport
@@ -97,6 +99,25 @@ def test_a_model_goes_out_bare(gemini, asked, model):
 
 
 @pytest.mark.parametrize(
+    ("asked", "model"),
+    [
+        ("gemini-pro", "gemini-2.5-pro"),
+        (None, "gemini-2.5-pro"),
+        ("fast", "gemini-2.5-flash-lite"),
+        ("older", "gemini-1.5-pro"),
+        ("models/gemini-3-flash", "gemini-3-flash"),
+        ("models/fast", "gemini-2.5-flash-lite"),
+        ("google/gemini-3-flash", "gemini-3-flash"),
+    ],
+)
+@pytest.mark.parametrize("default", ["gemini-2.5-pro", "models/gemini-2.5-pro", "google/gemini-2.5-pro"])
+def test_names_are_mapped_as_with_openrouter(gemini, default, asked, model):
+    """`gemini-pro` is the README's example; it and MODEL_ALIASES were `model_not_found` here."""
+    aliases = {"fast": "google/gemini-2.5-flash-lite", "older": "gemini-1.5-pro"}
+    assert replace(gemini, default_model=default, aliases=aliases).resolve_model(asked) == model
+
+
+@pytest.mark.parametrize(
     "name",
     ["../../v1/x", "x@host", "x?key=1", "x#", "x%2f", "x/y", "a b", "x\n", "..", ".", "x..y", "x:y", "openai/gpt-4o"],
 )
@@ -132,3 +153,45 @@ def test_a_403_that_repeats_the_key_does_not_show_it(gemini, http):
     corners += [repr(value) for frame in frames for value in frame.f_locals.values()]
     assert str(error).startswith("Gemini answered 403: Permission denied: Consumer 'api_key:****")
     assert not [corner for corner in corners if "canary" in corner]
+
+
+LIST = "https://gemini.test/v1beta/models"
+
+
+def test_the_models_are_asked_for_with_a_key_that_is_accepted(gemini, http):
+    """The first may be revoked; their names are bare. No key is part of a URL."""
+    refused = {"error": {"code": 400, "message": "no", "details": [{"reason": "API_KEY_INVALID"}]}}
+    http.get(LIST, status=400, json=refused)
+    http.get(LIST, json={"models": [{"name": "models/gemini-3-flash"}, {"name": "models/gemini-2.5-pro"}]})
+    other = ApiKey("AIza-canary-other")
+
+    found = replace(gemini, keys=(other, KEY)).models(deadline_s=5)
+
+    assert found == {"gemini-3-flash": None, "gemini-2.5-pro": None}
+    assert [call.request.headers["x-goog-api-key"] for call in http.calls] == [other.reveal(), KEY.reveal()]
+    assert "canary" not in str([call.request.url for call in http.calls])
+
+
+def test_a_key_is_asked_about(gemini, http):
+    """Whether it is accepted is all that Google tells."""
+    http.get(
+        LIST,
+        status=400,
+        json={"error": {"code": 400, "message": KEY.reveal(), "details": [{"reason": "API_KEY_INVALID"}]}},
+    )
+    with pytest.raises(AuthenticationFailed) as caught:
+        gemini.key_info(KEY, deadline_s=5)
+    assert KEY.reveal() not in str(caught.value)
+    http.replace("GET", LIST, json={"models": []})
+    assert gemini.key_info(KEY, deadline_s=5).creator_user_id is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(404, "<html>"), (200, "<html>"), (200, "[]"), (200, '{"models": 1}'), (404, "{}")]
+)
+def test_an_address_that_is_not_googles_shows(gemini, http, status, body):
+    """The survey says so."""
+    http.get(LIST, status=status, body=body)
+    with pytest.raises(ProviderError) as caught:
+        replace(gemini, keys=(KEY,)).models(deadline_s=5)
+    assert is_somebody_else(caught.value)

@@ -174,6 +174,27 @@ def test_a_model_name_is_resolved(make, asked, model):
     assert make(aliases=aliases).resolve_model(asked) == model
 
 
+@pytest.mark.parametrize(
+    ("default", "model"),
+    [
+        ("gemini-2.5-flash", "google/gemini-2.5-flash"),
+        ("models/gemini-2.5-flash", "google/gemini-2.5-flash"),
+        ("gemini-pro", "google/gemini-2.5-flash"),
+        ("fast", "google/gemini-2.5-flash-lite"),
+        ("older", "google/gemini-1.5-pro"),
+        ("openrouter/auto", "openrouter/auto"),
+    ],
+)
+def test_a_setting_that_names_a_model_goes_the_same_way(make, default, model):
+    """The default of `OPENROUTER_MODEL=gemini-2.5-flash` went out as it is, and every request failed."""
+    aliases = {"fast": "google/gemini-2.5-flash-lite", "older": "gemini-1.5-pro", "usual": "gemini-pro"}
+    provider = make(default_model=default, aliases=aliases)
+
+    assert provider.resolve_model(None) == model
+    assert provider.resolve_model("gemini-pro") == model
+    assert provider.resolve_model("usual") == model
+
+
 def test_an_alias_goes_before_the_rule_for_gemini_pro(make):
     """The operator's table has the first word."""
     assert make(aliases={"gemini-pro": "google/gemini-2.5-pro"}).resolve_model("gemini-pro") == "google/gemini-2.5-pro"

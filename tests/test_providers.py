@@ -13,7 +13,7 @@ from gateway.secrets import ApiKey
 def settings(*, uses_gemini: bool) -> SimpleNamespace:
     return SimpleNamespace(
         uses_gemini=uses_gemini,
-        http_proxy=SecretStr("http://user:canary@proxy.invalid:3128"),
+        provider_proxy=SecretStr("http://user:canary@proxy.invalid:3128"),
         openrouter_base_url="https://openrouter.test/api/v1",
         openrouter_model="google/gemini-2.5-flash",
         openrouter_site_url=None,

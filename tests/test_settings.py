@@ -2,17 +2,23 @@
 
 import re
 import ssl
+import string
 import traceback
 import warnings
 from pathlib import Path
+from random import Random
 from urllib.parse import quote
 
 import pytest
 from pydantic import AliasChoices, ValidationError
+from redis.connection import parse_url
 
 from gateway.errors import GatewayError
+from gateway.rabbitmq.amqp import parameters
 from gateway.secrets import ApiKey
 from gateway.settings import Settings, SettingsError, load_settings
+from gateway.settings.keys import PLACEHOLDERS
+from gateway.settings.remarks import remarks
 
 EXAMPLE = Path(__file__).resolve().parent.parent / ".env.example"
 KEY = "sk-or-v1-canary-key-1111"
@@ -124,6 +130,17 @@ def test_an_empty_value_counts_as_not_set(load, bare: Path):
     assert settings.queue_max_retries == 4
 
 
+def test_a_file_may_be_written_as_people_write_it(bare: Path):
+    """With a byte order mark, ends of lines of Windows, `export`, quotes, blanks and remarks."""
+    (bare / ".env").write_bytes(
+        b'\xef\xbb\xbfOPENROUTER_API_KEYS="sk-or-v1-aaaaaaaa1"\r\n'
+        b"export REQUEST_QUEUE='from.file'\r\nRESPONSE_QUEUE = also.from.file # a remark\r\n"
+    )
+    settings = load_settings()
+    assert [key.reveal() for key in settings.keys] == ["sk-or-v1-aaaaaaaa1"]
+    assert (settings.request_queue, settings.response_queue) == ("from.file", "also.from.file")
+
+
 def test_a_file_that_cannot_be_read_is_a_problem_in_a_line(bare: Path):
     """Not a traceback."""
     (bare / ".env").write_bytes(b"OPENROUTER_SITE_NAME=caf\xe9\n")
@@ -190,6 +207,210 @@ def test_gemini_keys_are_used_only_when_there_is_no_other(load):
     assert [key.reveal() for key in alone.keys] == ["AIza-canary-gemini"]
 
 
+QUOTED = [
+    f'"{KEY},sk-or-v1-canary-key-2222"',
+    f"'{KEY},sk-or-v1-canary-key-2222'",
+    f'"{KEY}","sk-or-v1-canary-key-2222"',
+    f""" '"{KEY}, sk-or-v1-canary-key-2222"' """,
+    f"{KEY},'sk-or-v1-canary-key-2222'",
+]
+
+
+@pytest.mark.parametrize("text", QUOTED)
+def test_quotes_around_keys_are_taken_off(load, text: str):
+    """`docker run --env-file` and lists in compose files hand them over: each key would get a 401."""
+    assert [key.reveal() for key in load(OPENROUTER_API_KEYS=text).keys] == [KEY, "sk-or-v1-canary-key-2222"]
+
+
+def test_quotes_around_any_setting_are_taken_off(load, bare: Path):
+    """In the environment and in the file, where a compose file may have put a second pair."""
+    (bare / ".env").write_text("RESPONSE_QUEUE='\"answers\"'\n")
+    settings = load(
+        OPENROUTER_MODEL='"google/gemini-2.5-pro"',
+        REQUEST_QUEUE="'requests'",
+        RABBITMQ_URL='"amqp://u:p@own/v"',
+        OPENROUTER_BASE_URL="'https://openrouter.ai/api/v1'",
+        QUEUE_RETRY_DELAYS='"1,2"',
+        QUEUE_EARLY_RELEASE='"false"',
+        MODEL_ALIASES="""'{"fast": "google/gemini-2.5-flash-lite"}'""",
+        REDIS_URL='""',
+    )
+    assert settings.openrouter_model == "google/gemini-2.5-pro"
+    assert (settings.request_queue, settings.response_queue) == ("requests", "answers")
+    assert settings.rabbitmq_url.get_secret_value() == "amqp://u:p@own/v"
+    assert settings.openrouter_base_url == "https://openrouter.ai/api/v1"
+    assert settings.queue_retry_delays == (1, 2)
+    assert settings.queue_early_release is False
+    assert settings.model_aliases == {"fast": "google/gemini-2.5-flash-lite"}
+    assert settings.redis_url is None
+
+
+def test_quotes_inside_a_value_stay(load):
+    """They are somebody's text."""
+    assert load(OPENROUTER_SITE_NAME='"A" and "B"').openrouter_site_name == '"A" and "B"'
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "Http_Proxy", "redis_url", "openrouter_api_key"])
+def test_a_variable_in_lower_case_is_not_ours(load, monkeypatch: pytest.MonkeyPatch, bare: Path, name: str):
+    """The machine's `http_proxy` is for other programs: a key went in clear to such a proxy."""
+    monkeypatch.setenv(name, "http://127.0.0.1:1")
+    (bare / ".env").write_text(f"{name}=http://127.0.0.1:1\n")
+    settings = load()
+    assert getattr(settings, name.lower()) in (None, ())
+    assert settings.keys == (ApiKey(KEY),)
+
+
+@pytest.mark.parametrize(
+    "placeholder",
+    [
+        "your-api-key-here",
+        "YOUR_OPENROUTER_API_KEY",
+        "your_gemini_key_here",
+        "sk-or-v1-...",
+        "sk-or-v1-0e6…3a",
+        "sk-or-v1-0e6...f44",
+        "sk-or-v1-your-key-here",
+        "sk-or-v1-xxxxxxxxxxxxxxxx",
+        "sk-or-v1-",
+        "<key>",
+        "<your key>",
+        "[API_KEY]",
+        "${OPENROUTER_API_KEY}",
+        "{{ key }}",
+        "%OPENROUTER_API_KEY%",
+        "changeme",
+        "change-me",
+        "xxx",
+        "****1234",
+        "AIza...",
+        "my-api-key",
+        "replace_me",
+        "insert-key-here",
+        "placeholder",
+        "none",
+        "null",
+        "API_KEY",
+    ],
+)
+@pytest.mark.parametrize("setting", ["OPENROUTER_API_KEYS", "GEMINI_API_KEYS"])
+def test_a_placeholder_is_no_key(problems, setting: str, placeholder: str):
+    """What documentation and templates have in its place, and what is left of a key on a screen."""
+    (line,) = problems(**{"OPENROUTER_API_KEYS": "", setting: f"sk-or-v1-aaaaaaaa1,{placeholder}"})
+    assert line.startswith(f"{setting}: key number 2 is a placeholder: give the whole key")
+
+
+def test_a_real_key_is_no_placeholder(load):
+    """Keys are random: of ten thousand none is refused, whatever its alphabet."""
+    random = Random(13)
+    hexadecimal, url_safe = "0123456789abcdef", string.ascii_letters + string.digits + "-_"
+    for _ in range(5_000):
+        for key in (
+            "sk-or-v1-" + "".join(random.choices(hexadecimal, k=64)),
+            "AIza" + "".join(random.choices(url_safe, k=35)),
+        ):
+            assert not any(pattern.search(key) for pattern in PLACEHOLDERS), key
+    assert load(OPENROUTER_API_KEYS="sk-1234,test,dummy").keys
+
+
+@pytest.mark.parametrize("separator", [";", "|", " ", "\n", "\t", "\\n"])
+def test_keys_with_another_separator_are_refused(problems, separator: str):
+    """Two keys in one header, and a remedy."""
+    (line,) = problems(OPENROUTER_API_KEYS=f"sk-or-v1-aaaaaaaa1{separator}sk-or-v1-bbbbbbbb2")
+    assert line.startswith("OPENROUTER_API_KEYS: key number 1 has characters that no key has")
+    assert "separate keys by commas" in line
+
+
+@pytest.mark.parametrize(
+    "text", ['["sk-or-v1-aaaaaaaa1", "sk-or-v1-bbbbbbbb2"]', "Bearer sk-or-v1-aaaaaaaa1", "(sk-or-v1-a1)"]
+)
+def test_a_key_in_a_form_of_another_program_is_refused(problems, text: str):
+    """A JSON list, a whole header."""
+    (line,) = problems(OPENROUTER_API_KEYS=text)
+    assert line.startswith("OPENROUTER_API_KEYS: key number 1 ")
+
+
+# Addresses and models that no provider has
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://openrouter.ai/api/v1/chat/completions",
+        "https://openrouter.ai/api/v1/models",
+        "https://openrouter.ai",
+        "https://openrouter.ai/api",
+        "https://openrouter.ai/v1",
+        "http://openrouter.ai/api/v1",
+        "https://eu.openrouter.ai/chat/completions",
+    ],
+)
+def test_an_address_that_openrouter_does_not_have_is_refused(problems, url: str):
+    """Every request would get a 404 of a web server."""
+    (line,) = problems(OPENROUTER_BASE_URL=url)
+    assert line.startswith("OPENROUTER_BASE_URL: OpenRouter's API is at https://")
+    assert "/api/v1: give that" in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://openrouter.ai/api/v1/", "https://eu.openrouter.ai/api/v1", "http://127.0.0.1:8080", "http://gw/llm"],
+)
+def test_addresses_of_openrouter_and_of_stand_ins_are_taken(load, url: str):
+    """What another host has is its own affair, and asked after the start."""
+    assert load(OPENROUTER_BASE_URL=url).openrouter_base_url == url.rstrip("/")
+
+
+@pytest.mark.parametrize("path", ["/v1beta", "/v1beta/models", "/v1", "/v1beta/openai"])
+def test_the_version_is_no_part_of_geminis_address(problems, path: str):
+    """It is added: `…/v1beta/v1beta/models` is a 404."""
+    host = "https://generativelanguage.googleapis.com"
+    (line,) = problems(OPENROUTER_API_KEYS="", GEMINI_API_KEYS="AIza-canary", GEMINI_BASE_URL=host + path)
+    assert line.startswith(f"GEMINI_BASE_URL: give {host} without the version")
+
+
+@pytest.mark.parametrize("model", ["openrouter/google/gemini-2.5-flash", "publishers/google/models/gemini-2.5-flash"])
+def test_a_model_in_the_form_of_another_library_is_refused(problems, model: str):
+    """LiteLLM's and Vertex' names; as the default and behind an alias."""
+    (line,) = problems(OPENROUTER_MODEL=model)
+    assert line.startswith("OPENROUTER_MODEL: names a model in another provider's form: OpenRouter's are vendor/name")
+    (line,) = problems(OPENROUTER_MODEL="", MODEL_ALIASES=f"fast={model}")
+    assert line.startswith("MODEL_ALIASES: names a model in another provider's form")
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "google/gemini-2.5-flash:free"])
+def test_a_model_that_google_does_not_have_is_refused(problems, model: str):
+    """With keys of Google only."""
+    keys = {"OPENROUTER_API_KEYS": "", "GEMINI_API_KEYS": "AIza-canary"}
+    (line,) = problems(**keys, GEMINI_MODEL_TEXT=model)
+    assert line.startswith("GEMINI_MODEL_TEXT: names a model in another provider's form: Google's are gemini-")
+    (line,) = problems(**keys, GEMINI_MODEL_TEXT="", MODEL_ALIASES=f"fast={model}")
+    assert line.startswith("MODEL_ALIASES: names a model in another provider's form")
+
+
+@pytest.mark.parametrize(
+    "model", ["gemini-2.5-flash", "models/gemini-2.5-flash", "google/gemini-2.5-flash", "gemini-pro"]
+)
+@pytest.mark.parametrize("setting", ["OPENROUTER_MODEL", "GEMINI_MODEL_TEXT"])
+def test_every_name_of_a_gemini_model_is_taken(load, setting: str, model: str):
+    """With either provider: they are mapped as in a request."""
+    keys = {"OPENROUTER_API_KEYS": "", "GEMINI_API_KEYS": "AIza-canary"} if setting.startswith("GEMINI") else {}
+    assert getattr(load(**keys, **{setting: model}), setting.lower()) == model
+
+
+def test_a_key_of_the_other_provider_is_named(problems):
+    """It would be refused, or not even be asked."""
+    (line,) = problems(OPENROUTER_API_KEYS=f"{KEY},AIzaSyD-canary")
+    assert line.startswith("OPENROUTER_API_KEYS: one is a key of Google's own API: give it in GEMINI_API_KEYS")
+    (line,) = problems(OPENROUTER_API_KEYS="", GEMINI_API_KEYS=KEY)
+    assert line.startswith("GEMINI_API_KEYS: one is a key of OpenRouter: give it in OPENROUTER_API_KEYS")
+
+
+def test_an_alias_that_is_never_looked_up_is_refused(problems):
+    """A name with a vendor goes out as it is."""
+    (line,) = problems(MODEL_ALIASES="google/gemini-pro=google/gemini-2.5-pro")
+    assert line.startswith("MODEL_ALIASES: an alias has no / in it")
+
+
 # RabbitMQ
 
 
@@ -242,6 +463,189 @@ def test_tls_with_a_private_authority_is_possible(load):
     """The use of ssl_options that keeps verification on."""
     options = quote(str({"ca_certs": AUTHORITY}))
     assert load(RABBITMQ_URL=f"amqps://u:p@host/?ssl_options={options}")
+
+
+@pytest.mark.parametrize(
+    "options", ["cacertfile=/canary.pem&verify=verify_peer", "cafile=/canary.pem", "no_verify_ssl=1"]
+)
+def test_options_of_another_library_are_refused_with_the_setting_to_use(problems, options: str):
+    """RabbitMQ's own form of a URL, and aio-pika's."""
+    (line,) = problems(RABBITMQ_URL=f"amqps://u:p@host/?{options}")
+    assert "RABBITMQ_CA_FILE" in line
+    assert "canary" not in line
+
+
+def test_an_authority_of_ones_own_is_a_file(load):
+    """In the form that each client takes, with verification on and the URL's other options kept."""
+    settings = load(
+        RABBITMQ_URL="amqps://u:p%2F@host:5671/v?heartbeat=5",
+        RABBITMQ_CA_FILE=AUTHORITY,
+        REDIS_URL="rediss://:p%2F@host:6379/1?client_name=x",
+        REDIS_CA_FILE=AUTHORITY,
+    )
+    amqp = parameters(settings.amqp_address, name="test")
+    assert (amqp.host, amqp.port, amqp.virtual_host, amqp.heartbeat, amqp.credentials.password) == (
+        "host",
+        5671,
+        "v",
+        5,
+        "p/",
+    )
+    assert amqp.ssl_options.context.verify_mode is ssl.CERT_REQUIRED
+    assert amqp.ssl_options.context.check_hostname
+    redis = parse_url(settings.redis_address)
+    assert (redis["ssl_ca_certs"], redis["ssl_cert_reqs"], redis["password"], redis["db"]) == (
+        AUTHORITY,
+        "required",
+        "p/",
+        1,
+    )
+
+
+@pytest.mark.parametrize(("setting", "url"), [("RABBITMQ", "amqp://u:p@host/"), ("REDIS", "redis://host")])
+def test_an_authority_for_a_url_without_tls_is_a_mistake(problems, setting: str, url: str):
+    """An operator who names one takes the connection for encrypted."""
+    (line,) = problems(**{f"{setting}_URL": url, f"{setting}_CA_FILE": AUTHORITY})
+    assert line.startswith(f"{setting}_CA_FILE: {setting}_URL asks for no TLS: let it begin with")
+
+
+@pytest.mark.parametrize("setting", ["RABBITMQ_CA_FILE", "REDIS_CA_FILE"])
+def test_a_file_that_holds_no_certificates_is_refused(problems, bare: Path, setting: str):
+    """And one that is not there."""
+    (bare / "empty.pem").write_text("")
+    for file in ("empty.pem", "missing.pem"):
+        (line,) = problems(**{setting: file})
+        assert line.startswith(f"{setting}: give a file of certificates in PEM form")
+
+
+@pytest.mark.parametrize(
+    ("url", "verify", "requirement"),
+    [
+        ("rediss://host", "true", "required"),
+        ("rediss://host", "false", "none"),
+        ("rediss://host?ssl_cert_reqs=none", "true", "none"),
+        ("rediss://host?ssl_cert_reqs=CERT_NONE", "true", "none"),
+        ("rediss://host?ssl_cert_reqs=CERT_REQUIRED", "false", "required"),
+    ],
+)
+def test_redis_is_verified_unless_somebody_says_otherwise(load, url: str, verify: str, requirement: str):
+    """As Heroku documents it, as redis-py takes it, as Celery writes it."""
+    assert parse_url(load(REDIS_URL=url, REDIS_TLS_VERIFY=verify).redis_address)["ssl_cert_reqs"] == requirement
+
+
+def test_a_redis_without_tls_stays_as_it_is(load):
+    """`app.json` switches verification off for whatever Redis there is."""
+    for url in ("redis://host:6379/0", "unix:///run/redis.sock"):
+        assert load(REDIS_URL=url, REDIS_TLS_VERIFY="false").redis_address == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "rediss://host?ssl_cert_reqs=canary",
+        "rediss://host?canary=1",
+        "redis://host?ssl_cert_reqs=none",
+        "redis://host?ssl=canary",
+    ],
+)
+def test_options_that_redis_py_could_not_use_are_refused(problems, url: str):
+    """It would say so at the first command, with a TypeError."""
+    (line,) = problems(REDIS_URL=url)
+    assert line.startswith("REDIS_URL: ")
+    assert "canary" not in line
+
+
+def said(settings: Settings) -> str:
+    return "\n".join(remarks(settings))
+
+
+@pytest.mark.parametrize(
+    ("asked", "used"), [("", 10), ("?heartbeat=5", 5), ("?heartbeat=60", 10), ("?heartbeat=0", 10)]
+)
+def test_a_heartbeat_is_obeyed_within_limits_or_that_is_said(load, asked: str, used: int):
+    """A server that is gone is noticed after two of them."""
+    settings = load(RABBITMQ_URL=f"amqp://u:canary-pw@host/{asked}")
+    assert parameters(settings.amqp_address, name="test").heartbeat == used
+    assert ("heartbeat has to be 1 to 10 seconds" in said(settings)) == (asked not in {"", "?heartbeat=5"})
+    assert "canary" not in said(settings)
+
+
+def test_options_that_the_worker_decides_are_said(load):
+    """How long to wait for RabbitMQ, and how often to try."""
+    settings = load(RABBITMQ_URL="amqp://host/?connection_attempts=10&socket_timeout=60&channel_max=100")
+    used = parameters(settings.amqp_address, name="test")
+    assert (used.connection_attempts, used.socket_timeout, used.channel_max) == (1, 5, 100)
+    assert said(settings) == (
+        "RABBITMQ_URL: connection_attempts, socket_timeout is not used, the worker has its own: take it out"
+    )
+
+
+def test_a_certificate_that_is_not_verified_is_said(load):
+    """With the better way."""
+    assert "give REDIS_CA_FILE" in said(load(REDIS_URL="rediss://:canary@host", REDIS_TLS_VERIFY="false"))
+    assert said(load(REDIS_URL="rediss://host", REDIS_TLS_VERIFY="true")) == ""
+
+
+# The proxy
+
+PROXY = "http://user:canary-pw@proxy:3128"
+
+
+def test_a_provider_in_clear_behind_a_proxy_is_said(load):
+    """The proxy reads keys and prompts of `http://`, and of nothing else."""
+    told = said(load(HTTP_PROXY=PROXY, OPENROUTER_BASE_URL="http://gateway.test/v1"))
+    assert told.startswith("OPENROUTER_BASE_URL begins with http:// and is called through HTTP_PROXY")
+    assert "canary" not in told
+    assert said(load(HTTP_PROXY=PROXY, OPENROUTER_BASE_URL="https://gateway.test/v1")) == ""
+    assert said(load(HTTP_PROXY=PROXY, OPENROUTER_BASE_URL="http://gateway.test/v1", NO_PROXY=".test")) == ""
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url"),
+    [
+        ("*", "https://openrouter.ai/api/v1"),
+        ("openrouter.ai", "https://openrouter.ai/api/v1"),
+        ("localhost, OpenRouter.ai", "https://openrouter.ai/api/v1"),
+        ("localhost openrouter.ai", "https://openrouter.ai/api/v1"),
+        (".openrouter.ai", "https://eu.openrouter.ai/api/v1"),
+        ("*.openrouter.ai", "https://eu.openrouter.ai/api/v1"),
+        ("openrouter.ai:443", "https://openrouter.ai/api/v1"),
+        ("gateway:8080", "http://gateway:8080/v1"),
+        ("10.0.0.0/8", "http://10.1.2.3/v1"),
+        ("10.1.2.3", "http://10.1.2.3/v1"),
+        ("::1", "http://[::1]:8080/v1"),
+        ("[::1]:8080", "http://[::1]:8080/v1"),
+        ("fd00::/8", "http://[fd00::1]/v1"),
+    ],
+)
+def test_no_proxy_covers_the_providers_host(load, no_proxy: str, url: str):
+    """In the forms that curl and others take."""
+    assert load(HTTP_PROXY=PROXY, NO_PROXY=no_proxy, OPENROUTER_BASE_URL=url).provider_proxy is None
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url"),
+    [
+        ("", "https://openrouter.ai/api/v1"),
+        ("router.ai", "https://openrouter.ai/api/v1"),
+        ("openrouter.ai.test", "https://openrouter.ai/api/v1"),
+        ("openrouter.ai:80", "https://openrouter.ai/api/v1"),
+        (".", "https://openrouter.ai/api/v1"),
+        ("10.0.0.0/8", "http://11.0.0.1/v1"),
+        ("10.0.0.0/8", "http://ten.test/v1"),
+        ("10.0.0.0/99,[::1", "http://10.0.0.1/v1"),
+    ],
+)
+def test_no_proxy_covers_no_other_host(load, no_proxy: str, url: str):
+    """Nor a name that only ends alike; what cannot be read covers nothing."""
+    assert load(HTTP_PROXY=PROXY, NO_PROXY=no_proxy, OPENROUTER_BASE_URL=url).provider_proxy is not None
+
+
+def test_no_proxy_is_about_the_provider_in_use(load):
+    """With keys of Google only, that is Google."""
+    keys = {"OPENROUTER_API_KEYS": "", "GEMINI_API_KEYS": "AIza-canary"}
+    assert load(HTTP_PROXY=PROXY, NO_PROXY="googleapis.com", **keys).provider_proxy is None
+    assert load(HTTP_PROXY=PROXY, NO_PROXY="openrouter.ai", **keys).provider_proxy is not None
 
 
 def test_tls_options_on_a_plain_url_are_a_mistake(problems):
@@ -428,6 +832,12 @@ def test_the_filters_are_told_every_secret(load):
         "canary-seven",
         "canaryeight",
     }
+
+
+def test_a_password_behind_the_question_mark_is_a_secret_too(load):
+    """redis-py takes it from there."""
+    secrets = load(REDIS_URL="rediss://host?password=canary-nine&ssl_password=canary%2Bten").secrets()
+    assert {"canary-nine", "canary+ten"} <= set(secrets)
 
 
 def test_a_public_password_is_no_secret(load):

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import pika
 import pytest
@@ -121,12 +122,56 @@ def test_declaring_twice_changes_nothing(vhost_url: str):
 
 
 @pytest.mark.rabbitmq
-def test_a_shared_queue_that_exists_is_used_as_it_is(vhost_url: str):
-    """Its owner decided on its arguments."""
+@pytest.mark.parametrize("name", ["gemini.requests", "gemini.responses"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"arguments": {"x-queue-type": "quorum"}},
+        {"arguments": {"x-queue-type": "quorum", "x-delivery-limit": 3, "x-max-length": 7}},
+        {"arguments": {"x-queue-type": "stream"}},
+        {"arguments": {"x-max-length": 7, "x-overflow": "reject-publish", "x-message-ttl": 60_000}},
+        {"arguments": {"x-max-priority": 5, "x-single-active-consumer": True}},
+        {"durable": False},
+        {"durable": False, "auto_delete": True},
+    ],
+    ids=str,
+)
+def test_a_shared_queue_that_exists_is_used_as_it_is(vhost_url: str, name: str, form: dict[str, Any]):
+    """Its owner decided on its form, and can declare it again in the same."""
     with closing(connect(vhost_url)) as connection:
-        connection.channel().queue_declare("gemini.requests", durable=True, arguments={"x-max-length": 7})
+        owner = connection.channel()
+        owner.queue_declare(name, **{"durable": True, **form})
         TOPOLOGY.declare(connection)
-        assert TOPOLOGY.declare_one(connection, "gemini.requests")
+        assert TOPOLOGY.declare_one(connection, name)
+        owner.queue_declare(name, **{"durable": True, **form})
+
+
+@pytest.mark.rabbitmq
+def test_a_backend_that_comes_second_can_have_its_own_form_of_queue(vhost_url: str):
+    """As docs/operating.md has it: deleted while it is empty, declared anew, and used as it is from then on.
+
+    Until then a backend that asks for a quorum queue gets a 406, for the worker has made a plain one.
+    """
+    quorum = {"x-queue-type": "quorum"}
+    with closing(connect(vhost_url)) as worker, closing(connect(vhost_url)) as backend:
+        TOPOLOGY.declare(worker)
+        with pytest.raises(ChannelClosedByBroker, match="406"):
+            backend.channel().queue_declare("gemini.responses", durable=True, arguments=quorum)
+        channel = backend.channel()
+        channel.queue_delete("gemini.responses", if_empty=True, if_unused=True)
+        channel.queue_declare("gemini.responses", durable=True, arguments=quorum)
+        TOPOLOGY.declare(worker)
+        channel.queue_declare("gemini.responses", durable=True, arguments=quorum)
+
+
+@pytest.mark.rabbitmq
+def test_the_queue_that_a_request_names_is_never_made(vhost_url: str):
+    """A backend that declares it itself has it in its own form, whoever comes first."""
+    with closing(connect(vhost_url)) as connection:
+        TOPOLOGY.declare(connection)
+        assert not TOPOLOGY.declare_one(connection, "backend.answers")
+        arguments = {"x-queue-type": "quorum"}
+        connection.channel().queue_declare("backend.answers", durable=True, arguments=arguments)
 
 
 @pytest.mark.rabbitmq

@@ -613,6 +613,23 @@ def test_calls_go_through_the_proxy_of_the_settings(serve, through):
     assert b"Proxy-Authorization: Basic " in proxy.requests[0]
 
 
+@pytest.mark.parametrize(
+    "verdict", [b"200 Connection established", b"407 Proxy Authentication Required", b"502 Bad Gateway"]
+)
+@speaks_tls
+def test_a_proxy_never_sees_the_key_of_a_call_with_tls(serve, through, verdict):
+    """It opens a tunnel, and is told host and port; what it then does with the tunnel is no use to it."""
+    proxy = serve(closing_after(b"HTTP/1.1 " + verdict + b"\r\n\r\n"))
+
+    failure(through(proxy.address), "https://provider.invalid/v1")
+
+    (request,) = proxy.requests
+    assert request.startswith(b"CONNECT provider.invalid:443 HTTP/1.")
+    assert b"Proxy-Authorization: Basic " in request
+    assert b"canary" not in request
+    assert b"Authorization: Bearer" not in request
+
+
 def test_a_proxy_of_the_machine_is_not_used(serve, transport, closed_port, monkeypatch):
     """Only our own setting counts."""
     monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{closed_port}")

@@ -35,7 +35,7 @@ class DeadQueues:
     """
 
     def __init__(self, settings: Settings) -> None:
-        url = settings.rabbitmq_url.get_secret_value()
+        url = settings.amqp_address
         self._connection = amqp.connect(amqp.parameters(url, name="dead"), deadline_s=CONNECT_DEADLINE_S)
         self._channel: Any = self._connection.channel()
         self._channel.confirm_delivery()

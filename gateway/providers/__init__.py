@@ -1,10 +1,12 @@
 """The providers: one interface, OpenRouter and, for older installations, Gemini behind it."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.messages import Completion, Request
 from gateway.providers.gemini import Gemini
 from gateway.providers.openrouter import OpenRouter
+from gateway.providers.openrouter_responses import KeyInfo
 from gateway.providers.transport import Transport
 from gateway.secrets import ApiKey
 
@@ -28,18 +30,28 @@ class Provider(Protocol):
         the network can cause.
         """
 
+    def key_info(self, key: ApiKey, *, deadline_s: float) -> KeyInfo:
+        """What the provider tells of `key`, within `deadline_s` seconds; free of charge.
+
+        Raises AuthenticationFailed for a key that it refuses, another ProviderError where nothing was learnt.
+        """
+
+    def models(self, *, deadline_s: float) -> Mapping[str, str | None]:
+        """The models that the provider has, each with the day on which it retires or None. Raises ProviderError."""
+
     def close(self) -> None:
         """Close the connections and end what is still running. Idempotent."""
 
 
 def provider_from(settings: "Settings") -> Provider:
     """The provider that the settings have keys for: OpenRouter, unless there are Gemini keys only. No I/O."""
-    transport = Transport(proxy=settings.http_proxy)
+    transport = Transport(proxy=settings.provider_proxy)
     if settings.uses_gemini:
         return Gemini(
             transport=transport,
             base_url=str(settings.gemini_base_url),
             default_model=settings.gemini_model_text,
+            aliases=settings.model_aliases,
             keys=settings.keys,
         )
     return OpenRouter(

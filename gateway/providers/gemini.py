@@ -3,19 +3,26 @@
 import logging
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from gateway.errors import ProviderError, RequestRejected
+from gateway.errors import AuthenticationFailed, ProviderError, RequestRejected
 from gateway.messages import Completion, Parameters, Request
+from gateway.model_names import bare, resolve
 from gateway.providers.discretion import hidden
-from gateway.providers.gemini_responses import classify_gemini
+from gateway.providers.gemini_responses import WHO, classify_gemini
+from gateway.providers.openrouter_responses import KeyInfo
+from gateway.providers.responses import Answer, Hide, mapping, read_object, string, unusable
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
-from gateway.reporting.redaction import escape_controls
+from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
 
 logger = logging.getLogger(__name__)
+
+_KEY_HEADER: Final = "x-goog-api-key"
 
 #: The name becomes part of a path: nothing that a path or a URL gives a meaning to.
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -23,16 +30,17 @@ _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class Gemini:
-    """Completes requests through the Gemini API. Thread-safe."""
+    """Completes requests through the Gemini API. Thread-safe. `aliases` are those of OpenRouter, too."""
 
     transport: Transport
     base_url: str
     default_model: str
+    aliases: Mapping[str, str] = field(default_factory=dict)
     keys: tuple[ApiKey, ...] = ()  # all of ours: an error may repeat any of them
 
     def resolve_model(self, name: str | None) -> str:
         """The model in its bare form: `google/gemini-x` is `gemini-x`. Raises RequestRejected for any other vendor."""
-        model = (name or self.default_model).removeprefix("google/")
+        model = bare(resolve(name, aliases=self.aliases, default=self.default_model))
         if not _MODEL_NAME.fullmatch(model) or ".." in model:
             raise RequestRejected(f"No Gemini model name: {escape_controls(model, limit=80)}", reason="invalid_model")
         return model
@@ -49,6 +57,30 @@ class Gemini:
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)
         return outcome
 
+    def key_info(self, key: ApiKey, *, deadline_s: float) -> KeyInfo:
+        """That Google accepts `key`, which is all that it tells; free of charge. Raises ProviderError."""
+        self._list(key, page_size=1, deadline_s=deadline_s)
+        return KeyInfo(limit_remaining=None, creator_user_id=None, expires_at=None)
+
+    def models(self, *, deadline_s: float) -> Mapping[str, str | None]:
+        """Every model that Google has for the first key that it accepts; it tells no day of retirement.
+
+        Raises ProviderError.
+        """
+        for key in self.keys[:-1]:
+            with suppress(AuthenticationFailed):
+                return self._list(key, page_size=1000, deadline_s=deadline_s)
+        return self._list(self.keys[-1], page_size=1000, deadline_s=deadline_s)
+
+    def _list(self, key: ApiKey, *, page_size: int, deadline_s: float) -> Mapping[str, str | None]:
+        url = f"{self.base_url.rstrip('/')}/v1beta/models?pageSize={page_size}"
+        answer = self.transport.send(HttpRequest(url, KeyHeader(key, header=_KEY_HEADER)), deadline_s=deadline_s)
+        hide = partial(redact, secrets=[each.reveal() for each in {*self.keys, key}])
+        outcome = _models(answer, hide=hide)
+        if isinstance(outcome, ProviderError):
+            raise outcome
+        return outcome
+
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self.transport.close()
@@ -56,9 +88,23 @@ class Gemini:
     def _outgoing(self, request: Request, model: str, key: ApiKey) -> HttpRequest:
         return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/v1beta/models/{model}:generateContent",
-            auth=KeyHeader(key, header="x-goog-api-key"),
+            auth=KeyHeader(key, header=_KEY_HEADER),
             payload=Payload(_body(request)),
         )
+
+
+def _models(answer: Answer, *, hide: Hide) -> Mapping[str, str | None] | ProviderError:
+    """The names in an answer to `GET /v1beta/models`, or the error that it means.
+
+    Source: https://ai.google.dev/api/models#v1beta.models.list
+    """
+    if not answer.is_success:
+        failed = classify_gemini(answer, asked="", now=time.time(), hide=hide)
+        return failed if isinstance(failed, ProviderError) else unusable(WHO, "a failure", reason="invalid_answer")
+    rows = (read_object(answer.body) or {}).get("models")
+    if not isinstance(rows, list):
+        return unusable(WHO, "something else than a list of models", reason="invalid_answer")
+    return {string(mapping(row).get("name")).removeprefix("models/"): None for row in rows}
 
 
 def _body(request: Request) -> dict[str, Any]:

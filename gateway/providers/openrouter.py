@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
+from gateway.model_names import resolve
 from gateway.providers.discretion import hidden
 from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_models, classify_openrouter
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
@@ -40,7 +41,7 @@ class OpenRouter:
 
     def resolve_model(self, name: str | None) -> str:
         """The model that OpenRouter is asked for. Raises RequestRejected for what cannot be a name."""
-        model = self._known_as(name) if name else self.default_model
+        model = resolve(name, aliases=self.aliases, default=self.default_model)
         if not _MODEL_NAME.fullmatch(model) or ".." in model:
             raise RequestRejected(f"No model name: {escape_controls(model, limit=80)}", reason="invalid_model")
         return model
@@ -77,15 +78,6 @@ class OpenRouter:
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self.transport.close()
-
-    def _known_as(self, name: str) -> str:
-        if "/" in name:
-            return name
-        if name in self.aliases:
-            return self.aliases[name]
-        if name == "gemini-pro":  # retired by Google; older producers still send it and mean "the usual"
-            return self.default_model
-        return f"google/{name}" if name.startswith("gemini-") else name
 
     def _outgoing(self, request: Request, model: str, key: ApiKey) -> HttpRequest:
         # As bytes: a name in Greek is no header text to http.client.

@@ -232,11 +232,16 @@ def _usage(usage: Mapping[str, Any]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What `GET /key` tells about a key; `limit_remaining` is in credits (US dollars). None: not told, or no limit."""
+    """What `GET /key` tells about a key; `limit_remaining` is in credits (US dollars). None: not told, or no limit.
+
+    `manages` is True of a key that makes and ends other keys, and cannot make calls:
+    https://openrouter.ai/docs/features/provisioning-api-keys
+    """
 
     limit_remaining: float | None
     creator_user_id: str | None = field(repr=False)
     expires_at: str | None
+    manages: bool = False
 
 
 def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | ProviderError:
@@ -251,6 +256,7 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
         limit_remaining=amount(data.get("limit_remaining")),
         creator_user_id=name(data.get("creator_user_id")) or None,
         expires_at=name(data.get("expires_at")) or None,
+        manages=any(data.get(word) is True for word in ("is_management_key", "is_provisioning_key")),
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 import random
 import socket
+import ssl
 import threading
 import time
 
@@ -18,9 +19,10 @@ from pika.exceptions import (
 from gateway.errors import TopologyError
 from gateway.rabbitmq.coalesced import coalesce
 from gateway.reporting.redaction import redact
+from gateway.settings.remarks import LONGEST_HEARTBEAT_S, SHORTEST_HEARTBEAT_S
 
-#: A peer that is frozen or gone is noticed after about two of these, in seconds.
-HEARTBEAT_S = 10
+#: Where the URL asks for none.
+HEARTBEAT_S = LONGEST_HEARTBEAT_S
 
 #: Pauses between tries to connect grow from the first to the second, in seconds.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
@@ -34,13 +36,21 @@ logger = logging.getLogger(__name__)
 def parameters(url: str, *, name: str) -> pika.URLParameters:
     """Connection parameters for a URL; `name` is what an operator sees in RabbitMQ's list of connections."""
     found = pika.URLParameters(url)
-    found.heartbeat = HEARTBEAT_S
+    found.heartbeat = _heartbeat_s(found.heartbeat)
+    found.connection_attempts = 1  # who connects tries again, and can be stopped in between
     found.socket_timeout = 5.0
     found.stack_timeout = 10.0
     # An alarm may last for hours and is waited out; publishes have deadlines of their own.
     found.blocked_connection_timeout = None
     found.client_properties = {"connection_name": f"gemini-{name}"}
     return found
+
+
+def _heartbeat_s(wanted: int | None) -> int:
+    """What the URL asks for, within the limits; 0 would be none."""
+    if wanted is None or not SHORTEST_HEARTBEAT_S <= wanted <= LONGEST_HEARTBEAT_S:
+        return HEARTBEAT_S
+    return wanted
 
 
 def connect(
@@ -86,6 +96,8 @@ def _refusal(found: pika.URLParameters, error: BaseException) -> str | None:
         return None
     if isinstance(error, AuthenticationError | ProbableAuthenticationError) or code == ACCESS_REFUSED:
         return f"{where} refuses the user {user}: check user and password in RABBITMQ_URL"
+    if isinstance(_root(error), ssl.SSLCertVerificationError):
+        return f"The certificate of {where} is not trusted: name its authority in RABBITMQ_CA_FILE"
     if isinstance(error, ProbableAccessDeniedError) or code == NOT_ALLOWED:
         vhost = redact(found.virtual_host)
         return f"{where} refuses {user} the virtual host {vhost}: check the end of RABBITMQ_URL"
@@ -93,11 +105,18 @@ def _refusal(found: pika.URLParameters, error: BaseException) -> str | None:
 
 
 def _cause(error: BaseException) -> str:
-    """The last thing that went wrong, by its type: pika's own texts are wrapped three times and empty."""
+    """The last thing that went wrong, by its type."""
+    if "connection limit" in str(error):
+        return "its limit of connections is reached"
+    inner = _root(error)
+    if isinstance(inner, ssl.SSLError):
+        return "no TLS on that port, or another version"
+    return "host name not found" if isinstance(inner, socket.gaierror) else type(inner).__name__
+
+
+def _root(error: BaseException) -> object:
+    """What was first: pika's own texts are wrapped three times and empty."""
     inner: object = error
     while isinstance(inner, BaseException) and inner.args and isinstance(inner.args[-1], BaseException):
         inner = inner.args[-1]
-    inner = getattr(inner, "exception", inner)
-    if "connection limit" in str(error):
-        return "its limit of connections is reached"
-    return "host name not found" if isinstance(inner, socket.gaierror) else type(inner).__name__
+    return getattr(inner, "exception", inner)

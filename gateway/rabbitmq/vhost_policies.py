@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -34,13 +35,16 @@ def lossy(policies: Iterable[Mapping[str, Any]], queues: Iterable[str]) -> list[
     return [text for policy in policies if (text := _complaint(policy, names)) is not None]
 
 
-def look(amqp_url: str, management_url: str, queues: Iterable[str]) -> None:
-    """Log a warning for each policy that would lose messages; nothing is raised, whatever the API does."""
+def look(amqp_url: str, management_url: str, queues: Iterable[str], *, ca_file: Path | None = None) -> None:
+    """Log a warning for each policy that would lose messages; nothing is raised, whatever the API does.
+
+    `ca_file` has the authority of its certificate, where no public one has signed it.
+    """
     parameters = pika.URLParameters(amqp_url)
     vhost = quote(parameters.virtual_host, safe="")
     names = list(queues)
     for kind in ("policies", "operator-policies"):
-        policies = _fetch(f"{management_url.rstrip('/')}/api/{kind}/{vhost}", parameters.credentials)
+        policies = _fetch(f"{management_url.rstrip('/')}/api/{kind}/{vhost}", parameters.credentials, ca_file)
         for sentence in lossy(policies or (), names):
             logger.warning("%s", sentence)
 
@@ -48,8 +52,9 @@ def look(amqp_url: str, management_url: str, queues: Iterable[str]) -> None:
 def look_in_background(settings: Settings, queues: Iterable[str]) -> None:
     """As `look`, on a thread of its own, where the settings name a management API: nothing waits for it."""
     if settings.rabbitmq_management_url is not None:
-        arguments = (settings.rabbitmq_url.get_secret_value(), settings.rabbitmq_management_url, tuple(queues))
-        threading.Thread(target=look, args=arguments, name="policies", daemon=True).start()
+        arguments = (settings.amqp_address, settings.rabbitmq_management_url, tuple(queues))
+        terms = {"ca_file": settings.rabbitmq_ca_file}
+        threading.Thread(target=look, args=arguments, kwargs=terms, name="policies", daemon=True).start()
 
 
 def _complaint(policy: Mapping[str, Any], queues: list[str]) -> str | None:
@@ -73,10 +78,11 @@ def _matches(pattern: str, queue: str) -> bool:
         return pattern in queue
 
 
-def _fetch(url: str, credentials: Any) -> list[Mapping[str, Any]] | None:
+def _fetch(url: str, credentials: Any, ca_file: Path | None) -> list[Mapping[str, Any]] | None:
     try:
         with requests.Session() as session:
             session.trust_env = False
+            session.verify = str(ca_file) if ca_file is not None else True
             answer = session.get(
                 url, auth=(credentials.username, credentials.password), timeout=TIMEOUT_S, allow_redirects=False
             )

@@ -1,7 +1,8 @@
 """The settings: one frozen object, read once at boot and passed down.
 
-Each field is the environment variable of the same name in upper case; `.env` in the working directory is read too, the
-environment wins. An empty value counts as not set.
+Each field is the environment variable of the same name in upper case, and in no other: the `http_proxy` of a machine is
+not ours. `.env` in the working directory is read too, the environment wins. Quotes around a value are taken off, and an
+empty value counts as not set.
 
 The text under a field is what everybody reads about it: `script/settings` writes docs/settings.md, .env.example and
 app.json from these.
@@ -10,18 +11,21 @@ app.json from these.
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AliasChoices, AliasGenerator, Field, SecretStr
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.secrets import ApiKey
-from gateway.settings.urls import AmqpUrl, HttpUrl, ProxyUrl, RedisUrl, SentryDsn
+from gateway.settings.keys import Keys
+from gateway.settings.no_proxy import is_direct
+from gateway.settings.quotes import unquoted
+from gateway.settings.urls import AmqpUrl, HttpUrl, ProxyUrl, RedisUrl, SentryDsn, with_ca_file, with_redis_tls
 from gateway.settings.values import (
     Aliases,
+    CaFile,
     Delays,
     HeaderText,
-    Keys,
     LowerCase,
     ModelName,
     Pattern,
@@ -42,6 +46,9 @@ class Settings(BaseSettings):
         env_file=".env",
         env_file_encoding="utf-8",
         env_ignore_empty=True,
+        case_sensitive=True,
+        alias_generator=AliasGenerator(validation_alias=str.upper),
+        populate_by_name=True,
         extra="ignore",
         arbitrary_types_allowed=True,
         hide_input_in_errors=True,
@@ -49,12 +56,34 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  (pydantic's signature)
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  (pydantic's signature)
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What is fixed, the environment, `.env`; of the latter two names in upper case, and text without quotes."""
+        for source in (env_settings, dotenv_settings):
+            if isinstance(source, EnvSettingsSource):
+                found = {name: unquoted(value or "") for name, value in source.env_vars.items() if name.isupper()}
+                source.env_vars = {name: value for name, value in found.items() if value}
+        return init_settings, env_settings, dotenv_settings
+
     rabbitmq_url: AmqpUrl = Field(
         default=SecretStr("amqp://guest:guest@localhost:5672/"),
         validation_alias=AliasChoices("RABBITMQ_URL", "CLOUDAMQP_URL"),
     )
     """Where RabbitMQ is; `amqps://` for TLS. Percent-encode what is special in a password, as `%2F` for `/`. Without it
-    `CLOUDAMQP_URL` is used, which Heroku's add-on sets; without both, what a fresh local server takes."""
+    `CLOUDAMQP_URL` is used, which Heroku's add-on sets; without both, what a fresh local server takes. `?heartbeat=`
+    may be 1 to 10 seconds, else it is 10: a server that is gone is noticed after two of them. Timeouts and tries are
+    the worker's own."""
+
+    rabbitmq_ca_file: CaFile | None = None
+    """The certificate authority of a RabbitMQ whose certificate no public one has signed: a PEM file. Only its
+    signatures are accepted then. Verification cannot be switched off."""
 
     rabbitmq_management_url: HttpUrl | None = None
     """When set, a worker warns at its start of policies that would lose messages. It is asked with the user and
@@ -87,15 +116,16 @@ class Settings(BaseSettings):
     """One key under its usual name; counts as one more."""
 
     openrouter_base_url: HttpUrl = "https://openrouter.ai/api/v1"
-    """Where OpenRouter's API is; another one for a stand-in."""
+    """Where OpenRouter's API is; another one for a stand-in. Without `/chat/completions`, which is added."""
 
     openrouter_model: ModelName = "google/gemini-2.5-flash"
     """For requests that name no model, or `gemini-pro`. The default is cheap and fast, and what `gemini-pro` has meant
-    so far."""
+    so far. A bare `gemini-…` is `google/gemini-…`, as in a request."""
 
     model_aliases: Aliases = {}
-    """What to ask for when a request names the alias: `alias=model`, separated by commas, or a JSON object.
-    `gemini-pro` and other bare names are mapped without an entry here. For example:
+    """What to ask for when a request names the alias: `alias=model`, separated by commas, or a JSON object. With either
+    provider. `gemini-pro` and other bare names are mapped without an entry here; a name with a vendor is never looked
+    up. For example:
     `gemini-pro=google/gemini-2.5-pro,fast=google/gemini-2.5-flash-lite`"""
 
     openrouter_max_tokens: int = Field(default=8192, ge=1)
@@ -110,7 +140,12 @@ class Settings(BaseSettings):
 
     http_proxy: ProxyUrl | None = None
     """For calls to the provider only, not for RabbitMQ or Sentry. Without it they go out directly, whatever proxy the
-    machine has for other programs. For example: `http://user:password@host:3128`"""
+    machine has for other programs: a lower-case `http_proxy` and `HTTPS_PROXY` are not read. A provider with `https://`
+    is reached through a tunnel (CONNECT), so the proxy sees neither key nor prompt. For example: `http://user:password@host:3128`"""
+
+    no_proxy: str | None = None
+    """Hosts that are called without `HTTP_PROXY`, separated by commas: a host and all below it, with a port or without,
+    an address or a network, or `*`. For example: `.internal,gateway.example.org:8443,10.0.0.0/8`"""
 
     request_timeout_seconds: Seconds = Field(default=120.0, le=1200)
     """For a whole call, from connecting to the last byte: reasoning models take a minute and more. At most 1200, which
@@ -120,10 +155,10 @@ class Settings(BaseSettings):
     """Keys of Google's own API, separated by commas."""
 
     gemini_model_text: ModelName = "gemini-2.5-flash"
-    """For requests that name no model."""
+    """For requests that name no model, or `gemini-pro`; with or without `models/` or `google/` in front."""
 
     gemini_base_url: HttpUrl = "https://generativelanguage.googleapis.com"
-    """Where Google's API is; another one for a stand-in."""
+    """Where Google's API is; another one for a stand-in. Without `/v1beta`, which is added."""
 
     keys_max_per_minute: int = Field(default=10, ge=1)
     """Calls that a key may make in a window, which is a minute long. Ten is what a free key has; a limit too low costs
@@ -154,8 +189,16 @@ class Settings(BaseSettings):
     """Waits when the provider is at fault, in seconds: most faults are over in a minute."""
 
     redis_url: RedisUrl | None = None
-    """Keys and answers of many machines, instead of the file of `STATE_PATH`. For example:
+    """Keys and answers of many machines, instead of the file of `STATE_PATH`; `rediss://` for TLS. For example:
     `redis://:password@host:6379/0`"""
+
+    redis_ca_file: CaFile | None = None
+    """The certificate authority of a Redis whose certificate no public one has signed: a PEM file."""
+
+    redis_tls_verify: bool = True
+    """Whether the certificate of a `rediss://` server is verified. `false` is what Heroku documents for its add-on,
+    whose certificate is self-signed: encrypted, but whoever is on the way could pose as the server. `app.json` sets it
+    for Heroku; where the authority is known, `REDIS_CA_FILE` is better."""
 
     state_path: Path = Path(".state/worker.sqlite3")
     """Keys and answers of one machine, shared by its processes; beside the code, and out of version control."""
@@ -187,6 +230,29 @@ class Settings(BaseSettings):
     def keys(self) -> tuple[ApiKey, ...]:
         """The keys in use: OpenRouter's, else Gemini's."""
         return tuple(dict.fromkeys(self.openrouter_api_keys + self.openrouter_api_key)) or self.gemini_api_keys
+
+    @property
+    def amqp_address(self) -> str:
+        """RABBITMQ_URL with the authority of RABBITMQ_CA_FILE, as pika takes it."""
+        url = self.rabbitmq_url.get_secret_value()
+        return with_ca_file(url, self.rabbitmq_ca_file) if self.rabbitmq_ca_file else url
+
+    @property
+    def redis_address(self) -> str | None:
+        """REDIS_URL with what REDIS_CA_FILE and REDIS_TLS_VERIFY say, as redis-py takes it."""
+        if self.redis_url is None:
+            return None
+        return with_redis_tls(self.redis_url.get_secret_value(), self.redis_ca_file, verify=self.redis_tls_verify)
+
+    @property
+    def provider_base_url(self) -> str:
+        """Where the provider in use is."""
+        return self.gemini_base_url if self.uses_gemini else self.openrouter_base_url
+
+    @property
+    def provider_proxy(self) -> SecretStr | None:
+        """The proxy of calls to the provider in use; None where NO_PROXY covers its host."""
+        return None if is_direct(self.provider_base_url, self.no_proxy) else self.http_proxy
 
     @property
     def uses_gemini(self) -> bool:
@@ -226,6 +292,7 @@ def _passwords(url: SecretStr | None) -> Iterator[str]:
     if url is None:
         return
     parts = urlsplit(url.get_secret_value())
+    yield from (value for name, value in parse_qsl(parts.query) if name in {"password", "ssl_password"})  # redis-py's
     # Masking a password that is the user's name would mask every "guest" in the logs.
     if parts.password and parts.password != parts.username:
         yield from (parts.password, unquote(parts.password))

@@ -1,12 +1,12 @@
 """Reads the settings of a process, and says everything that is wrong with them at once."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from gateway.errors import GatewayError
+from gateway.settings.conflicts import conflicts
 from gateway.settings.fields import Settings, default_of
 
 
@@ -20,7 +20,7 @@ def load_settings(*, need_keys: bool = True) -> Settings:
     The bridge calls no provider and so needs no keys.
     """
     settings, problems = _read()
-    for fields, text in _conflicts(settings, need_keys=need_keys):
+    for fields, text in conflicts(settings, need_keys=need_keys):
         # A field that has a problem of its own holds its default here: it says nothing about the others.
         if problems.keys().isdisjoint(fields):
             problems[fields[0]] = text
@@ -42,26 +42,6 @@ def _read(**fixed: Any) -> tuple[Settings, dict[str, str]]:
     problems = {_field(fault): _explain(fault) for fault in faults}
     defaults = {str(fault["loc"][0]): Settings.model_fields[_field(fault)].default for fault in faults}
     return Settings(**fixed, **defaults), problems
-
-
-def _conflicts(settings: Settings, *, need_keys: bool) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What settings say against each other: the fields, the one to change first, and what to do."""
-    if settings.request_queue == settings.response_queue:
-        yield (
-            ("response_queue", "request_queue"),
-            "the same as REQUEST_QUEUE, answers would come back as requests: give another queue",
-        )
-    needed_s = settings.longest_schedule_s()
-    if 0 < settings.ledger_ttl_seconds <= needed_s:
-        yield (
-            ("ledger_ttl_seconds", "queue_retry_delays", "queue_max_retries", "upstream_retry_delays"),
-            f"an answer would be forgotten before the waits end: give more than {needed_s:.15g}, or 0 for no ledger",
-        )
-    if need_keys and not settings.keys:
-        yield (
-            ("openrouter_api_keys", "openrouter_api_key", "gemini_api_keys"),
-            "no key is set: give at least one, separated by commas (or GEMINI_API_KEYS, to call Gemini directly)",
-        )
 
 
 #: What to do about pydantic's own faults; its texts are for programmers.

@@ -4,14 +4,24 @@ A ValueError says what to give, and never repeats what was given: urllib's and p
 """
 
 import ssl
-from collections.abc import Callable
-from typing import Annotated
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Final
+from urllib.parse import SplitResult, parse_qs, parse_qsl, urlencode, urlsplit
 
 import pika
 from pydantic import AfterValidator, SecretStr
 
 _HTTP = frozenset({"http", "https"})
+
+#: Of redis-py, as far as they are worth setting: https://redis.readthedocs.io/en/stable/connections.html
+_REDIS_OPTIONS: Final = frozenset(
+    {
+        "db", "username", "password", "protocol", "client_name", "max_connections",
+        "ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile", "ssl_password",
+    }
+)  # fmt: skip
+_REQUIREMENTS: Final = ("none", "optional", "required")
 
 
 def _split(url: str, schemes: frozenset[str], advice: str) -> SplitResult:
@@ -48,7 +58,8 @@ def _tls_context(url: str) -> ssl.SSLContext | None:
         options = pika.URLParameters(url).ssl_options
     except Exception:  # noqa: BLE001 - whatever pika makes of a bad value, its text repeats the value
         raise ValueError(
-            "what follows the ? is not understood: give options of pika's URLParameters, as in ?heartbeat=20"
+            "what follows the ? is not understood: give options of pika's URLParameters, as in ?heartbeat=20, "
+            "and a certificate authority in RABBITMQ_CA_FILE"
         ) from None
     return options.context if options else None
 
@@ -68,6 +79,39 @@ def _proxy(url: str) -> None:
 def _redis(url: str) -> None:
     if not url.startswith("unix://"):
         _split(url, frozenset({"redis", "rediss"}), "give redis://:password@host:port/0, or rediss:// for TLS")
+    options = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
+    if unknown := options.keys() - _REDIS_OPTIONS:
+        known = ", ".join(sorted(_REDIS_OPTIONS))
+        raise ValueError(f"{len(unknown)} of the options behind the ? are not understood: give only {known}")
+    if _requirement(options) not in _REQUIREMENTS:
+        raise ValueError(f"ssl_cert_reqs is one of {', '.join(_REQUIREMENTS)}")
+    if urlsplit(url).scheme != "rediss" and any(option.startswith("ssl_") for option in options):
+        raise ValueError("ssl_ options belong to a URL that begins with rediss://")
+
+
+def _requirement(options: Mapping[str, str]) -> str:
+    """`none`, `optional` or `required`, which Celery calls `CERT_NONE` and so on."""
+    return options.get("ssl_cert_reqs", "required").lower().removeprefix("cert_")
+
+
+def with_redis_tls(url: str, ca_file: Path | None, *, verify: bool) -> str:
+    """The URL with these terms of TLS; what it says of them itself has the last word."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if ca_file is not None:
+        options.setdefault("ssl_ca_certs", str(ca_file))
+    if not verify:
+        options.setdefault("ssl_cert_reqs", "none")
+    return parts._replace(query=urlencode({**options, "ssl_cert_reqs": _requirement(options)})).geturl()
+
+
+def with_ca_file(url: str, ca_file: Path) -> str:
+    """The URL with an authority of its own, in the form that pika reads."""
+    parts = urlsplit(url)
+    options = urlencode({"ssl_options": {"ca_certs": str(ca_file)}})
+    return parts._replace(query="&".join(filter(None, [parts.query, options]))).geturl()
 
 
 def _dsn(url: str) -> None:

@@ -1,4 +1,6 @@
-"""The types of settings that are no URLs: from the text of an environment variable to a checked value. Pure.
+"""The types of settings that are no URLs: from the text of an environment variable to a checked value.
+
+Pure but for the files of certificates that are named.
 
 A ValueError says what to give, and never repeats what was given: any of these texts could be a secret in the wrong
 place.
@@ -6,14 +8,16 @@ place.
 
 import json
 import re
+import ssl
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 from pydantic_settings import NoDecode
 
-from gateway.secrets import ApiKey
+from gateway.settings.quotes import unquoted
 
 #: The longest wait that may be configured, in seconds: a week.
 LONGEST_DELAY_S = 7 * 86400.0
@@ -27,27 +31,14 @@ MOST_DELAYS = 15
 #: Names that the worker's own queues begin with, and so no other queue may have.
 OWN_PREFIXES = ("gemini.generate", "gemini.callbacks", "gemini.requests.dead")
 
-_KEY = re.compile(r"[!-+\--~]+")  # visible ASCII but the comma
-_MODEL = re.compile(r"[!-~]{1,200}")
+#: What either provider can be asked for: nothing that a path or a URL gives a meaning to.
+_MODEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9~@][A-Za-z0-9._:/@~+-]{0,199}")
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def _from_text(parse: Callable[[str], object]) -> BeforeValidator:
     """`parse` for what stands in an environment; a default is a value already."""
     return BeforeValidator(lambda given: parse(given) if isinstance(given, str) else given)
-
-
-def _keys(text: str) -> tuple[ApiKey, ...]:
-    """`key`, `label=key`, comma-separated; one key of several spellings counts once."""
-    parts = [part.strip() for part in text.split(",")]
-    return tuple(dict.fromkeys(_key(part, number) for number, part in enumerate(parts, 1) if part))
-
-
-def _key(part: str, number: int) -> ApiKey:
-    label, _, value = part.rpartition("=")
-    if not _KEY.fullmatch(value.strip()):
-        raise ValueError(f"key number {number} has characters that no key has: remove spaces, quotes and line ends")
-    return ApiKey(value.strip(), label=label.strip() or None)
 
 
 def _delays(text: str) -> tuple[float, ...]:
@@ -75,17 +66,20 @@ def _aliases(text: str) -> dict[str, str]:
         isinstance(model, str) and alias and _MODEL.fullmatch(model) for alias, model in found.items()
     ):
         raise ValueError("give alias=model, separated by commas, or a JSON object of names")
+    if any("/" in alias for alias in found):
+        raise ValueError("an alias has no / in it: a name with a vendor goes out as it is, and is never looked up")
     return found
 
 
 def _pairs(text: str) -> dict[str, str]:
-    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
-    return {alias.strip(): model.strip() for alias, _, model in pairs}
+    pairs = [unquoted(part).partition("=") for part in text.split(",") if part.strip()]
+    return {unquoted(alias).strip(): unquoted(model).strip() for alias, _, model in pairs}
 
 
 def _model(name: str) -> str:
+    name = name.strip()
     if not _MODEL.fullmatch(name):
-        raise ValueError("give the name of a model: up to 200 characters without spaces")
+        raise ValueError("give the name of a model, as vendor/name: up to 200 letters, digits and . _ : / @ ~ + -")
     return name
 
 
@@ -106,6 +100,14 @@ def _header(text: str) -> str:
     return text.strip()
 
 
+def _ca_file(path: Path) -> Path:
+    try:
+        ssl.create_default_context(cafile=path)
+    except (OSError, ValueError):  # ssl's own error is an OSError
+        raise ValueError("give a file of certificates in PEM form that this user may read") from None
+    return path
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -114,7 +116,6 @@ def _pattern(text: str) -> str:
     return text
 
 
-Keys = Annotated[tuple[Annotated[ApiKey, PlainSerializer(str, return_type=str)], ...], NoDecode, _from_text(_keys)]
 Delays = Annotated[tuple[float, ...], NoDecode, _from_text(_delays), AfterValidator(_possible)]
 Aliases = Annotated[
     Mapping[str, str],
@@ -127,6 +128,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ModelName = Annotated[str, AfterValidator(_model)]
 QueueName = Annotated[str, AfterValidator(_queue)]
 HeaderText = Annotated[str, AfterValidator(_header)]
+CaFile = Annotated[Path, AfterValidator(_ca_file)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 UpperCase = _from_text(lambda text: text.strip().upper())
 LowerCase = _from_text(lambda text: text.strip().lower())

@@ -47,6 +47,18 @@ return {}
 Rows = list[Any]
 
 
+#: What to look at when the first connection fails, by a word of the text; the first that fits.
+_REMEDIES = {
+    "certificate is not valid for": "give the host by a name that is in its certificate",
+    "CERTIFICATE_VERIFY_FAILED": "name the authority of its certificate in REDIS_CA_FILE, or, as Heroku documents for "
+    "its add-on, set REDIS_TLS_VERIFY=false",
+    "WRONG_VERSION_NUMBER": "that port has no TLS, which is redis://",
+    "Timeout connecting": "is it running, and has that port TLS where it begins with rediss://?",
+    "Connection reset": "a port with TLS asks for rediss://",
+    "Connection closed": "a port with TLS asks for rediss://",
+}
+
+
 def microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
@@ -101,8 +113,12 @@ class RedisServer:
         return bool(self.run("return redis.call('GET', P .. 'owner:' .. ARGV[2]) and {1} or {}", None, owner))
 
     def ping(self) -> None:
-        """Ask for a sign of life. Raises StoreUnavailable."""
-        self.run("return {}", None)
+        """Ask for a sign of life. Raises StoreUnavailable, which says what to look at."""
+        try:
+            self.run("return {}", None)
+        except StoreUnavailable as error:
+            found = next((remedy for sign, remedy in _REMEDIES.items() if sign in str(error)), None)
+            raise StoreUnavailable(f"{error}: {found}" if found else str(error)) from error
 
     def close(self) -> None:
         """Close the connections of this process. Idempotent."""
