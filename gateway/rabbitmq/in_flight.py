@@ -22,6 +22,7 @@ class Outgoing:
     sent: bool = False
     returned: bool = False
     redeclared: bool = False
+    present: bool = False  # the client behind a direct reply-to is there
 
     @property
     def done(self) -> bool:
@@ -52,7 +53,7 @@ class InFlight:
 
     def add(self, outgoing: Outgoing) -> None:
         """Count a message that was just handed to the channel."""
-        outgoing.sent, outgoing.returned = True, False
+        outgoing.sent, outgoing.returned, outgoing.present = True, False, False
         self._by_tag[next(self._tags)] = outgoing
 
     def mark_returned(self, queue: str, message_id: str | None) -> None:
