@@ -12,7 +12,7 @@ from gateway.messages import Reply
 from gateway.reporting import sentry
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, NotRun
-from middleware.held_replies import PUBLISH_AGAIN_S, HeldReplies
+from middleware.held_replies import PUBLISH_AGAIN_S, HeldReplies, client_is_gone
 from middleware.hook import Verdict
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,9 @@ class Callbacks(Verdict[JobAttempt]):
             actor.fn(reply)
         except (Unroutable, Nacked) as refused:
             logger.warning("The callback queue refused the reply, held for later: %s", refused)
-            sentry.tell_operator("callback_refused", str(refused), about=reply.queue)
-            return self.held.hold(actor.message(reply), reply)
+            if not client_is_gone(reply, refused):  # else it is its own business
+                sentry.tell_operator("callback_refused", str(refused), about=reply.queue)
+            return self.held.hold(actor.message(reply), reply, refused)
         return Outcome.ANSWERED
 
     def _mark_published(self, attempt: JobAttempt) -> None:

@@ -1,9 +1,9 @@
 """AMQP's request/reply: which addresses belong to a client that waits, and which of them are no queues.
 
-    reply_to                        what it is                                      published to it
+    reply_to                        what it is                                      published
     amq.gen-…                       a queue with a name of RabbitMQ's own choice    mandatory, as anywhere
-    amq.rabbitmq.reply-to.<token>   direct reply-to, as RabbitMQ has rewritten it   if its client is there, not mandatory
-    exchange/routing-key            Spring's form of an address                     refused: only queues are answered
+    amq.rabbitmq.reply-to.<token>   direct reply-to, as RabbitMQ has rewritten it   not so, when its client is there
+    exchange/routing-key            Spring's form of an address                     never: only queues are answered
     /name                           the same for the default exchange: a queue      mandatory
 
 No name that begins with `amq.` can be declared: a client that has left never leaves a queue behind.
