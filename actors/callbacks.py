@@ -27,7 +27,7 @@ def _publish(reply: Reply, *, kind: str) -> None:
     properties = pika.BasicProperties(
         content_type="application/json",
         delivery_mode=2,
-        correlation_id=reply.caller.correlation_id or _as_property(reply.request_id),
+        correlation_id=reply.caller.correlation or _as_property(reply.request_id),
         message_id=reply.message_id,
         timestamp=int(time.time()),
         type=kind,

@@ -1,6 +1,8 @@
 """From a message of other people's to a request, or to an error and whom to tell: pure."""
 
+import hashlib
 import json
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +12,13 @@ from pydantic import ValidationError
 from bridge.body import NoRequest, fields_of
 from gateway.errors import ErrorCode, InvalidMessage
 from gateway.messages import Request
-from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_direct, queue_of
+from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_direct, is_of_a_client, queue_of
 
 #: How many faults an error text names.
 MAX_FAULTS = 5
+
+#: Makes the ids of requests that have none.
+_MADE_UP = uuid.UUID("0d3c2f6e-5d0c-4c53-9a55-7a0b9f1c8e21")
 
 #: Says why an answer may not go to a queue, None when it may.
 Refusal = Callable[[str], str | None]
@@ -60,7 +65,8 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusa
     if named is not None and (fault := named.fault(refusal)) is not None:
         raise _told(fault, fields, sender, refusal)
     callback = named.queue if named is not None else default_callback
-    request_id = fields.get("request_id", sender.request_id)
+    given = fields.get("request_id", sender.request_id)
+    request_id = given if given is not None else _made_up(body, named)
     try:
         return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
     except ValidationError as error:
@@ -86,6 +92,13 @@ def _told(error: InvalidMessage, names: Mapping[str, Any], sender: Sender, refus
     error.callback_queue = next(usable, None)
     error.request_id = _text(names.get("request_id")) or sender.request_id
     return error
+
+
+def _made_up(body: bytes, named: _Address | None) -> str | None:
+    """An id for a client that waits and has given none: the same whenever this body comes again from there."""
+    if named is None or named.queue is None or not (named.said_in == "reply_to" or is_of_a_client(named.queue)):
+        return None
+    return str(uuid.uuid5(_MADE_UP, f"{named.queue}/{hashlib.sha256(body).hexdigest()}"))
 
 
 def _text(request_id: object) -> str | None:

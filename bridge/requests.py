@@ -61,7 +61,7 @@ class RequestDoor(Door):
     def _admitted(self, delivery: Delivery) -> Request:
         properties = delivery.properties
         sender = Sender(
-            request_id=_short(properties.correlation_id) or _short(properties.message_id),
+            request_id=_name(properties.correlation_id) or _name(properties.message_id),
             reply_to=_short(properties.reply_to),
             content_type=_short(properties.content_type),
             content_encoding=_short(properties.content_encoding),
@@ -101,9 +101,7 @@ class RequestDoor(Door):
         """Who asks; a client waits where the queue is its own, and not one that outlives it."""
         properties = delivery.properties
         is_its_own = is_of_a_client(queue) or queue == queue_of(_short(properties.reply_to) or "")
-        return Caller(
-            correlation_id=_short(properties.correlation_id), waits=is_its_own and not self.topology().needs(queue)
-        )
+        return Caller.of(properties.correlation_id, waits=is_its_own and not self.topology().needs(queue))
 
     def _send(self, delivery: Delivery, message: "Message[None]") -> None:
         body = self._encoder.encode(message.asdict())
@@ -118,6 +116,11 @@ def _log(level: int, request_id: str | None, text: str, fact: object) -> None:
 
 def _short(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= 255 else None  # noqa: PLR2004 - AMQP's short string
+
+
+def _name(value: object) -> str | None:
+    """An id as text; some clients write the bytes of a UUID."""
+    return _short(value.hex() if isinstance(value, bytes) else value)
 
 
 def _work_id(body: bytes) -> str:

@@ -79,11 +79,25 @@ class Request(_Message):
 class Caller(_Message):
     """What AMQP's properties say of who has asked; kept through every wait, for the properties of the reply.
 
-    `correlation_id` is as it came. `waits`: the address is one of AMQP's request/reply, a client's own.
+    `correlation_id` is as it came; where that was `binary` and no text, a character stands for each byte. `waits`: the
+    address is one of AMQP's request/reply, a client's own.
     """
 
     correlation_id: str | None = None
+    binary: bool = False
     waits: bool = False
+
+    @classmethod
+    def of(cls, correlation_id: object, *, waits: bool) -> Self:
+        """The caller with this AMQP property: a text, bytes that are none, or nothing."""
+        if isinstance(correlation_id, bytes):
+            return cls(correlation_id=correlation_id.decode("latin-1"), binary=True, waits=waits)
+        return cls(correlation_id=correlation_id if isinstance(correlation_id, str) else None, waits=waits)
+
+    @property
+    def correlation(self) -> str | bytes | None:
+        """The AMQP property, for the answer."""
+        return self.correlation_id.encode("latin-1") if self.binary and self.correlation_id else self.correlation_id
 
 
 #: Of a request that says nothing of it.

@@ -116,6 +116,7 @@ DIRECT = "amq.rabbitmq.reply-to.g1h2/AA=="
     [
         ({}, {}, Caller()),
         ({}, {"correlation_id": "c-1"}, Caller(correlation_id="c-1")),
+        ({}, {"correlation_id": b"\xff\x00"}, Caller(correlation_id="ÿ\x00", binary=True)),
         ({}, {"reply_to": "rpc.reply-x", "correlation_id": "c-1"}, Caller(correlation_id="c-1", waits=True)),
         ({}, {"reply_to": "/rpc.reply-x"}, Caller(waits=True)),
         ({}, {"reply_to": DIRECT}, Caller(waits=True)),
@@ -138,6 +139,13 @@ def test_who_asks_goes_with_the_request(
     else:
         (copy,) = here.copies("gemini.generate" if how == "relayed" else "gemini.callbacks")
         assert copy.args[0].caller == caller
+
+
+def test_a_binary_correlation_id_names_the_request(here: World):
+    """The bytes of a UUID (pika#769): readable in a log."""
+    message = requests_of(here).open(arrival(Channel(), {"prompt": "Hello"}, correlation_id=b"\xff\x00" * 8))
+    assert message is not None
+    assert message.args[0].request_id == "ff00" * 8
 
 
 def test_no_prompt_is_logged(here: World, caplog: pytest.LogCaptureFixture):

@@ -304,8 +304,9 @@ def test_the_correlation_id_comes_back_as_it_came(here: World):
     here.deliver(copy)
     here.deliver(here.message(job(caller=CLIENT)))
     here.deliver(here.message(job(2)))
+    here.deliver(here.message(job(3, caller=Caller.of(b"\xff\x00", waits=True))))
     answers = [properties for queue, _body, properties in here.publisher.sent if queue == "gemini.responses"]
-    assert [one.correlation_id for one in answers] == ["as it came", "as it came", "r-2"]
+    assert [one.correlation_id for one in answers] == ["as it came", "as it came", "r-2", b"\xff\x00"]
 
 
 def test_a_reply_to_a_client_makes_no_queue_and_is_dead_after_few_tries(here: World):

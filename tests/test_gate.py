@@ -162,6 +162,15 @@ def test_a_request_without_an_id_is_answered_where_its_sender_reads():
     assert rejected({"prompt": "Hello", "callback_queue": "mine"}).callback_queue == "mine"
 
 
+def test_a_client_that_waits_needs_no_id():
+    """K5: pika's example has none. Its request has the same one when it comes again, and no other client's."""
+    body = {"prompt": "Marco"}
+    made = [gate(body, Sender(reply_to=queue)).request_id for queue in ("amq.gen-a", "amq.gen-a", "amq.gen-b")]
+    assert made[0] == made[1] != made[2]
+    assert gate({**body, "prompt": "Polo"}, Sender(reply_to="amq.gen-a")).request_id not in made
+    assert gate(body, Sender(reply_to="amq.gen-a", request_id="c-1")).request_id == "c-1"
+
+
 @pytest.mark.parametrize("where", ["body", "reply_to"])
 def test_a_callback_into_our_own_queues_is_refused_and_not_answered(where: str):
     """S1: an answer into the work queue would be a loop that pays for ever."""
@@ -221,7 +230,7 @@ def test_a_body_in_another_form_is_the_same_request(body: bytes, facts: dict[str
 
 @pytest.mark.parametrize(
     ("given", "known"),
-    [(True, "true"), (1.5, "1.5"), ("é" * 128, "é" * 128), (10**30, "c-1"), ([7], "c-1"), ({}, "c-1")],
+    [(True, "true"), (False, "false"), (1.5, "1.5"), ("é" * 128, "é" * 128), (10**30, "c-1"), ([7], "c-1"), ({}, "c-1")],
 )
 def test_a_refused_id_says_whose_error_it_is(given: object, known: str):
     """K7: as it stands there, else by the name that AMQP has for it."""
