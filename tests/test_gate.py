@@ -230,7 +230,15 @@ def test_a_body_in_another_form_is_the_same_request(body: bytes, facts: dict[str
 
 @pytest.mark.parametrize(
     ("given", "known"),
-    [(True, "true"), (False, "false"), (1.5, "1.5"), ("é" * 128, "é" * 128), (10**30, "c-1"), ([7], "c-1"), ({}, "c-1")],
+    [
+        (True, "true"),
+        (False, "false"),
+        (1.5, "1.5"),
+        ("é" * 128, "é" * 128),
+        (10**30, "c-1"),
+        ([7], "c-1"),
+        ({}, "c-1"),
+    ],
 )
 def test_a_refused_id_says_whose_error_it_is(given: object, known: str):
     """K7: as it stands there, else by the name that AMQP has for it."""
