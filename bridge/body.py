@@ -57,12 +57,8 @@ def _not_json(encoding: str | None) -> str:
 
 def _as_meant(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Null is a field that is not there, and so is what other languages write for it."""
-    meant = {name: _MEANT.get(name, _itself)(value) for name, value in fields.items()}
+    meant = {name: _MEANT[name](value) if name in _MEANT else value for name, value in fields.items()}
     return {name: value for name, value in meant.items() if value is not None}
-
-
-def _itself(value: Any) -> Any:
-    return value
 
 
 def _unless_blank(value: Any) -> Any:

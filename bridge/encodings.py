@@ -15,7 +15,7 @@ import codecs
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from functools import lru_cache
 
 #: zlib's own numbers for what it shall expect: a gzip head, a zlib head, none.
 _GZIP, _ZLIB, _RAW = 31, 15, -15
@@ -42,7 +42,7 @@ class Unreadable(ValueError):
 def as_utf8(body: bytes, *, content_type: str | None, content_encoding: str | None, limit: int) -> bytes:
     """The body as JSON is written, at most `limit` bytes of it; a NUL at its end is left out. Raises Unreadable."""
     _check_size(body, limit)
-    names = list(_names(content_type, content_encoding))
+    names = _names(content_type, content_encoding)
     if body.startswith(b"\x1f\x8b"):
         body = _decompressed(body, "gzip", (_GZIP,), limit)
     elif not _looks_like_json(body) and (name := next((n for n in names if n in _DEFLATE), None)):
@@ -59,11 +59,14 @@ def strange(content_type: str | None, content_encoding: str | None) -> str | Non
     return next((name for name in names if name not in known and not _CHARSETS.fullmatch(name)), None)
 
 
-def _names(content_type: str | None, content_encoding: str | None) -> Iterator[str]:
-    """What the properties say of the encoding, in lower case."""
-    yield from _SEPARATORS.split((content_encoding or "").strip().lower())
-    if (charset := _CHARSET_PARAMETER.search(content_type or "")) is not None:
-        yield charset[1].lower()
+@lru_cache(maxsize=64)
+def _names(content_type: str | None, content_encoding: str | None) -> tuple[str, ...]:
+    """What the properties say of the encoding, in lower case; nearly every request says the same."""
+    charset = _CHARSET_PARAMETER.search(content_type or "")
+    return (
+        *_SEPARATORS.split((content_encoding or "").strip().lower()),
+        *((charset[1].lower(),) if charset is not None else ()),
+    )
 
 
 def _looks_like_json(body: bytes) -> bool:
@@ -83,8 +86,8 @@ def _decompressed(body: bytes, name: str, formats: tuple[int, ...], limit: int) 
     raise Unreadable(f"the message cannot be decompressed ({name})")
 
 
-def _transcoded(body: bytes, names: list[str]) -> bytes:
-    if body[:1] == b"{" and body[1:2] != b"\x00" and not any(map(_CHARSETS.fullmatch, names)):
+def _transcoded(body: bytes, names: tuple[str, ...]) -> bytes:
+    if body[:1] == b"{" and body[1:2] != b"\x00" and _NOTHING.issuperset(names):
         return body  # nearly every one
     found = json.detect_encoding(body)
     charset = found if found != "utf-8" else next((name for name in names if _CHARSETS.fullmatch(name)), "utf-8")
