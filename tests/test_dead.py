@@ -220,7 +220,7 @@ def test_a_reply_is_delivered_and_not_generated_again(run: Run, channel: Any):
     _, body = take(channel, CALLBACKS)
     reply = json.loads(body)["args"][0]
     assert (code, reply["message_id"], reply["attempts"], "first_refused_at" in reply) == (0, "m-2", 0, False)
-    assert reply["caller"] == {"correlation_id": "c-2", "waits": True}
+    assert Caller(**reply["caller"]) == Caller(correlation_id="c-2", waits=True)
 
 
 def test_what_is_no_message_of_ours_stays(run: Run, channel: Any):
