@@ -27,11 +27,15 @@ def _publish(reply: Reply, *, kind: str) -> None:
     properties = pika.BasicProperties(
         content_type="application/json",
         delivery_mode=2,
-        # A rejected request may have an id of any length: its envelope has it in full.
-        correlation_id=reply.request_id if reply.request_id and fits_amqp(reply.request_id) else None,
+        correlation_id=reply.caller.correlation or _as_property(reply.request_id),
         message_id=reply.message_id,
         timestamp=int(time.time()),
         type=kind,
         app_id="gemini-openrouter-worker",
     )
-    outbox.publish(reply.queue, reply.body.encode(), properties)
+    outbox.publish(reply.queue, reply.body.encode(), properties, makes_queue=not reply.caller.waits)
+
+
+def _as_property(request_id: str | None) -> str | None:
+    """A rejected request may have an id of any length: its envelope has it in full."""
+    return request_id if request_id and fits_amqp(request_id) else None

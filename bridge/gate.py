@@ -1,100 +1,112 @@
-"""From untrusted bytes to a request: pure, bounded, and silent about what the bytes say."""
+"""From a message of other people's to a request, or to an error and whom to tell: pure."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
 
+from bridge.body import NoRequest, fields_of
 from gateway.errors import ErrorCode, InvalidMessage
 from gateway.messages import Request
-
-#: Larger bodies are refused unread: a prompt of a million tokens has about 4 MiB, RabbitMQ 4 refuses over 16 MiB.
-MAX_BODY_BYTES = 8 * 1024 * 1024
-
-#: Deeper nesting is refused: it is an attack on a parser further down, not metadata.
-MAX_DEPTH = 32
-
-#: Larger integers are refused: JSON has no limit, most readers of `metadata` have this one.
-MAX_INTEGER_BITS = 64
+from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_direct, is_of_a_client, queue_of
 
 #: How many faults an error text names.
 MAX_FAULTS = 5
 
+#: Makes the ids of requests that have none.
+_MADE_UP = uuid.UUID("0d3c2f6e-5d0c-4c53-9a55-7a0b9f1c8e21")
+
+#: Says why an answer may not go to a queue, None when it may.
+Refusal = Callable[[str], str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Sender:
-    """What AMQP properties say about who asks; each stands in for a field that the body does not have."""
+    """What AMQP properties say of who asks, standing in for fields that the body does not have, and of the body."""
 
     request_id: str | None = None
     reply_to: str | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
 
 
-def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Callable[[str], str | None]) -> Request:
+@dataclass(frozen=True, slots=True)
+class _Address:
+    """Where an answer is asked for, `said_in` a field or a property; `queue` is None where that is no queue."""
+
+    said_in: str
+    queue: str | None
+
+    def fault(self, refusal: Refusal) -> InvalidMessage | None:
+        """Why no answer goes there, None when it may."""
+        if self.queue is None:
+            text = "only queues are answered, by their name; an exchange with a routing key is not"
+            return InvalidMessage(f"{self.said_in}: {text}", code=ErrorCode.CALLBACK_REFUSED)
+        if (why := refusal(self.queue)) is not None:
+            return InvalidMessage(f"{self.said_in}: {why}", code=ErrorCode.CALLBACK_REFUSED)
+        return None
+
+
+def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusal) -> Request:
     """The request in `body`.
 
-    `refusal` says why a callback queue may not be used, None when it may. Raises InvalidMessage, which carries the
-    request id and the callback queue where they could be read and may be used, so that the sender can be answered.
+    Raises InvalidMessage, which carries the request id and the callback queue where they could be read by any means and
+    may be used, so that the sender can be answered.
     """
-    if len(body) > MAX_BODY_BYTES:
-        raise _invalid(f"the message is larger than {MAX_BODY_BYTES} bytes", sender, refusal)
-    fields = _fields(body, sender, refusal)
-    request_id = _text(fields.get("request_id")) or sender.request_id
-    named = fields.get("callback_queue") or sender.reply_to
-    callback = _text(named) if named is not None else default_callback
-    if callback is None:
-        raise InvalidMessage("callback_queue: must be the name of a queue", request_id=request_id)
-    if (why := refusal(callback)) is not None:
-        raise InvalidMessage(f"callback_queue: {why}", code=ErrorCode.CALLBACK_REFUSED, request_id=request_id)
-    # Without an id nobody could tell whose error lies in the shared response queue.
-    answerable = callback if named is not None or request_id is not None else None
+    try:
+        fields = fields_of(body, content_type=sender.content_type, content_encoding=sender.content_encoding)
+    except NoRequest as why:
+        raise _told(InvalidMessage(str(why)), why.names, sender, refusal) from None
+    named = next(_addresses(fields, sender), None)
+    if named is not None and (fault := named.fault(refusal)) is not None:
+        raise _told(fault, fields, sender, refusal)
+    callback = named.queue if named is not None else default_callback
+    given = fields.get("request_id", sender.request_id)
+    request_id = given if given is not None else _made_up(body, named)
     try:
         return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
     except ValidationError as error:
-        raise InvalidMessage(_faults(error), request_id=request_id, callback_queue=answerable) from None
+        invalid = _told(InvalidMessage(_faults(error)), fields, sender, refusal)
+        if named is None and invalid.request_id is not None:
+            # Without an id nobody could tell whose error lies in the shared response queue.
+            invalid.callback_queue = default_callback
+        raise invalid from None
 
 
-def _fields(body: bytes, sender: Sender, refusal: Callable[[str], str | None]) -> Mapping[str, Any]:
-    try:
-        parsed = from_json(body, allow_inf_nan=False)
-    except ValueError:  # its text quotes nothing of the body, but says no more than this either
-        raise _invalid("the message is not valid JSON", sender, refusal) from None
-    if not isinstance(parsed, dict):
-        raise _invalid("the message is not a JSON object", sender, refusal)
-    if (why := _beyond_limits(parsed, MAX_DEPTH)) is not None:
-        raise _invalid(why, sender, refusal)
-    return {name: value for name, value in parsed.items() if value is not None}
+def _addresses(names: Mapping[str, Any], sender: Sender) -> Iterator[_Address]:
+    """Where the answer may be meant to go, the first one first. A direct reply-to is complete only as a property."""
+    named = names.get("callback_queue")
+    if named is not None and not (named == DIRECT_REPLY_TO and is_direct(sender.reply_to or "")):
+        yield _Address("callback_queue", named if isinstance(named, str) else None)
+    if sender.reply_to is not None:
+        yield _Address("reply_to", queue_of(sender.reply_to))
 
 
-def _beyond_limits(value: object, levels: int) -> str | None:
-    """Why a later parser would choke on this value, None when it would not."""
-    match value:
-        case int() if value.bit_length() > MAX_INTEGER_BITS:
-            return f"the message has a number of more than {MAX_INTEGER_BITS} bits"
-        case float() if not math.isfinite(value):
-            return "the message has a number that is not finite"
-        case dict() | list() if levels == 0:
-            return f"the message is nested deeper than {MAX_DEPTH} levels"
-        case dict():
-            return _first(_beyond_limits(v, levels - 1) for v in value.values())
-        case list():
-            return _first(_beyond_limits(v, levels - 1) for v in value)
-    return None
+def _told(error: InvalidMessage, names: Mapping[str, Any], sender: Sender, refusal: Refusal) -> InvalidMessage:
+    """The error, with what is known of whom to tell."""
+    usable = (address.queue for address in _addresses(names, sender) if address.fault(refusal) is None)
+    error.callback_queue = next(usable, None)
+    error.request_id = _text(names.get("request_id")) or sender.request_id
+    return error
 
 
-def _first(faults: Iterable[str | None]) -> str | None:
-    return next((fault for fault in faults if fault is not None), None)
+def _made_up(body: bytes, named: _Address | None) -> str | None:
+    """An id for a client that waits and has given none: the same whenever this body comes again from there."""
+    if named is None or named.queue is None or not (named.said_in == "reply_to" or is_of_a_client(named.queue)):
+        return None
+    return str(uuid.uuid5(_MADE_UP, f"{named.queue}/{hashlib.sha256(body).hexdigest()}"))
 
 
-def _invalid(text: str, sender: Sender, refusal: Callable[[str], str | None]) -> InvalidMessage:
-    """An error for a body that says nothing: only AMQP's own `reply_to` can name somebody to answer."""
-    usable = sender.reply_to if sender.reply_to is not None and refusal(sender.reply_to) is None else None
-    return InvalidMessage(text, request_id=sender.request_id, callback_queue=usable)
+def _text(request_id: object) -> str | None:
+    """What is no id says all the same whose it is, unless it is long."""
+    return json.dumps(request_id) if isinstance(request_id, bool | float) else _string(request_id)
 
 
-def _text(value: object) -> str | None:
+def _string(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 

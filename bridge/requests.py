@@ -12,8 +12,9 @@ from bridge.door import Door
 from bridge.gate import Sender, admit
 from bridge.wire import StrictEncoder, callback_message, work_message
 from gateway.errors import InvalidMessage
-from gateway.messages import Failure, Job, Reply, Request
+from gateway.messages import Caller, Failure, Job, Reply, Request
 from gateway.rabbitmq.publisher import Publisher
+from gateway.rabbitmq.request_reply import is_of_a_client, queue_of
 from gateway.rabbitmq.topology import DEAD_REQUESTS, Topology
 from gateway.reporting.logs import request_id_var
 from gateway.reporting.redaction import escape_controls
@@ -60,8 +61,10 @@ class RequestDoor(Door):
     def _admitted(self, delivery: Delivery) -> Request:
         properties = delivery.properties
         sender = Sender(
-            request_id=_short(properties.correlation_id) or _short(properties.message_id),
+            request_id=_name(properties.correlation_id) or _name(properties.message_id),
             reply_to=_short(properties.reply_to),
+            content_type=_short(properties.content_type),
+            content_encoding=_short(properties.content_encoding),
         )
         return admit(
             delivery.body,
@@ -71,7 +74,9 @@ class RequestDoor(Door):
         )
 
     def _accept(self, delivery: Delivery, request: Request) -> Delivered | None:
-        message = work_message(Job.of(request, received_at=time.time(), redelivered=delivery.redelivered))
+        caller = self._caller(delivery, request.callback_queue)
+        job = Job.of(request, received_at=time.time(), redelivered=delivery.redelivered, caller=caller)
+        message = work_message(job)
         if not delivery.redelivered and not self.relay_all:
             return Delivered(message, delivery)
         self._send(delivery, message)
@@ -84,8 +89,19 @@ class RequestDoor(Door):
             self.to_dead_queue(delivery, reason=str(error), code=error.code, request_id=error.request_id)
             return
         envelope = Failure.of(error, request_id=error.request_id, processing_time_ms=0)
-        reply = Reply.of(envelope, queue=error.callback_queue, work_id=_work_id(delivery.body))
+        reply = Reply.of(
+            envelope,
+            queue=error.callback_queue,
+            work_id=_work_id(delivery.body),
+            caller=self._caller(delivery, error.callback_queue),
+        )
         self._send(delivery, callback_message(reply))
+
+    def _caller(self, delivery: Delivery, queue: str) -> Caller:
+        """Who asks; a client waits where the queue is its own, and not one that outlives it."""
+        properties = delivery.properties
+        is_its_own = is_of_a_client(queue) or queue == queue_of(_short(properties.reply_to) or "")
+        return Caller.of(properties.correlation_id, waits=is_its_own and not self.topology().needs(queue))
 
     def _send(self, delivery: Delivery, message: "Message[None]") -> None:
         body = self._encoder.encode(message.asdict())
@@ -100,6 +116,11 @@ def _log(level: int, request_id: str | None, text: str, fact: object) -> None:
 
 def _short(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= 255 else None  # noqa: PLR2004 - AMQP's short string
+
+
+def _name(value: object) -> str | None:
+    """An id as text; some clients write the bytes of a UUID."""
+    return _short(value.hex() if isinstance(value, bytes) else value)
 
 
 def _work_id(body: bytes) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from gateway.errors import ErrorCode, GatewayError
 
@@ -28,6 +28,13 @@ def _short(value: str) -> str:
         raise ValueError("longer than 255 bytes")
     return value
 
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of numbers: 2048.0 is the integer."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
 
 ShortString = Annotated[str, StringConstraints(min_length=1), AfterValidator(_short)]
 
@@ -51,8 +58,8 @@ class Parameters(_Message):
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
-    top_k: int | None = Field(default=None, ge=1, le=1_000_000)
-    max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    top_k: Whole | None = Field(default=None, ge=1, le=1_000_000)
+    max_output_tokens: Whole | None = Field(default=None, ge=1, le=10_000_000)
 
 
 class Request(_Message):
@@ -66,7 +73,35 @@ class Request(_Message):
     metadata: dict[str, Any] | None = None
     callback_queue: ShortString
     timestamp: str | int | float | None = None
-    retry_count: int = Field(default=0, ge=0, le=1_000)
+    retry_count: Whole = Field(default=0, ge=0, le=1_000)
+
+
+class Caller(_Message):
+    """What AMQP's properties say of who has asked; kept through every wait, for the properties of the reply.
+
+    `correlation_id` is as it came; where that was `binary` and no text, a character stands for each byte. `waits`: the
+    address is one of AMQP's request/reply, a client's own.
+    """
+
+    correlation_id: str | None = None
+    binary: bool = False
+    waits: bool = False
+
+    @classmethod
+    def of(cls, correlation_id: object, *, waits: bool) -> Self:
+        """The caller with this AMQP property: a text, bytes that are none, or nothing."""
+        if isinstance(correlation_id, bytes):
+            return cls(correlation_id=correlation_id.decode("latin-1"), binary=True, waits=waits)
+        return cls(correlation_id=correlation_id if isinstance(correlation_id, str) else None, waits=waits)
+
+    @property
+    def correlation(self) -> str | bytes | None:
+        """The AMQP property, for the answer."""
+        return self.correlation_id.encode("latin-1") if self.binary and self.correlation_id else self.correlation_id
+
+
+#: Of a request that says nothing of it.
+NOBODY = Caller()
 
 
 class Job(_Message):
@@ -88,11 +123,18 @@ class Job(_Message):
     hop: int = Field(default=0, ge=0)
     wait_counts: bool = True
     redriven: int = Field(default=0, ge=0)
+    caller: Caller = NOBODY
 
     @classmethod
-    def of(cls, request: Request, *, received_at: float, redelivered: bool = False) -> Self:
+    def of(cls, request: Request, *, received_at: float, redelivered: bool = False, caller: Caller = NOBODY) -> Self:
         """The first job of a request; a producer may start it further up the schedule with `retry_count`."""
-        return cls(request=request, received_at=received_at, retry_count=request.retry_count, redelivered=redelivered)
+        return cls(
+            request=request,
+            received_at=received_at,
+            retry_count=request.retry_count,
+            redelivered=redelivered,
+            caller=caller,
+        )
 
     @property
     def request_id(self) -> str:
@@ -199,9 +241,10 @@ class Reply(_Message):
     attempts: int = Field(default=0, ge=0)
     first_refused_at: float | None = None
     redriven: int = Field(default=0, ge=0)
+    caller: Caller = NOBODY
 
     @classmethod
-    def of(cls, envelope: Envelope, *, queue: str, work_id: str) -> Self:
+    def of(cls, envelope: Envelope, *, queue: str, work_id: str, caller: Caller = NOBODY) -> Self:
         """The finished envelope that answers the work `work_id`; equal work and status give an equal `message_id`."""
         return cls(
             request_id=envelope.request_id,
@@ -209,6 +252,7 @@ class Reply(_Message):
             body=encode(envelope).decode(),
             message_id=str(uuid.uuid5(_ENVELOPE_NAMESPACE, f"{work_id}/{envelope.status}")),
             success=isinstance(envelope, Success),
+            caller=caller,
         )
 
 

@@ -145,8 +145,15 @@ CALLBACK_RETRY_DELAYS_S = (5.0, 60.0, 600.0, 3600.0)
 CALLBACK_MAX_ATTEMPTS = 28
 
 
-def callback_wait_s(attempts: int) -> float | None:
+#: Tries for a client that waits and whose queue is gone, with the shortest wait between them: it connects again within
+#: seconds, or it has left, and its answer is for an operator.
+CLIENT_MAX_ATTEMPTS = 5
+
+
+def callback_wait_s(attempts: int, *, client_is_gone: bool = False) -> float | None:
     """Seconds to wait after the refusal number `attempts` (from 1); None when the reply has had its tries."""
+    if client_is_gone:
+        return CALLBACK_RETRY_DELAYS_S[0] if attempts < CLIENT_MAX_ATTEMPTS else None
     if attempts >= CALLBACK_MAX_ATTEMPTS:
         return None
     return CALLBACK_RETRY_DELAYS_S[min(attempts, len(CALLBACK_RETRY_DELAYS_S)) - 1]

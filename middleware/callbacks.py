@@ -21,7 +21,7 @@ from gateway.messages import Failure, Reply
 from gateway.reporting import sentry
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, NotRun
-from middleware.held_replies import PUBLISH_AGAIN_S, HeldReplies
+from middleware.held_replies import PUBLISH_AGAIN_S, HeldReplies, client_is_gone
 from middleware.hook import Verdict
 
 logger = logging.getLogger(__name__)
@@ -75,8 +75,9 @@ class Callbacks(Verdict[JobAttempt]):
             raise
         except (Unroutable, Nacked) as refused:
             logger.warning("The callback queue refused the reply, held for later: %s", refused)
-            sentry.tell_operator("callback_refused", str(refused), about=reply.queue)
-            return self.held.hold(actor.message(reply), reply)
+            if not client_is_gone(reply, refused):  # else it is its own business
+                sentry.tell_operator("callback_refused", str(refused), about=reply.queue)
+            return self.held.hold(actor.message(reply), reply, refused)
         return Outcome.ANSWERED
 
     def _mark_published(self, attempt: JobAttempt) -> None:
@@ -107,4 +108,4 @@ def _notice(attempt: JobAttempt, reply: Reply, refused: TooLarge) -> Reply:
     text = f"The answer is larger than RabbitMQ takes (max_message_size): {refused}"
     error = GatewayError(text, code=ErrorCode.CALLBACK_REFUSED)
     envelope = Failure.of(error, request_id=reply.request_id, processing_time_ms=attempt.job.age_ms)
-    return Reply.of(envelope, queue=reply.queue, work_id=attempt.delivery_id)
+    return Reply.of(envelope, queue=reply.queue, work_id=attempt.delivery_id, caller=reply.caller)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dramatiq import Broker, Message
 
-from gateway.errors import ConfirmTimeout, ConnectionLost, ErrorCode
+from gateway.errors import ConfirmTimeout, ConnectionLost, ErrorCode, Unroutable
 from gateway.messages import Reply
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import DEAD_WORK, Topology
@@ -19,6 +19,9 @@ from middleware.outbox import Outbox
 
 #: After how many seconds a reply whose confirm did not come is published again.
 PUBLISH_AGAIN_S = 1.0
+
+#: Why a reply is dead.
+REFUSED, GONE = "the callback queue refused the reply at every try", "the client that waits for the reply is gone"
 
 logger = logging.getLogger(__name__)
 
@@ -39,24 +42,26 @@ class HeldReplies(Verdict[ReplyAttempt]):
             attempt.park("the reply is not confirmed", after_s=PUBLISH_AGAIN_S, keeps_room=True)
         elif not isinstance(error, NotRun):
             # Refused, or a fault of ours: at once it would come back, and fail again, until RabbitMQ gives it up.
-            attempt.outcome = self.hold(attempt.message, attempt.reply)
+            attempt.outcome = self.hold(attempt.message, attempt.reply, error)
 
-    def hold(self, message: "Message[None]", reply: Reply) -> Outcome:
+    def hold(self, message: "Message[None]", reply: Reply, error: BaseException) -> Outcome:
         """Put a refused reply into its next wait, or into the dead queue after the last one; confirmed either way."""
+        gone = client_is_gone(reply, error)
         refused = reply.model_copy(
             update={"attempts": reply.attempts + 1, "first_refused_at": reply.first_refused_at or time.time()}
         )
         copy = message.copy(args=(refused,), options={})
-        delay_s = callback_wait_s(refused.attempts)
+        delay_s = callback_wait_s(refused.attempts, client_is_gone=gone)
         if delay_s is None:
-            return self._to_dead_queue(copy, refused)
+            return self._to_dead_queue(copy, refused, client_is_gone=gone)
         self.outbox.send(copy, self.topology().callback_wait(delay_s))
         logger.info("The reply waits %g s for its callback queue (refused %d times)", delay_s, refused.attempts)
         return Outcome.HELD
 
-    def _to_dead_queue(self, message: "Message[None]", reply: Reply) -> Outcome:
+    def _to_dead_queue(self, message: "Message[None]", reply: Reply, *, client_is_gone: bool) -> Outcome:
+        reason = GONE if client_is_gone else REFUSED
         properties = dead_letter(
-            reason="the callback queue refused the reply at every try",
+            reason=reason,
             code=ErrorCode.CALLBACK_REFUSED,
             source=reply.queue,
             request_id=reply.request_id,
@@ -64,6 +69,12 @@ class HeldReplies(Verdict[ReplyAttempt]):
             attempts=reply.attempts,
         )
         self.outbox.insist(DEAD_WORK, message.encode(), properties)
-        sentry.tell_operator("reply_dead", "a reply could not be delivered for a day", about=reply.queue)
-        logger.error("The callback queue refused the reply %d times: moved to the dead queue", reply.attempts)
+        # The queue of a client that waits is another one each time: all of them are one complaint.
+        sentry.tell_operator("reply_dead", reason, about="reply_to" if reply.caller.waits else reply.queue)
+        logger.error("Tried %d times, and moved to the dead queue: %s", reply.attempts, reason)
         return Outcome.DEAD
+
+
+def client_is_gone(reply: Reply, error: BaseException) -> bool:
+    """Whether the queue of AMQP's request/reply, which nobody else can make, is no longer there."""
+    return reply.caller.waits and isinstance(error, Unroutable)

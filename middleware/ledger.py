@@ -182,6 +182,7 @@ class Ledger(Hook[JobAttempt]):
             body=answered.envelope.decode(),
             message_id=answered.message_id,
             success=not answered.failure,
+            caller=attempt.job.caller,
         )
         attempt.stored = True
 

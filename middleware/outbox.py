@@ -43,9 +43,9 @@ class Outbox:
             else:
                 return
 
-    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
+    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties, *, makes_queue: bool = True) -> None:
         """Publish once, and return when it is confirmed. Raises PublishError."""
-        self._publisher().publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S)
+        self._publisher().publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S, makes_queue=makes_queue)
 
 
 def message_properties(message_id: str) -> pika.BasicProperties:

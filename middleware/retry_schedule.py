@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dramatiq import Broker
 
 from gateway.errors import ErrorCode, GatewayError, TooLarge
-from gateway.messages import Failure, Reply, Success
+from gateway.messages import Envelope, Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
 from gateway.schedule import End, Schedules, Wait, next_step
@@ -96,7 +96,7 @@ def _success(attempt: JobAttempt) -> Reply:
     if attempt.completion is None:
         raise LookupError("the actor has ended without an error and without a completion")
     envelope = Success.of(job, attempt.completion, processing_time_ms=job.age_ms)
-    return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id)
+    return _reply(attempt, envelope)
 
 
 def _failure(attempt: JobAttempt, end: End, cause: BaseException) -> Reply:
@@ -107,4 +107,9 @@ def _failure(attempt: JobAttempt, end: End, cause: BaseException) -> Reply:
     envelope = Failure.of(
         end.error, request_id=job.request_id, processing_time_ms=job.age_ms, metadata=job.request.metadata
     )
-    return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id)
+    return _reply(attempt, envelope)
+
+
+def _reply(attempt: JobAttempt, envelope: Envelope) -> Reply:
+    job = attempt.job
+    return Reply.of(envelope, queue=job.request.callback_queue, work_id=attempt.delivery_id, caller=job.caller)

@@ -4,7 +4,9 @@ import threading
 from collections import deque
 from types import SimpleNamespace
 
+import pika
 import pytest
+from pika.exceptions import ConnectionClosedByBroker
 
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.confirm_channel import ConfirmChannel, Settled
@@ -102,3 +104,37 @@ def test_pauses_between_connections_grow_to_a_limit(channel: ConfirmChannel):
     pauses = [channel.next_pause_s() for _ in range(10)]
     assert pauses[0] <= amqp.FIRST_PAUSE_S * 1.25
     assert amqp.LONGEST_PAUSE_S * 0.75 <= pauses[-1] <= amqp.LONGEST_PAUSE_S * 1.25
+
+
+class Waiting:
+    """An owner that takes back what is lost."""
+
+    def __init__(self) -> None:
+        self.lost: list[Outgoing] = []
+
+    def on_ready(self) -> None:
+        """It sends nothing by itself."""
+
+    def on_settled(self, outgoing: Outgoing, settled: Settled) -> None:
+        raise AssertionError
+
+    def on_lost(self, lost: list[Outgoing], blame: str | None) -> None:
+        self.lost += lost
+
+
+@pytest.mark.parametrize("ends", ["_on_connection_lost", "abandon"])
+def test_a_direct_reply_that_is_asked_about_comes_back_once_when_the_connection_goes(ends: str):
+    """It is sent over the next one, after the question was asked again there."""
+    owner = Waiting()
+    parameters = amqp.parameters("amqp://guest:guest@127.0.0.1:1/", name="test")
+    channel = ConfirmChannel(parameters, owner, stopping=threading.Event())
+    channel._connection, channel._loop = Connection(), SimpleNamespace(call_later=lambda *_: None)
+    outgoing = Outgoing("amq.rabbitmq.reply-to.x", b"", pika.BasicProperties(), 0.0)
+    assert channel.send(outgoing)
+    assert (channel.unanswered, outgoing.sent) == ([outgoing], False)
+    if ends == "abandon":
+        channel.abandon()
+    else:
+        channel._on_connection_lost(None, ConnectionClosedByBroker(320, "CONNECTION_FORCED"))
+    channel.abandon()
+    assert (channel.unanswered, owner.lost) == ([], [outgoing])

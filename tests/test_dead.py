@@ -13,7 +13,7 @@ from console.dead.__main__ import main
 from console.dead.letter import DeadLetter
 from dev.waiting import wait_until
 from gateway.errors import ErrorCode
-from gateway.messages import Reply
+from gateway.messages import Caller, Reply
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK
 from tests.world import World, job, world
@@ -73,7 +73,7 @@ def reject(channel: Any, body: bytes = REJECTED, *, request_id: str = "r-9", **s
 
 def bury_work(channel: Any) -> str:
     """Work that ended its worker until RabbitMQ had enough: dead-lettered by the queue itself."""
-    message = generate.message(job(1, retry_count=3, upstream_retries=2))
+    message = generate.message(job(1, retry_count=3, upstream_retries=2, caller=Caller(correlation_id="c-1")))
     channel.basic_publish("", WORK, message.encode(), pika.BasicProperties(message_id=message.message_id))
     before = depth(channel, DEAD_WORK)
 
@@ -97,6 +97,7 @@ def bury_reply(channel: Any) -> str:
         success=True,
         attempts=40,
         first_refused_at=1_700_000_000.0,
+        caller=Caller(correlation_id="c-2", waits=True),
     )
     properties = dead_letter(
         reason="the callback queue refused the reply at every try",
@@ -248,6 +249,7 @@ def test_work_starts_its_schedule_anew_under_its_old_id(run: Run, channel: Any):
         0,
     )
     assert sent["args"][0]["request"]["prompt"] == "Hello canary-prompt"
+    assert sent["args"][0]["caller"]["correlation_id"] == "c-1"
 
 
 def test_a_reply_is_delivered_and_not_generated_again(run: Run, channel: Any):
@@ -257,6 +259,7 @@ def test_a_reply_is_delivered_and_not_generated_again(run: Run, channel: Any):
     _, body = take(channel, CALLBACKS)
     reply = json.loads(body)["args"][0]
     assert (code, reply["message_id"], reply["attempts"], "first_refused_at" in reply) == (0, "m-2", 0, False)
+    assert Caller(**reply["caller"]) == Caller(correlation_id="c-2", waits=True)
 
 
 @pytest.mark.parametrize(("bury", "queue"), [(bury_work, WORK), (bury_reply, CALLBACKS)])

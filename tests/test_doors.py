@@ -11,7 +11,7 @@ from bridge.delivery import Delivered, Delivery
 from bridge.requests import RequestDoor
 from bridge.work import WorkDoor
 from gateway.errors import ConnectionLost, Nacked, TooLarge
-from gateway.messages import Job
+from gateway.messages import Caller, Job
 from tests.world import Channel, Source, World, delivery, job, world
 
 REQUEST = {"request_id": "r-1", "prompt": "Hello canary-prompt"}
@@ -125,6 +125,46 @@ def test_amqp_names_stand_in_for_fields(here: World):
     assert message is not None
     request = message.args[0].request
     assert (request.request_id, request.callback_queue) == ("c-1", "answers")
+
+
+DIRECT = "amq.rabbitmq.reply-to.g1h2/AA=="
+
+
+@pytest.mark.parametrize(
+    ("body", "facts", "caller"),
+    [
+        ({}, {}, Caller()),
+        ({}, {"correlation_id": "c-1"}, Caller(correlation_id="c-1")),
+        ({}, {"correlation_id": b"\xff\x00"}, Caller(correlation_id="ÿ\x00", binary=True)),
+        ({}, {"reply_to": "rpc.reply-x", "correlation_id": "c-1"}, Caller(correlation_id="c-1", waits=True)),
+        ({}, {"reply_to": "/rpc.reply-x"}, Caller(waits=True)),
+        ({}, {"reply_to": DIRECT}, Caller(waits=True)),
+        ({"callback_queue": "amq.gen-x"}, {}, Caller(waits=True)),
+        ({"callback_queue": "amq.rabbitmq.reply-to"}, {"reply_to": DIRECT}, Caller(waits=True)),
+        ({"callback_queue": "answers"}, {"reply_to": DIRECT}, Caller()),
+        ({}, {"reply_to": "gemini.responses"}, Caller()),
+    ],
+)
+@pytest.mark.parametrize("how", ["here", "relayed", "refused"])
+def test_who_asks_goes_with_the_request(
+    here: World, body: dict[str, str], facts: dict[str, str], caller: Caller, how: str
+):
+    """K5: to where the answer is published, whatever way the request takes; also to its refusal."""
+    fields = {"request_id": "r-1", "prompt": "" if how == "refused" else "Hello", **body}
+    message = requests_of(here).open(arrival(Channel(), fields, redelivered=how == "relayed", **facts))
+    if how == "here":
+        assert message is not None
+        assert message.args[0].caller == caller
+    else:
+        (copy,) = here.copies("gemini.generate" if how == "relayed" else "gemini.callbacks")
+        assert copy.args[0].caller == caller
+
+
+def test_a_binary_correlation_id_names_the_request(here: World):
+    """The bytes of a UUID (pika#769): readable in a log."""
+    message = requests_of(here).open(arrival(Channel(), {"prompt": "Hello"}, correlation_id=b"\xff\x00" * 8))
+    assert message is not None
+    assert message.args[0].request_id == "ff00" * 8
 
 
 def test_no_prompt_is_logged(here: World, caplog: pytest.LogCaptureFixture):

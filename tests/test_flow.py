@@ -22,7 +22,8 @@ from gateway.errors import (
     Unroutable,
     UpstreamFailed,
 )
-from gateway.messages import Failure, Reply
+from gateway.messages import Caller, Failure, Reply
+from gateway.schedule import CLIENT_MAX_ATTEMPTS
 from middleware.attempt import Parking
 from tests.world import Channel, World, completion, delivery, job, world
 
@@ -322,6 +323,48 @@ def test_a_reply_that_is_refused_for_a_day_is_kept_for_an_operator(here: World):
     assert here.publisher.sent[-1][2].headers["x-error-code"] == "callback_refused"
     assert here.publisher.sent[-1][2].headers["x-attempts"] > 20
     assert len(here.provider.calls) == 1
+
+
+CLIENT = Caller(correlation_id="as it came", waits=True)
+
+
+def test_the_correlation_id_comes_back_as_it_came(here: World):
+    """K5: in the answer, after a wait, and from the ledger; else it is the id of the request."""
+    here.provider.script = [BROKEN]
+    here.deliver(here.message(job(caller=CLIENT)))
+    (copy,) = here.copies("gemini.generate.backoff.2s")
+    here.deliver(copy)
+    here.deliver(here.message(job(caller=CLIENT)))
+    here.deliver(here.message(job(2)))
+    here.deliver(here.message(job(3, caller=Caller.of(b"\xff\x00", waits=True))))
+    answers = [properties for queue, _body, properties in here.publisher.sent if queue == "gemini.responses"]
+    assert [one.correlation_id for one in answers] == ["as it came", "as it came", "r-2", b"\xff\x00"]
+
+
+def test_a_reply_to_a_client_makes_no_queue_and_is_dead_after_few_tries(here: World):
+    """K5, row 18: nobody else can make its queue, and for an operator it says what has happened."""
+    here.publisher.refuse["gemini.responses"] = [Unroutable("missing", queue="gemini.responses")] * 99
+    here.deliver(here.message(job(caller=CLIENT)))
+    for tries in range(1, 10):
+        (held,) = here.copies("gemini.callbacks.delay.5s")[tries - 1 :]
+        assert held.args[0].caller == CLIENT
+        assert here.deliver(held) == ("ack",)
+        if here.publisher.to("gemini.generate.dead"):
+            break
+    assert tries == CLIENT_MAX_ATTEMPTS - 1
+    assert not here.copies("gemini.callbacks.delay.60s")
+    headers = here.publisher.sent[-1][2].headers
+    assert headers["x-reason"] == "the client that waits for the reply is gone"
+    assert here.publisher.may_make["gemini.responses"] == {False}
+    assert len(here.provider.calls) == 1
+
+
+def test_a_client_whose_queue_is_full_has_a_day(here: World):
+    """It is there, and will read."""
+    here.publisher.refuse["gemini.responses"] = [Nacked("full", queue="gemini.responses")] * 2
+    here.deliver(here.message(job(caller=CLIENT)))
+    here.deliver(here.copies("gemini.callbacks.delay.5s")[0])
+    assert len(here.copies("gemini.callbacks.delay.60s")) == 1
 
 
 def test_refused_keys_answer_with_an_authentication_error(here: World):

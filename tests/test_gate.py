@@ -1,5 +1,7 @@
 """The gate: what is a request, and who can be told when it is not."""
 
+import codecs
+import gzip
 import json
 from contextlib import suppress
 
@@ -7,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.gate import MAX_BODY_BYTES, Sender, admit
+from bridge.body import MAX_BODY_BYTES
+from bridge.gate import Sender, admit
 from gateway.errors import ErrorCode, InvalidMessage
 from gateway.messages import Request
 
@@ -86,11 +89,20 @@ def test_the_body_wins_over_amqp_properties():
         ("parameters", {"top_k": 0}),
         ("parameters", {"max_output_tokens": 0}),
         ("parameters", {"max_output_tokens": True}),
-        ("parameters", []),
+        ("parameters", {"temperature": True}),
+        ("parameters", {"top_k": 1.5}),
+        ("parameters", {"top_k": "40"}),
+        ("parameters", {"max_output_tokens": 1e300}),
+        ("parameters", ["temperature"]),
+        ("parameters", ""),
+        ("metadata", ""),
+        ("metadata", [1]),
         ("metadata", "text"),
         ("system_instruction", 1),
-        ("model", ""),
+        ("model", 1),
         ("retry_count", -1),
+        ("retry_count", 0.5),
+        ("retry_count", False),
         ("request_id", "é" * 128),
     ],
 )
@@ -112,7 +124,9 @@ def test_an_error_text_never_quotes_the_prompt():
     [
         b"",
         b"garbage",
-        b"\xef\xbb\xbf{}",
+        b"\xef\xbb\xbf",
+        b"\x1f\x8b",
+        b'{"request_id": "r-1", "prompt": "cut',
         b'{"prompt": "\xff"}',
         b'{"prompt": "\\ud800"}',
         b'{"metadata": {"a": NaN}}',
@@ -148,6 +162,15 @@ def test_a_request_without_an_id_is_answered_where_its_sender_reads():
     assert rejected({"prompt": "Hello", "callback_queue": "mine"}).callback_queue == "mine"
 
 
+def test_a_client_that_waits_needs_no_id():
+    """K5: pika's example has none. Its request has the same one when it comes again, and no other client's."""
+    body = {"prompt": "Marco"}
+    made = [gate(body, Sender(reply_to=queue)).request_id for queue in ("amq.gen-a", "amq.gen-a", "amq.gen-b")]
+    assert made[0] == made[1] != made[2]
+    assert gate({**body, "prompt": "Polo"}, Sender(reply_to="amq.gen-a")).request_id not in made
+    assert gate(body, Sender(reply_to="amq.gen-a", request_id="c-1")).request_id == "c-1"
+
+
 @pytest.mark.parametrize("where", ["body", "reply_to"])
 def test_a_callback_into_our_own_queues_is_refused_and_not_answered(where: str):
     """S1: an answer into the work queue would be a loop that pays for ever."""
@@ -160,6 +183,161 @@ def test_a_callback_into_our_own_queues_is_refused_and_not_answered(where: str):
 def test_garbage_with_a_forbidden_reply_to_is_not_answered():
     """S1 again, on the path of the unreadable body."""
     assert rejected(b"garbage", Sender(reply_to="gemini.generate")).callback_queue is None
+
+
+@pytest.mark.parametrize(
+    ("field", "sent", "meant"),
+    [
+        ("parameters", {"max_output_tokens": 2048.0, "top_k": 4e1}, {"max_output_tokens": 2048, "top_k": 40}),
+        ("parameters", [], {}),
+        ("metadata", [], {}),
+        ("retry_count", 0.0, 0),
+        ("retry_count", 2.0, 2),
+        ("request_id", 12345, "12345"),
+        ("request_id", 12345.0, "12345"),
+        ("request_id", -(2**63), "-9223372036854775808"),
+        ("model", "", None),
+        ("model", " ", None),
+        ("callback_queue", "", "gemini.responses"),
+        ("callback_queue", " \t", "gemini.responses"),
+        ("callback_queue", None, "gemini.responses"),
+    ],
+)
+def test_what_other_languages_write_is_what_they_mean(field: str, sent: object, meant: object):
+    """K7: one kind of numbers, PHP's empty object, a blank for nothing."""
+    found = gate({**REQUEST, field: sent}).model_dump(mode="json", exclude_none=field != "model")[field]
+    assert found == meant
+    assert type(found) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("body", "facts"),
+    [
+        (json.dumps(REQUEST).encode() + b"\x00", {}),
+        (json.dumps(REQUEST).encode() + b"\r\n\x00\x00", {}),
+        (codecs.BOM_UTF8 + json.dumps(REQUEST).encode(), {}),
+        (json.dumps(REQUEST).encode("utf-16"), {}),
+        (json.dumps(REQUEST).encode("utf-16-be"), {"content_encoding": "utf-16"}),
+        (gzip.compress(json.dumps(REQUEST).encode()), {"content_encoding": "gzip"}),
+        (b'{"request_id": "old", "prompt": "Hi", "request_id": "r-1", "prompt": "Hello"}', {}),
+    ],
+    ids=["NUL", "NULs", "BOM", "UTF-16", "UTF-16 without a BOM", "gzip", "the same key twice"],
+)
+def test_a_body_in_another_form_is_the_same_request(body: bytes, facts: dict[str, str]):
+    """K7; of two values of a key the last one counts, as with most readers."""
+    assert gate(body, Sender(**facts)) == gate(REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        (True, "true"),
+        (False, "false"),
+        (1.5, "1.5"),
+        ("é" * 128, "é" * 128),
+        (10**30, "c-1"),
+        ([7], "c-1"),
+        ({}, "c-1"),
+    ],
+)
+def test_a_refused_id_says_whose_error_it_is(given: object, known: str):
+    """K7: as it stands there, else by the name that AMQP has for it."""
+    error = rejected({**REQUEST, "request_id": given}, Sender(request_id="c-1"))
+    assert error.request_id == known
+
+
+BROKEN = {
+    "cut": b'{"request_id": "r-1", "callback_queue": "mine", "prompt": "Hel',
+    "cut before": b'lo", "callback_queue": "mine", "request_id": "r-1"}',
+    "a comma too many": b'{"request_id": "r-1", "callback_queue": "mine", "prompt": "Hello",}',
+    "a comment": b'{"request_id": "r-1", /* mine */ "callback_queue": "mine", "prompt": "Hello"}',
+    "Python's quotes": b"{'request_id': 'r-1', 'callback_queue': 'mine', 'prompt': None}",
+    "a quote too many": b'{"prompt": "say "Hello"", "request_id": "r-1", "callback_queue": "mine"}',
+    "encoded twice": json.dumps(json.dumps({**REQUEST, "callback_queue": "mine"})).encode(),
+    "encoded twice and cut": json.dumps(json.dumps({**REQUEST, "callback_queue": "mine"})).encode()[:-2],
+    "an array": json.dumps([{**REQUEST, "callback_queue": "mine"}]).encode(),
+    "two objects": b'{"request_id": "r-1", "callback_queue": "mine"}\n{"prompt": "Hello"}',
+    "NaN": b'{"request_id": "r-1", "callback_queue": "mine", "prompt": "Hello", "parameters": {"top_p": NaN}}',
+    "1e400": b'{"request_id": "r-1", "callback_queue": "mine", "prompt": "Hello", "parameters": {"top_p": 1e400}}',
+    "half a character": b'{"request_id": "r-1", "callback_queue": "mine", "prompt": "\\ud83d"}',
+    "Latin-1 that is called nothing": '{"request_id": "r-1", "callback_queue": "mine", "prompt": "é"}'.encode(
+        "latin-1"
+    ),
+    "escapes": b'{"request_id": "r\\u002d1", "callback_queue": "m\\u0069ne", ',
+    "deep": b'{"request_id": "r-1", "callback_queue": "mine", "metadata": ' + b'{"a":' * 40 + b"1" + b"}" * 41,
+    "deeper": b'{"request_id": "r-1", "callback_queue": "mine", "metadata": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+    "large": b'{"prompt": "' + b"x" * MAX_BODY_BYTES + b'", "request_id": "r-1", "callback_queue": "mine"}',
+    "a bomb": gzip.compress(
+        b'{"request_id": "r-1", "callback_queue": "mine", "prompt": "' + b"x" * MAX_BODY_BYTES + b'"}'
+    ),
+}
+
+
+@pytest.mark.parametrize("how", [how for how in BROKEN if how != "a bomb"])
+def test_whoever_can_be_found_in_a_refused_body_is_answered(how: str):
+    """K7: by whatever can still be read."""
+    error = rejected(BROKEN[how], Sender(reply_to="gemini.generate", request_id="c-1"))
+    assert (error.callback_queue, error.request_id) == ("mine", "r-1")
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_the_property_stands_in_for_what_is_not_found(how: str):
+    """K7: where the body names a queue that may not be used, or none that can be read."""
+    body = BROKEN[how].replace(b"mine", b"gemini.generate").replace(b"m\\u0069ne", b"gemini.generate")
+    assert rejected(body, Sender(reply_to="other")).callback_queue == "other"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"callback_queue": "mine"}, {"callback_queue": "other"}]',
+        b'{"prompt": "{\\"callback_queue\\": \\"mine\\"}", "callback_queue": ',
+        b'{"callback_queue": 7, "prompt": "Hello",}',
+        b'{"callback_queue": "gemini.generate",}',
+        b'{"callback_queue": "",}',
+        b'{"callback_queue": "\\ud800",}',
+    ],
+    ids=["two of them", "one that somebody talks of", "a number", "ours", "none", "half a character"],
+)
+def test_a_queue_that_is_not_surely_the_senders_is_not_answered(body: bytes):
+    """S1: a broken body is no way to have errors sent anywhere."""
+    assert rejected(body).callback_queue is None
+
+
+def test_an_encoding_that_is_not_read_is_named():
+    """K7: in words; a body that can be read all the same is read, whatever its properties say."""
+    brotli = b"\x0b\x02\x80hello\x03"
+    error = rejected(brotli, Sender(content_encoding="br", reply_to="mine"))
+    assert (str(error), error.callback_queue) == ("content_encoding 'br' is not supported", "mine")
+    assert gate(REQUEST, Sender(content_encoding="br")) == gate(REQUEST)
+
+
+def test_a_direct_reply_to_is_complete_only_as_a_property():
+    """K5: the body has the name that the client used, the property what RabbitMQ has made of it."""
+    direct = "amq.rabbitmq.reply-to"
+    assert (
+        gate({**REQUEST, "callback_queue": direct}, Sender(reply_to=f"{direct}.a/b")).callback_queue == f"{direct}.a/b"
+    )
+
+
+@pytest.mark.parametrize("address", ["an.exchange/a.key", "direct://an.exchange/a.key", "/a/b"])
+def test_an_exchange_is_refused_in_words(address: str):
+    """K5, row 18a: nobody there can be told, so it is for an operator."""
+    error = rejected(REQUEST, Sender(reply_to=address))
+    assert str(error).startswith("reply_to: only queues are answered")
+    assert (error.code, error.callback_queue) == (ErrorCode.CALLBACK_REFUSED, None)
+
+
+def test_a_body_that_names_a_queue_needs_no_reply_to():
+    """K5: what the property says is not looked at then."""
+    assert gate({**REQUEST, "callback_queue": "mine"}, Sender(reply_to="an.exchange/a.key")).callback_queue == "mine"
+    assert gate(REQUEST, Sender(reply_to="/mine")).callback_queue == "mine"
+
+
+def test_a_callback_that_is_refused_is_told_where_the_sender_reads():
+    """K7: the body names a queue that may not be used, the property one that may."""
+    error = rejected({**REQUEST, "callback_queue": "gemini.generate"}, Sender(reply_to="mine"))
+    assert (error.code, error.callback_queue) == (ErrorCode.CALLBACK_REFUSED, "mine")
 
 
 @given(

@@ -13,7 +13,7 @@ from gateway.errors import (
     UpstreamFailed,
 )
 from gateway.messages import Job, Request
-from gateway.schedule import CALLBACK_MAX_ATTEMPTS, End, Wait, callback_wait_s, next_step
+from gateway.schedule import CALLBACK_MAX_ATTEMPTS, CLIENT_MAX_ATTEMPTS, End, Wait, callback_wait_s, next_step
 
 
 @dataclass(frozen=True)
@@ -156,3 +156,11 @@ def test_a_refused_reply_is_tried_for_about_a_day():
     waits = [callback_wait_s(n) for n in range(1, CALLBACK_MAX_ATTEMPTS)]
     assert 23 * 3600 < sum(w or 0 for w in waits) < 26 * 3600
     assert callback_wait_s(CALLBACK_MAX_ATTEMPTS) is None
+
+
+def test_a_client_that_has_left_is_waited_for_in_seconds():
+    """K5: it connects again soon, or never; what is late counts as tried."""
+    waits = [callback_wait_s(n, client_is_gone=True) for n in range(1, CLIENT_MAX_ATTEMPTS)]
+    assert sum(w or 0 for w in waits) < 60
+    assert callback_wait_s(CLIENT_MAX_ATTEMPTS, client_is_gone=True) is None
+    assert callback_wait_s(CALLBACK_MAX_ATTEMPTS - 1, client_is_gone=True) is None

@@ -83,7 +83,8 @@ def test_nothing_vanishes_from_a_dead_queue(name: str):
         DEAD_WORK,
         CALLBACKS,
         f"{CALLBACKS}.delay.5s",
-        "amq.gen-x",
+        "amq.direct",
+        "amq.rabbitmq.trace",
         "amq.rabbitmq.reply-to",
         "é" * 128,
         "a\nb",
@@ -97,7 +98,10 @@ def test_no_answer_goes_into_a_queue_that_is_ours_or_reserved(name: str):
     assert TOPOLOGY.refusal(name) is not None
 
 
-@pytest.mark.parametrize("name", ["gemini.responses", "my.answers", "gemini.generated", "é" * 127])
+@pytest.mark.parametrize(
+    "name",
+    ["gemini.responses", "my.answers", "gemini.generated", "é" * 127, "amq.gen-x", "amq.rabbitmq.reply-to.g1h2/A=="],
+)
 def test_any_other_queue_may_be_answered(name: str):
     """A prefix counts only up to a dot."""
     assert TOPOLOGY.refusal(name) is None
@@ -108,6 +112,7 @@ def test_a_pattern_narrows_where_answers_may_go():
     topology = Topology(Names(callback_queue_pattern=r"answers\.\w+"))
     assert topology.refusal("answers.a") is None
     assert topology.refusal("answers.a.b") is not None
+    assert topology.refusal("amq.gen-x") is not None
 
 
 @pytest.mark.rabbitmq
@@ -261,7 +266,9 @@ def test_a_missing_callback_queue_is_made_where_that_is_set(vhost_url: str):
 
 
 @pytest.mark.rabbitmq
-@pytest.mark.parametrize("name", ["gemini.generate.delay.30s", "gemini.callbacks.x", "amq.gen-x", "a\nb"])
+@pytest.mark.parametrize(
+    "name", ["gemini.generate.delay.30s", "gemini.callbacks.x", "amq.gen-x", "amq.rabbitmq.reply-to.x", "a\nb"]
+)
 def test_a_queue_that_may_not_be_made_is_not_made(vhost_url: str, name: str):
     """A wait of a former schedule, made like a callback queue, would keep for ever what comes in."""
     with closing(connect(vhost_url)) as connection:

@@ -38,12 +38,15 @@ class Publisher:
     def __init__(self) -> None:
         self.sent: list[Published] = []
         self.refuse: dict[str, list[Exception]] = {}
+        self.may_make: dict[str, set[bool]] = {}  # what was said for each queue about making it
         self.ready = True
 
     def wait_ready(self, timeout_s: float) -> bool:
         return self.ready
 
-    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = 30.0) -> None:
+    def publish(self, queue: str, body: bytes, properties: pika.BasicProperties, **how: Any) -> None:
+        if "makes_queue" in how:
+            self.may_make.setdefault(queue, set()).add(how["makes_queue"])
         if self.refuse.get(queue):
             raise self.refuse[queue].pop(0)
         self.sent.append((queue, body, properties))

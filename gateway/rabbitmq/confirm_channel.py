@@ -9,10 +9,12 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.exceptions import ChannelWrongStateError, ConnectionClosedByBroker, ConnectionWrongStateError
 
-from gateway.errors import Nacked
+from gateway.errors import Nacked, Unroutable
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.coalesced import coalesce, flush
 from gateway.rabbitmq.in_flight import InFlight, Outgoing
+from gateway.rabbitmq.presence import Presence
+from gateway.rabbitmq.request_reply import is_direct
 from gateway.reporting.redaction import redact
 
 #: How long a close waits for RabbitMQ's farewell, in seconds.
@@ -52,6 +54,7 @@ class ConfirmChannel:
         self.in_flight = InFlight()
         self._parameters = parameters
         self._owner = owner
+        self._presence = Presence(self._on_presence, lambda lost: owner.on_lost(lost, None))
         self._stopping = stopping
         self._loop: Any = None
         self._connection: Any = None
@@ -64,12 +67,21 @@ class ConfirmChannel:
         self._loop = loop
         self._connect()
 
+    @property
+    def unanswered(self) -> list[Outgoing]:
+        """What RabbitMQ has said nothing of: messages that were sent, and those whose client is asked about."""
+        return [*self.in_flight.messages(), *self._presence.messages()]
+
     def send(self, outgoing: Outgoing) -> bool:
         """Send a message; False, for another time, when the channel has just gone. One that has no wire form fails."""
         if self.in_flight.take_over(outgoing):
             return True
+        direct = is_direct(outgoing.queue)
+        if direct and not outgoing.present:
+            self._presence.ask(self._connection, outgoing)
+            return True
         try:
-            self._channel.basic_publish("", outgoing.queue, outgoing.body, outgoing.properties, mandatory=True)
+            self._channel.basic_publish("", outgoing.queue, outgoing.body, outgoing.properties, mandatory=not direct)
         except (ChannelWrongStateError, ConnectionWrongStateError):
             self.ready.clear()  # the end of the channel is about to be reported
             return False
@@ -97,6 +109,7 @@ class ConfirmChannel:
     def abandon(self) -> None:
         """Report everything in flight as lost. The loop has ended: the connection is left to the garbage collector."""
         self._lose(blame=None)
+        self._presence.give_up()
         self._connection = None
 
     def next_pause_s(self) -> float:
@@ -156,6 +169,15 @@ class ConfirmChannel:
             self.ready.set()
             self._owner.on_ready()
 
+    def _on_presence(self, outgoing: Outgoing, there: bool) -> None:
+        if not there:
+            outgoing.fail(Unroutable(f"The client behind {outgoing.queue} is gone", queue=outgoing.queue))
+            return
+        outgoing.present = True
+        if not outgoing.done:
+            self._owner.on_lost([outgoing], None)  # it is the next to be sent
+            self._owner.on_ready()
+
     def _on_return(self, _channel: Any, method: Any, properties: Any, _body: bytes) -> None:
         self.in_flight.mark_returned(method.routing_key, properties.message_id)
 
@@ -177,6 +199,7 @@ class ConfirmChannel:
         ours = isinstance(reason, ConnectionClosedByBroker) and reason.reply_code in _OUR_FAULT
         # The code alone: RabbitMQ's text can repeat bytes of the frame.
         self._lose(blame=f"{reason.reply_code}, which ended the connection" if ours else None)
+        self._presence.give_up()
         if self._stopping.is_set():
             self._loop.stop()
             return

@@ -17,7 +17,7 @@ REASON_HEADER = "x-reason"
 SENDER_HEADER, REDRIVEN_HEADER = "x-sender", "x-redriven"
 
 #: The properties that are the sender's own; the others tell RabbitMQ what to do.
-_KEPT = ("reply_to", "correlation_id", "message_id", "content_type", "type", "app_id")
+_KEPT = ("reply_to", "correlation_id", "message_id", "content_type", "content_encoding", "type", "app_id")
 
 #: How many headers of a sender are kept, and how long a text in one may be, in bytes.
 MOST_HEADERS, LONGEST_TEXT = 32, 1024

@@ -23,6 +23,7 @@ class Outgoing:
     returned: bool = False
     redeclared: bool = False
     stored: bool = False
+    present: bool = False  # the client behind a direct reply-to is there
 
     @property
     def done(self) -> bool:
@@ -55,7 +56,7 @@ class InFlight:
 
     def add(self, outgoing: Outgoing) -> None:
         """Count a message that was just handed to the channel."""
-        outgoing.sent, outgoing.returned = True, False
+        outgoing.sent, outgoing.returned, outgoing.present = True, False, False
         self._by_tag[next(self._tags)] = outgoing
 
     def note_alarm(self) -> None:

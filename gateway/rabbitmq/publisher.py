@@ -114,17 +114,24 @@ class Publisher:
         return self._drained
 
     def submit(
-        self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = TIMEOUT_S
+        self,
+        queue: str,
+        body: bytes,
+        properties: pika.BasicProperties,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        makes_queue: bool = True,
     ) -> "Future[None]":
         """Hand a message over; the future is done when it is confirmed, refused, or `timeout_s` seconds have passed.
 
         Returns at once, unless so much is on its way that the message has to wait for its place, within its deadline.
         `properties` need a `message_id`: RabbitMQ returns an unroutable message without saying which one it was.
-        Callbacks of the future run on the publisher's thread: they must not wait.
+        Callbacks of the future run on the publisher's thread: they must not wait. With `makes_queue` False nobody is
+        asked to make a queue that is missing.
         """
         if not properties.message_id:
             raise ValueError("a published message needs a message_id")
-        outgoing = Outgoing(queue, body, properties, self._clock() + timeout_s)
+        outgoing = Outgoing(queue, body, properties, self._clock() + timeout_s, redeclared=not makes_queue)
         # The publisher's own thread, in a callback, cannot wait for what only it can do.
         patience_s = 0.0 if threading.current_thread() is self._thread else timeout_s
         if not self._window.enter(len(body), patience_s):
@@ -140,10 +147,16 @@ class Publisher:
         return outgoing.confirmed
 
     def publish(
-        self, queue: str, body: bytes, properties: pika.BasicProperties, *, timeout_s: float = TIMEOUT_S
+        self,
+        queue: str,
+        body: bytes,
+        properties: pika.BasicProperties,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        makes_queue: bool = True,
     ) -> None:
         """Publish and wait for the confirm. Raises Unroutable, Nacked, ConfirmTimeout or ConnectionLost."""
-        confirmed = self.submit(queue, body, properties, timeout_s=timeout_s)
+        confirmed = self.submit(queue, body, properties, timeout_s=timeout_s, makes_queue=makes_queue)
         try:
             confirmed.result(timeout_s + GRACE_S)
         except TimeoutError:
@@ -259,7 +272,7 @@ class Publisher:
                 outgoing.fail(Unroutable(f"The queue {queue} does not exist, and cannot be made", queue=queue))
 
     def _outstanding(self) -> list[Outgoing]:
-        return [*self._waiting, *self._channel.in_flight.messages(), *chain(*self._missing.values())]
+        return [*self._waiting, *self._channel.unanswered, *chain(*self._missing.values())]
 
     def _expire(self, outgoing: Outgoing) -> None:
         if outgoing.sent:

@@ -23,6 +23,7 @@ import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from gateway.errors import TopologyError
+from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_of_a_client
 from gateway.reporting.redaction import escape_controls
 from gateway.schedule import CALLBACK_RETRY_DELAYS_S
 
@@ -120,7 +121,9 @@ class Topology:
 
     def may_declare(self, name: str) -> bool:
         """Whether we may make a queue that is missing: one that we need, and, where it is set, one for answers."""
-        return self.needs(name) or (self.names.callback_queue_create and self.refusal(name) is None)
+        if self.needs(name):
+            return True
+        return self.names.callback_queue_create and not is_of_a_client(name) and self.refusal(name) is None
 
     def is_ours(self, name: str) -> bool:
         """Whether a queue belongs to the worker, be it of a schedule that is no longer set."""
@@ -130,7 +133,9 @@ class Topology:
         """Why no answer may go to a queue of this name, None when it may: no loops, nothing reserved."""
         if callback == self.names.request_queue or self.is_ours(callback):
             return "is one of the worker's own queues"
-        if callback.startswith("amq."):
+        if callback == DIRECT_REPLY_TO:
+            return "amq.rabbitmq.reply-to is an address only as the property reply_to, where RabbitMQ completes it"
+        if callback.startswith("amq.") and not is_of_a_client(callback):
             return "names that begin with amq. are reserved by RabbitMQ"
         if escape_controls(callback, limit=None) != callback or not 1 <= len(callback.encode()) <= LONGEST_NAME:
             return "is not the name of a queue: 1 to 255 bytes, no control characters"

@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     callback_queue_create: bool = False
     """Make a callback queue that is missing, durable, beside the answers of others. `false`: an answer is held in
     `gemini.callbacks` until its queue is there, and lies in `gemini.generate.dead` after about a day. `RESPONSE_QUEUE`
-    is always made."""
+    is always made, the queue of a client that waits (`reply_to`) never."""
 
     worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
     """Only for `python -m bridge`: requests that it has fetched and not yet relayed, enough to keep its publisher busy.
