@@ -28,6 +28,9 @@ class Provider(Protocol):
         the network can cause.
         """
 
+    def key_info(self, key: ApiKey, *, deadline_s: float) -> object:
+        """Free of charge, what the provider says about `key`. Raises AuthenticationFailed where it refuses it."""
+
     def close(self) -> None:
         """Close the connections and end what is still running. Idempotent."""
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Parameters, Request
 from gateway.providers.discretion import hidden
-from gateway.providers.gemini_responses import classify_gemini
+from gateway.providers.gemini_responses import classify_gemini, classify_gemini_key
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
-from gateway.reporting.redaction import escape_controls
+from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,17 @@ class Gemini:
         if outcome.model_used != model:
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)
         return outcome
+
+    def key_info(self, key: ApiKey, *, deadline_s: float) -> None:
+        """Free of charge, whether Google accepts `key`: it may list the models. Raises ProviderError where it may not.
+
+        https://ai.google.dev/api/models#method:-models.list
+        """
+        url = f"{self.base_url.rstrip('/')}/v1beta/models?pageSize=1"
+        answer = self.transport.send(HttpRequest(url, KeyHeader(key, header="x-goog-api-key")), deadline_s=deadline_s)
+        trouble = classify_gemini_key(answer, now=time.time(), hide=partial(redact, secrets=[key.reveal()]))
+        if trouble is not None:
+            raise trouble
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -16,7 +16,6 @@ from dev.stack import Stack
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool
-from gateway.keys.probe import UNKNOWN_KEY
 from gateway.keys.store import Rest, Source
 from gateway.messages import Completion
 from gateway.providers.responses import Answer
@@ -82,7 +81,7 @@ class Ground:
 
     def clear(self, outcome: Completion | ProviderError) -> None:
         """Leave all keys free, and none that the worker still asks the provider about: that would end another rest."""
-        if self.provider == "openrouter" and getattr(outcome, "reason", None) == UNKNOWN_KEY:
+        if isinstance(outcome, AuthenticationFailed) and source_of(outcome) is Source.GUESSED:
             self.probes += 1
             self.worker.wait_for_output("is accepted again", count=self.probes)
         for one in self.pool.status():
@@ -270,10 +269,9 @@ def resting_with(key: str, outcome: Completion | ProviderError) -> set[str]:
 def assert_length(seconds: float, outcome: ProviderError) -> None:
     assert isinstance(outcome, RateLimited | AuthenticationFailed)
     guessed = LIMITED_S if isinstance(outcome, RateLimited) else REFUSED_S
-    expected = outcome.retry_after_s if source_of(outcome) is Source.STATED else guessed
-    assert expected is not None
+    expected = outcome.retry_after_s or guessed
     assert expected - 30 < seconds <= expected + 5
 
 
 def source_of(outcome: ProviderError) -> Source:
-    return Source.STATED if outcome.retry_after_s else Source.GUESSED
+    return Source.STATED if outcome.retry_after_s or outcome.is_named else Source.GUESSED

@@ -1,0 +1,79 @@
+"""The JSON objects in a body, in whatever frame: one document, an event stream, a list, one object a line.
+
+`stream: false` is not always heard: OpenRouter and gateways in front of it have answered with an event stream, with
+comment lines before the document, and with `data: [DONE]` behind it.
+https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an-event-stream
+https://github.com/openai/openai-go/issues/227 https://github.com/decolua/9router/issues/3492
+"""
+
+import codecs
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+#: What may stand between two objects: white space, brackets and commas of a list, comments, and fields of an event.
+_BETWEEN: Final = re.compile(r"(?:\s|[\[\],]|:[^\r\n]*|data:|(?:event|id|retry):[^\r\n]*)*")
+_DONE: Final = "[DONE]"
+#: More values than any stream has tokens: a bound on the work.
+_MOST_VALUES: Final = 500_000
+_DECODER: Final = json.JSONDecoder(
+    strict=False,  # a line feed in a text that was not escaped
+    parse_constant=lambda _constant: None,  # NaN in a number that nobody needs
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a body holds: its JSON objects in order.
+
+    `is_whole` says that all of it was read; `is_done` that a stream has said that it ends there.
+    """
+
+    objects: list[dict[str, Any]]
+    is_whole: bool
+    is_done: bool
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is missing: a document is no stream."""
+        return self.is_done or (self.is_whole and len(self.objects) == 1)
+
+
+def read(body: bytes) -> Content:
+    """The JSON objects in `body`; none where it holds something else, however deep or broken."""
+    text = _text(body)
+    objects: list[dict[str, Any]] = []
+    end = 0
+    for value, end in islice(_values(text), _MOST_VALUES):  # noqa: B007 - where the last one ends
+        if isinstance(value, dict):
+            objects.append(value)
+    rest = text[end:].replace(_DONE, "")
+    return Content(objects, is_whole=_skipped(rest, 0) == len(rest), is_done=_DONE in text[end:])
+
+
+def _values(text: str) -> Iterator[tuple[Any, int]]:
+    at = _skipped(text, 0)
+    while at < len(text):
+        try:
+            value, end = _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return
+        yield value, end
+        at = _skipped(text, end)
+
+
+def _skipped(text: str, at: int) -> int:
+    if text.startswith(_DONE, at):
+        return at
+    found = _BETWEEN.match(text, at)
+    return found.end() if found else at
+
+
+def _text(body: bytes) -> str:
+    """With U+FFFD for what is no character: one broken byte is no reason to lose a text."""
+    if body.startswith(codecs.BOM_UTF8):
+        return body.decode("utf-8-sig", "replace")
+    return body.decode(json.detect_encoding(body), "replace").removeprefix("\ufeff")
