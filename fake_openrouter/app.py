@@ -41,6 +41,7 @@ class Fake:
                 Route("/api/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/api/v1/key", self.key, methods=["GET"]),
                 Route("/api/v1/models", self.models, methods=["GET"]),
+                Route("/v1beta/models", self.gemini_models, methods=["GET"]),
                 Route("/v1beta/models/{model}:generateContent", self.generate, methods=["POST"]),
                 Route("/_fake/script", self.set_script, methods=["POST"]),
                 Route("/_fake/gates/{name:path}/open", self.open_gate, methods=["POST"]),
@@ -65,6 +66,11 @@ class Fake:
 
     async def models(self, request: Request) -> Response:  # noqa: ARG002  (Starlette's signature)
         return JSONResponse(openrouter.models())
+
+    async def gemini_models(self, request: Request) -> Response:
+        if not self._knows(Gemini().key(request)):
+            return _whole(Gemini().error(401))
+        return JSONResponse({"models": [{"name": "models/gemini-2.5-flash"}]})
 
     async def set_script(self, request: Request) -> Response:
         try:
