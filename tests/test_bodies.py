@@ -34,6 +34,27 @@ def test_objects_are_found_in_every_frame(body, objects):
 
 
 @pytest.mark.parametrize(
+    ("content_type", "text"),
+    [
+        ("application/json; charset=ISO-8859-1", "Grüße"),
+        ('application/json; charset="windows-1252"', "Grüße"),
+        ("application/json; charset=utf-8", "Gr\ufffd\ufffde"),
+        ("application/json; charset=iso-8859-99", "Gr\ufffd\ufffde"),
+        ("application/json", "Gr\ufffd\ufffde"),
+    ],
+)
+def test_a_stated_character_set_is_taken_where_it_is_no_utf_8(content_type, text):
+    """JSON is UTF-8, whatever the header says, unless it cannot be."""
+    assert bodies.read('{"a": "Grüße"}'.encode("latin-1"), content_type).objects == [{"a": text}]
+    assert bodies.read('{"a": "Grüße"}'.encode(), content_type).objects == [{"a": "Grüße"}]
+
+
+def test_json_in_json_is_unpacked():
+    """A gateway has packed the document into a string."""
+    assert bodies.read(b'"{\\"a\\": 1}"').objects == [{"a": 1}]
+
+
+@pytest.mark.parametrize(
     ("body", "objects"),
     [
         (b'data: {"a": 1}\n\ndata: {"a"', [{"a": 1}]),

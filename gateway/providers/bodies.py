@@ -10,12 +10,14 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
 #: What may stand between two objects: white space, brackets and commas of a list, comments, and fields of an event.
 _BETWEEN: Final = re.compile(r"(?:\s|[\[\],]|:[^\r\n]*|data:|(?:event|id|retry):[^\r\n]*)*")
+_CHARSET: Final = re.compile(r"(?i)charset=[\"']?((?:iso-8859|windows-|latin)[\w-]{1,20})")
 _DONE: Final = "[DONE]"
 #: More values than any stream has tokens: a bound on the work.
 _MOST_VALUES: Final = 500_000
@@ -42,14 +44,16 @@ class Content:
         return self.is_done or (self.is_whole and len(self.objects) == 1)
 
 
-def read(body: bytes) -> Content:
+def read(body: bytes, content_type: str = "") -> Content:
     """The JSON objects in `body`; none where it holds something else, however deep or broken."""
-    text = _text(body)
+    text = _text(body, content_type)
     objects: list[dict[str, Any]] = []
     end = 0
     for value, end in islice(_values(text), _MOST_VALUES):  # noqa: B007 - where the last one ends
         if isinstance(value, dict):
             objects.append(value)
+        elif isinstance(value, str) and value.lstrip().startswith("{"):  # JSON in JSON, as some gateways pack it
+            objects += [inner for inner, _ in _values(value) if isinstance(inner, dict)]
     rest = text[end:].replace(_DONE, "")
     return Content(objects, is_whole=_skipped(rest, 0) == len(rest), is_done=_DONE in text[end:])
 
@@ -72,8 +76,15 @@ def _skipped(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _text(body: bytes) -> str:
-    """With U+FFFD for what is no character: one broken byte is no reason to lose a text."""
-    if body.startswith(codecs.BOM_UTF8):
-        return body.decode("utf-8-sig", "replace")
-    return body.decode(json.detect_encoding(body), "replace").removeprefix("\ufeff")
+def _text(body: bytes, content_type: str) -> str:
+    """In UTF-8 or what else JSON may be in, else in the stated character set.
+
+    U+FFFD stands for what is no character: one broken byte is no reason to lose a text.
+    """
+    encoding = "utf-8-sig" if body.startswith(codecs.BOM_UTF8) else json.detect_encoding(body)
+    with suppress(UnicodeDecodeError):
+        return body.decode(encoding).removeprefix("\ufeff")
+    stated = _CHARSET.search(content_type)
+    with suppress(UnicodeDecodeError, LookupError):
+        return body.decode(stated[1]) if stated else body.decode(encoding, "replace")
+    return body.decode(encoding, "replace")

@@ -83,7 +83,7 @@ def classify_gemini(answer: Answer, *, asked: str, now: float, hide: Hide) -> Co
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
     """
-    content = bodies.read(answer.body)
+    content = answer.content
     error = _error(content)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
@@ -96,7 +96,7 @@ def classify_gemini(answer: Answer, *, asked: str, now: float, hide: Hide) -> Co
 
 def classify_gemini_key(answer: Answer, *, now: float, hide: Hide) -> ProviderError | None:
     """What an answer to `GET /v1beta/models` means for the key it was asked with; None where it is accepted. Pure."""
-    content = bodies.read(answer.body)
+    content = answer.content
     error = _error(content)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)

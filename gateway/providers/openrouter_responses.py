@@ -43,7 +43,7 @@ def classify_openrouter(answer: Answer, *, asked: str, now: float, hide: Hide) -
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
     """
-    content = bodies.read(answer.body)
+    content = answer.content
     error = _error(answer, content.objects)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
@@ -207,7 +207,7 @@ class KeyInfo:
 
 def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | ProviderError:
     """The facts in an answer to `GET /key`, or the error that it means. Returned and never raised; pure."""
-    content = bodies.read(answer.body).objects
+    content = answer.content.objects
     if not answer.is_success:
         return _failure(answer, _error(answer, content), now=now, hide=hide)
     if not content or not isinstance(content[0].get("data"), dict):
@@ -222,7 +222,7 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
 
 def classify_models(answer: Answer, *, now: float, hide: Hide) -> Mapping[str, str | None] | ProviderError:
     """Model and the day of its retirement in an answer to `GET /models`, or the error that it means. Pure."""
-    content = bodies.read(answer.body).objects
+    content = answer.content.objects
     if not answer.is_success:
         return _failure(answer, _error(answer, content), now=now, hide=hide)
     if not content or not isinstance(content[0].get("data"), list):

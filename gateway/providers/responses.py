@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Final
 
 from gateway.errors import ErrorCode, ProviderError, RequestRejected, Scope, UpstreamFailed
-from gateway.providers.bodies import Content
+from gateway.providers.bodies import Content, read
 from gateway.providers.candidates import unreadable
 from gateway.providers.hints import header_waits, longest
 from gateway.reporting.redaction import escape_controls
@@ -47,6 +47,11 @@ class Answer:
     @property
     def is_success(self) -> bool:
         return HTTPStatus.OK <= self.status < HTTPStatus.MULTIPLE_CHOICES
+
+    @property
+    def content(self) -> Content:
+        """The JSON objects in the body, read anew each time."""
+        return read(self.body, self.header("Content-Type") or "")
 
     def header(self, name: str) -> str | None:
         """The value of a header, None where it is missing."""
