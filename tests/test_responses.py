@@ -279,6 +279,8 @@ def test_a_success_that_cannot_be_read_is_final_where_it_is_paid_for(provider, h
     outcome = classify(provider, Answer(200, headers, b"\x1b\x0b\x00\xf8\x8f", encoding))
 
     assert outcome.reason == reason
+    page = Answer(200, headers, b"\n<html></html>", encoding)
+    assert classify(provider, page).reason == "not_the_provider"
     assert isinstance(outcome, RequestRejected) is (reason == "unreadable_answer")
     assert ("encoding br" in str(outcome)) is (reason == "unreadable_answer" and bool(encoding))
 

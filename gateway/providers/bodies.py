@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -38,10 +38,21 @@ class Content:
     is_whole: bool
     is_done: bool
 
+    def unpacked(self, field: str) -> "Content":
+        """With what has `field` in the place of an object around it: `{"code": 200, "data": {"choices": …}}`."""
+        return replace(self, objects=[_inner(one, field) for one in self.objects])
+
     @property
     def has_ended(self) -> bool:
         """Whether nothing is missing: a document is no stream."""
         return self.is_done or (self.is_whole and len(self.objects) == 1)
+
+
+def _inner(content: dict[str, Any], field: str) -> dict[str, Any]:
+    if field in content:
+        return content
+    inside = (inner for inner in content.values() if isinstance(inner, dict) and field in inner)
+    return next(inside, content)
 
 
 def read(body: bytes, content_type: str = "") -> Content:

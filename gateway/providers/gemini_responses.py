@@ -83,7 +83,7 @@ def classify_gemini(answer: Answer, *, asked: str, now: float, hide: Hide) -> Co
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
     """
-    content = answer.content
+    content = answer.content.unpacked("candidates")
     error = _error(content)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
@@ -104,7 +104,7 @@ def classify_gemini_key(answer: Answer, *, now: float, hide: Hide) -> ProviderEr
 
 
 def _error(content: bodies.Content) -> Mapping[str, Any] | None:
-    return next((mapping(one["error"]) for one in content.objects if isinstance(one.get("error"), dict)), None)
+    return next((mapping(one["error"]) for one in content.objects if mapping(one.get("error"))), None)
 
 
 def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hide: Hide) -> ProviderError:

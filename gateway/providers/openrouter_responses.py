@@ -43,12 +43,11 @@ def classify_openrouter(answer: Answer, *, asked: str, now: float, hide: Hide) -
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
     """
-    content = answer.content
+    content = answer.content.unpacked("choices")
     error = _error(answer, content.objects)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
-    pieces = list(_pieces(content.objects))
-    found = chosen(pieces)
+    found = chosen(_pieces(content.objects))
     if found is None:
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
@@ -58,11 +57,11 @@ def classify_openrouter(answer: Answer, *, asked: str, now: float, hide: Hide) -
 def _error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
     """The provider's error object, wherever it stands; None where there is none."""
     for content in objects:
-        if isinstance(content.get("error"), dict):
+        if mapping(content.get("error")):
             return mapping(content["error"])
-        for choice in items(content.get("choices")):
-            if mapping(choice).get("finish_reason") == "error":
-                return mapping(mapping(choice).get("error"))
+        for choice in map(mapping, items(content.get("choices"))):
+            if mapping(choice.get("error")) or choice.get("finish_reason") == "error":
+                return mapping(choice.get("error"))
     return _bare_error(answer, objects)
 
 

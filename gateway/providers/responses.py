@@ -160,14 +160,14 @@ def spoiled(who: str, answer: Answer, content: Content, *, field: bytes) -> Requ
 
     `field` is what its answers have, and those of nobody else.
     """
-    if content.objects or content.is_whole or b"text/html" in (answer.header("Content-Type") or "").encode():
+    kind = answer.header("Content-Type") or ""
+    if content.objects or content.is_whole or "html" in kind or answer.body.lstrip().startswith(b"<"):
         return None
     if answer.encoding:
         return unreadable(
             who, f"the content encoding {escape_controls(answer.encoding, limit=40)}, which was not asked for"
         )
-    is_json = "json" in (answer.header("Content-Type") or "")
-    return unreadable(who, "broken JSON") if is_json or field in answer.body else None
+    return unreadable(who, "broken JSON") if "json" in kind or field in answer.body else None
 
 
 def _shown(message: str, hide: Hide) -> str:
