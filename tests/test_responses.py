@@ -310,3 +310,14 @@ def test_every_reason_to_stop_has_its_meaning(provider, word):
         Ending.LENGTH: "output_exhausted",
         Ending.TOOL_CALLS: "tool_call",
     }.get(meaning, "empty_answer")
+
+
+def test_a_header_of_a_stranger_forges_no_line_and_shows_no_key():
+    """It is in an envelope and a log line."""
+    headers = {"Content-Type": "text/html\x1b[2K sk-or-v1-0123456789abcdef " + "x" * 500}
+
+    text = str(classify("openrouter", Answer(403, headers, b"<html></html>")))
+
+    assert "sk-or-v1" not in text
+    assert text.isprintable()
+    assert len(text) < 200

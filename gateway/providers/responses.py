@@ -13,7 +13,7 @@ from gateway.errors import ErrorCode, ProviderError, RequestRejected, Scope, Ups
 from gateway.providers.bodies import Content, read
 from gateway.providers.candidates import unreadable
 from gateway.providers.hints import header_waits, longest
-from gateway.reporting.redaction import escape_controls
+from gateway.reporting.redaction import escape_controls, redact
 
 #: Takes secrets and prompts out of a provider's text.
 Hide = Callable[[str], str]
@@ -142,12 +142,10 @@ def stranger(who: str, answer: Answer, *, now: float) -> UpstreamFailed:
 
     Whatever its status is: that is about the way. The page itself is not shown.
     """
-    kind = escape_controls((answer.header("Content-Type") or "").partition(";")[0].strip(), limit=40)
-    told = ", ".join(
-        [kind or "no content type", *(["a challenge of Cloudflare's"] if answer.header("cf-mitigated") else [])]
-    )
+    kind = _word(answer.header("Content-Type") or "no content type")
+    hint = ", a challenge of Cloudflare's" if answer.header("cf-mitigated") else ""
     return UpstreamFailed(
-        f"Something on the way to {who} answered {answer.status}, and not {who} itself ({told}): "
+        f"Something on the way to {who} answered {answer.status}, and not {who} itself ({kind}{hint}): "
         "look at the base URL and the proxy",
         reason="not_the_provider",
         status=answer.status,
@@ -164,10 +162,13 @@ def spoiled(who: str, answer: Answer, content: Content, *, field: bytes) -> Requ
     if content.objects or content.is_whole or "html" in kind or answer.body.lstrip().startswith(b"<"):
         return None
     if answer.encoding:
-        return unreadable(
-            who, f"the content encoding {escape_controls(answer.encoding, limit=40)}, which was not asked for"
-        )
+        return unreadable(who, f"the content encoding {_word(answer.encoding)}, which was not asked for")
     return unreadable(who, "broken JSON") if "json" in kind or field in answer.body else None
+
+
+def _word(header: str) -> str:
+    """What a header of a stranger's says, safe to show."""
+    return escape_controls(redact(header.partition(";")[0].strip()), limit=40)
 
 
 def _shown(message: str, hide: Hide) -> str:

@@ -206,10 +206,11 @@ def test_keys_of_one_user_rest_together_without_a_label(vhost_url: str, tmp_path
 
 
 def effect(here: Ground, path: Path, *, model: str, other: str) -> None:
-    answer = unhurried(load(path)[0])
+    recorded = unhurried(load(path)[0])
     name = path.stem
+    headers = {"Content-Type": "application/json", **dict(recorded.headers)}
+    answer = Answer(recorded.status, headers, recorded.body)
     outcome = classify(here.provider, answer, asked=model, now=time.time())
-    headers = {"Content-Type": "application/json", **dict(answer.headers)}
     rule = {
         "prompt": f"[{name}]",
         "times": 1,
