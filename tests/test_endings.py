@@ -14,6 +14,7 @@ from gateway.providers.endings import ENDINGS, Ending, ending
         (("stop", "max_tokens"), Ending.LENGTH),
         (("length", "SAFETY"), Ending.LENGTH),
         ((None, "end_turn"), Ending.STOP),
+        (("tool-calls", None), Ending.TOOL_CALLS),
         (("brand_new", "tool_use"), Ending.TOOL_CALLS),
         (("brand_new", None), Ending.OTHER),
         (("stop", "brand_new"), Ending.STOP),

@@ -33,9 +33,10 @@ Ask = Callable[[ApiKey], object]
 
 @dataclass
 class _Suspect:
-    """A key that is asked about: why it rests, and how often it was refused when asked."""
+    """A key that is asked about: why it rests, how often it was asked about, and refused."""
 
     reasons: set[str]
+    asked: int
     refusals: int = 0
 
 
@@ -67,8 +68,8 @@ class Prober:
             if key in self._suspects:
                 self._suspects[key].reasons.add(reason)
                 return
-            self._suspects[key] = _Suspect({reason})
-            self._plan(key, self._pauses_s[min(self._accepted_lately(key), len(self._pauses_s) - 1)])
+            self._suspects[key] = _Suspect({reason}, asked=self._accepted_lately(key))
+            self._plan(key)
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(target=self._run, name="key-prober", daemon=True)
                 self._thread.start()
@@ -87,17 +88,21 @@ class Prober:
     def _run(self) -> None:
         while (key := self._next()) is not None:
             try:
-                again_in_s = self._probe(key)
+                is_settled = self._probe(key)
             except StoreUnavailable as error:
                 logger.warning("Key %s stays where it is: %s", key, error)
-                again_in_s = self._pauses_s[-1]
+                is_settled = False
             with self._changed:
-                if again_in_s is None:
+                if is_settled:
                     del self._suspects[key]
                 else:
-                    self._plan(key, again_in_s)
+                    self._plan(key)
 
-    def _plan(self, key: ApiKey, pause_s: float) -> None:
+    def _plan(self, key: ApiKey) -> None:
+        """Ask about the key after a pause, which is longer each time, whatever came of it."""
+        suspect = self._suspects[key]
+        pause_s = self._pauses_s[min(suspect.asked, len(self._pauses_s) - 1)]
+        suspect.asked += 1
         heapq.heappush(self._due, (time.monotonic() + pause_s, key.digest, key))
 
     def _next(self) -> ApiKey | None:
@@ -110,20 +115,21 @@ class Prober:
                 self._changed.wait(wait_s)
         return None
 
-    def _probe(self, key: ApiKey) -> float | None:
-        """Ask about a key; seconds until the next probe, None when it is not needed."""
+    def _probe(self, key: ApiKey) -> bool:
+        """Ask about a key; whether that has settled it."""
         try:
             self._ask(key)
         except AuthenticationFailed:
-            return self._refused(key)
+            self._refused(key)
+            return False
         except ProviderError as error:
             logger.info("Key %s could not be probed: %s", key, error)
-            return self._pauses_s[-1]
+            return False
         for reason in self._reasons(key):
             self._pool.clear(key.digest, reason)
         self._accepted[key] = (self._accepted_lately(key) + 1, time.monotonic())
         logger.info("Key %s is accepted again: it no longer rests for having been refused", key)
-        return None
+        return True
 
     def _accepted_lately(self, key: ApiKey) -> int:
         times, at = self._accepted.get(key, (0, 0.0))
@@ -133,11 +139,10 @@ class Prober:
         with self._changed:
             return sorted(self._suspects[key].reasons)
 
-    def _refused(self, key: ApiKey) -> float:
+    def _refused(self, key: ApiKey) -> None:
         self._pool.confirm(key.digest, self._reasons(key)[0])
         self._suspects[key].refusals += 1
         count = self._suspects[key].refusals
         if count == PROBES_UNTIL_DEAD:
             logger.error("Key %s was refused %d times in a row: it looks revoked", key, count + 1)
             sentry.tell_operator("key_dead", f"refused {count + 1} times in a row: it looks revoked", about=str(key))
-        return self._pauses_s[min(count, len(self._pauses_s) - 1)]

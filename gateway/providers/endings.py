@@ -1,7 +1,13 @@
 """Why a model stopped: every word for it that was seen, and which of a few it means.
 
 OpenRouter normalises `finish_reason` and repeats its provider's own word in `native_finish_reason`; Gemini has
-`finishReason`. One table for both, in lower case.
+`finishReason`. One table for both, in lower case. Where the words are from:
+https://openrouter.ai/docs/api-reference/overview#finish-reason
+https://ai.google.dev/api/generate-content#FinishReason
+https://docs.cloud.google.com/ruby/docs/reference/google-cloud-ai_platform-v1/latest (Candidate::FinishReason)
+https://app.unpkg.com/@ai-sdk/anthropic@3.0.58/files/src/map-anthropic-stop-reason.ts (Anthropic)
+https://github.com/zeitlings/ayai-gpt-nexus/issues/2 (`endturn`), https://github.com/MacPaw/OpenAI/pull/312 (`error`)
+and, for Bedrock, Cohere, Mistral, DeepSeek and Hugging Face, the tables of other clients.
 """
 
 from collections.abc import Mapping
@@ -19,21 +25,9 @@ class Ending(StrEnum):
     OTHER = "other"
 
 
-#: Where the words come from: the documentation of who says them.
-SOURCES: Final = (
-    "https://openrouter.ai/docs/api-reference/overview#finish-reason",
-    "https://ai.google.dev/api/generate-content#FinishReason",
-    "https://docs.cloud.google.com/ruby/docs/reference/google-cloud-ai_platform-v1/latest/Google-Cloud-AIPlatform-V1-Candidate-FinishReason",
-    "https://docs.claude.com/en/api/handling-stop-reasons",
-    "https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html",
-    "https://docs.cohere.com/v2/reference/chat",
-    "https://docs.mistral.ai/api",
-    "https://api-docs.deepseek.com/api/create-chat-completion",
-)
-
 _WORDS: Final[Mapping[Ending, str]] = {
     # The model had no more to say. Anthropic, Cohere, Together, Hugging Face have words of their own.
-    Ending.STOP: "stop end_turn stop_sequence pause_turn complete completed eos eos_token",
+    Ending.STOP: "stop end_turn endturn stop_sequence pause_turn complete completed eos eos_token",
     # The cap, or the model's window, was used up. Anthropic, Gemini, Mistral.
     Ending.LENGTH: "length max_tokens model_length model_context_window_exceeded max_output_tokens",
     # A filter has withheld the answer. Gemini, its images, Vertex; Anthropic; Bedrock; Cohere.
@@ -59,6 +53,7 @@ def ending(*reasons: object) -> Ending | None:
 
     The first that says more than `stop` counts; a word that is not in the table is `other`.
     """
-    given = [ENDINGS.get(reason.lower(), Ending.OTHER) for reason in reasons if isinstance(reason, str) and reason]
+    words = [reason.lower().replace("-", "_") for reason in reasons if isinstance(reason, str) and reason]
+    given = [ENDINGS.get(word, Ending.OTHER) for word in words]
     telling = (one for one in given if one not in _TELLS_LITTLE)
     return next(telling, given[0] if given else None)

@@ -32,7 +32,7 @@ from gateway.providers.endings import Ending, ending
 from gateway.providers.evidence import KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG, STATUSES
 from gateway.providers.hints import header_waits, in_words, longest, stated, until_midnight_pacific
 from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, Rule, judge, spoiled, stranger
-from gateway.providers.values import count, items, mapping, name, string
+from gateway.providers.values import count, first_name, items, mapping, string
 
 WHO: Final = "Gemini"
 
@@ -175,14 +175,10 @@ def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str) -> C
     return Completion(
         content=found.text,
         usage=_usage(objects),
-        model_used=_named(objects, "modelVersion") or asked,
-        generation_id=_named(objects, "responseId") or None,
+        model_used=first_name(objects, "modelVersion") or asked,
+        generation_id=first_name(objects, "responseId") or None,
         finish_reason=found.ending,
     )
-
-
-def _named(objects: list[dict[str, Any]], field: str) -> str:
-    return next((name(one.get(field)) for one in objects if name(one.get(field))), "")
 
 
 def _usage(objects: list[dict[str, Any]]) -> Usage:

@@ -29,7 +29,7 @@ from gateway.providers.evidence import STATUSES
 from gateway.providers.hints import header_waits, in_words, longest, stated
 from gateway.providers.openrouter_rules import TABLE
 from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, judge, spoiled, stranger
-from gateway.providers.values import amount, count, items, mapping, name, string
+from gateway.providers.values import amount, count, first_name, items, mapping, name, string
 
 WHO: Final = "OpenRouter"
 
@@ -171,14 +171,10 @@ def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str, gene
     return Completion(
         content=found.text,
         usage=_usage(objects),
-        model_used=_named(objects, "model") or asked,
-        generation_id=name(generation_id) or _named(objects, "id") or None,
+        model_used=first_name(objects, "model") or asked,
+        generation_id=name(generation_id) or first_name(objects, "id") or None,
         finish_reason=found.ending,
     )
-
-
-def _named(objects: list[dict[str, Any]], field: str) -> str:
-    return next((name(one.get(field)) for one in objects if name(one.get(field))), "")
 
 
 def _usage(objects: list[dict[str, Any]]) -> Usage:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gateway.reporting.redaction import escape_controls
@@ -28,6 +28,11 @@ def string(value: object) -> str:
 def name(value: object) -> str:
     """A short name or identifier, safe to show."""
     return escape_controls(string(value))
+
+
+def first_name(objects: Iterable[Mapping[str, Any]], field: str) -> str:
+    """The first name in this field of the objects; empty where none has one."""
+    return next((found for one in objects if (found := name(one.get(field)))), "")
 
 
 def number(value: object) -> float | None:
