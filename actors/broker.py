@@ -43,7 +43,7 @@ doors = Doors(
 
 outbox = Outbox(publisher, stopping)
 held_replies = HeldReplies(outbox, topology)
-key_selection = KeySelection(pool, provider)
+key_selection = KeySelection(pool, provider, resources.suspect)
 cooldown = Cooldown(key_selection, pool, resources.suspect)
 
 #: First halves run from the top to the actor, second halves and verdicts from the bottom.

@@ -6,8 +6,8 @@ import time
 import dramatiq
 
 from actors.broker import cooldown, provider, settings
-from gateway.errors import AuthenticationFailed, ErrorCode, ProviderError, RateLimited, UpstreamFailed
-from gateway.messages import Completion, Job
+from gateway.errors import AuthenticationFailed, CallTooLarge, ErrorCode, ProviderError, RateLimited, UpstreamFailed
+from gateway.messages import Completion, Job, Request
 from gateway.rabbitmq.topology import WORK
 from gateway.reporting import sentry
 from middleware.attempt import JobAttempt, current_attempt
@@ -22,33 +22,37 @@ logger = logging.getLogger(__name__)
     throws=(ProviderError,),  # expected: logged by name and not with a traceback
 )
 def generate(job: Job) -> None:
-    """Call the provider with the leased key, and with another key at once when that one is refused.
+    """Call the provider with the leased key; at once with another one when that is refused, or for less that is paid.
 
     All calls together have one deadline. The completion is left in the attempt, from where the hooks store and publish
     it. Raises ProviderError or NoKey; the retry schedule decides what becomes of the job then.
     """
     attempt = current_attempt()
     deadline = time.monotonic() + settings().request_timeout_seconds
+    request = job.request
     while attempt.completion is None:
         try:
-            attempt.completion = _call(job, attempt, deadline - time.monotonic())
+            attempt.completion = _call(request, attempt, deadline - time.monotonic())
         except (RateLimited, AuthenticationFailed) as error:
             cooldown.rotate(error)
+        except CallTooLarge as error:
+            request = cooldown.afford(request, error)
 
 
-def _call(job: Job, attempt: JobAttempt, time_left_s: float) -> Completion:
+def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completion:
     if attempt.lease is None:
         raise LookupError("no key was leased: the actor runs below KeySelection only")
     if time_left_s <= 0:
         raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
     attempt.called = True
     with sentry.traced("generate"):
-        completion = provider().complete(job.request, attempt.lease.key, deadline_s=time_left_s)
+        completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
     logger.info(
-        "Answered by %s with key %s after %d ms (%d tokens)",
+        "Answered by %s with key %s after %d ms (%d tokens, finish_reason=%s)",
         completion.model_used,
         attempt.lease.key,
         attempt.elapsed_ms,
         completion.usage.total_tokens,
+        completion.finish_reason,
     )
     return completion

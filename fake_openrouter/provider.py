@@ -1,5 +1,6 @@
 """What the two providers' forms have in common."""
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -64,8 +65,9 @@ def _plain(provider: Provider, question: Question, behaviour: Behaviour) -> Answ
     status = behaviour.status or 200
     if behaviour.redirect is not None:
         return Answer(behaviour.status or 307, b"", {"Location": behaviour.redirect})
-    if behaviour.invalid_json:
-        return Answer(status, b'{"choices": [', {"Content-Type": "application/json"})
+    if behaviour.invalid_json or behaviour.body_base64 is not None:
+        spoiled = b'{"choices": [' if behaviour.body_base64 is None else base64.b64decode(behaviour.body_base64)
+        return Answer(status, spoiled, {"Content-Type": "application/json"})
     if isinstance(behaviour.body, str):
         return Answer(status, behaviour.body.encode(), {"Content-Type": "text/plain; charset=utf-8"})
     if behaviour.body is not None:

@@ -25,7 +25,7 @@ class Behaviour(_Strict):
     ever when nothing else ends the wait; what is for ever ends with a release or a reset), then the answer (`status`
     to `finish_reason`), which `drip` or `cut` spoils. `delay_s` comes on top of the latency that every answer takes, or
     of `latency_s` in its place. `redirect` is a 307 to there, unless `status` says otherwise. `cut` is the number of
-    bytes that are sent of a body that was announced as longer.
+    bytes that are sent of a body that was announced as longer. `body_base64` is for bytes that are no text.
     """
 
     delay_s: NonNegativeFloat = 0.0
@@ -35,6 +35,7 @@ class Behaviour(_Strict):
     whitespace: bool = False
     status: Annotated[int, Field(ge=200, le=599)] | None = None
     body: Any = None
+    body_base64: str | None = None
     headers: dict[str, str] = {}
     redirect: str | None = None
     error_in_200: Literal["top", "choice"] | None = None

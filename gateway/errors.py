@@ -3,6 +3,7 @@
     GatewayError                       code: what the error envelope says in `error_code`
     ├── ProviderError                  what a provider's answer, or its silence, means
     │   ├── RequestRejected            this request can never succeed: final
+    │   │   └── CallTooLarge           the account cannot pay for its cap on tokens: may be asked for with less
     │   ├── AuthenticationFailed       this key or account may not call: another key may
     │   ├── RateLimited                this key, account or model must rest: another key may help
     │   └── UpstreamFailed             the provider is at fault, the key is fine: short schedule
@@ -64,7 +65,8 @@ class ProviderError(GatewayError):
 
     `scope` says what is at fault, `status` is the HTTP status (or the code inside a 200; None for a transport fault),
     `retry_after_s` is the wait the provider stated in seconds, None when it stated none, `reason` a short slug for logs
-    and cooldowns such as `openrouter_free_tier_daily` or `http_429`.
+    and cooldowns such as `openrouter_free_tier_daily` or `http_429`. `is_named` says that the provider has named the
+    cause; otherwise it is read from the status, which is a guess. `for_operator` marks what only a person can mend.
     """
 
     scope: Scope = Scope.UPSTREAM
@@ -79,11 +81,15 @@ class ProviderError(GatewayError):
         scope: Scope | None = None,
         status: int | None = None,
         retry_after_s: float | None = None,
+        is_named: bool = False,
+        for_operator: bool = False,
     ) -> None:
         super().__init__(message, code=code)
         self.reason = reason
         self.status = status
         self.retry_after_s = retry_after_s
+        self.is_named = is_named
+        self.for_operator = for_operator
         if scope is not None:
             self.scope = scope
 
@@ -93,6 +99,15 @@ class RequestRejected(ProviderError):
 
     scope = Scope.REQUEST
     code = ErrorCode.INVALID_REQUEST
+
+
+class CallTooLarge(RequestRejected):
+    """What is left in the account pays for `affordable_tokens` of completion, and the call asks for more.
+
+    None where the provider does not say how many. Final, unless it is asked for with so many.
+    """
+
+    affordable_tokens: int | None = None
 
 
 class AuthenticationFailed(ProviderError):

@@ -156,12 +156,13 @@ class Usage(_Message):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a provider answered: the text, what it cost, and the model that served it."""
+    """What a provider answered: the text, what it cost, the model that served it, and why it stopped."""
 
     content: str = field(repr=False)
     usage: Usage
     model_used: str
     generation_id: str | None = None
+    finish_reason: str | None = None  # one of a few: `gateway.providers.endings`
 
 
 class Success(_Message):
@@ -173,6 +174,7 @@ class Success(_Message):
     usage: Usage
     processing_time_ms: int
     model_used: str
+    finish_reason: str | None = None
     timestamp: str
     metadata: dict[str, Any] | None = None
 
@@ -184,6 +186,7 @@ class Success(_Message):
             usage=completion.usage,
             processing_time_ms=processing_time_ms,
             model_used=completion.model_used,
+            finish_reason=completion.finish_reason,
             timestamp=now(),
             metadata=job.request.metadata,
         )

@@ -20,7 +20,6 @@ from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
 from gateway.ledger.store import Ledger, NullLedger
 from gateway.providers import Provider, provider_from
-from gateway.providers.openrouter import OpenRouter
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.declare import declare, declare_missing
 from gateway.rabbitmq.publisher import Publisher
@@ -76,7 +75,7 @@ class Resources:
         self.ledger = Resource[Ledger]("ledger")
         self.owner = Resource[Owner]("owner")
         self.provider = Resource[Provider]("provider")
-        self.prober = Resource[Prober]("prober")  # of a provider that can be asked about a key
+        self.prober = Resource[Prober]("prober")
         self.survey = Resource[Survey]("survey")
         self._stores = Resource[Stores]("stores")
 
@@ -104,8 +103,7 @@ class Resources:
         self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
         ask = partial(provider.key_info, deadline_s=DEADLINE_S)
-        if isinstance(provider, OpenRouter):
-            self.prober.open(Prober(pool, ask))
+        self.prober.open(Prober(pool, ask))
         survey = Survey(
             pool,
             keys=settings.keys,
@@ -116,10 +114,10 @@ class Resources:
         )
         self.survey.open(survey)
 
-    def suspect(self, key: ApiKey) -> None:
-        """Have a key that was refused asked about, where the provider can be asked."""
+    def suspect(self, key: ApiKey, reason: str) -> None:
+        """Have a key that rests for `reason`, by a guess, asked about."""
         if self.prober.is_open:
-            self.prober().suspect(key)
+            self.prober().suspect(key, reason)
 
     def close(self, timeout_s: float) -> None:
         """Close what was opened, the publisher after its last confirm or `timeout_s` seconds. Idempotent."""

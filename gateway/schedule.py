@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.errors import ErrorCode, GatewayError, KeysUnavailable, RequestRejected, UpstreamFailed
+from gateway.errors import CallTooLarge, ErrorCode, GatewayError, KeysUnavailable, RequestRejected, UpstreamFailed
 from gateway.messages import Job
 
 
@@ -109,7 +109,8 @@ def _upstream(job: Job, error: BaseException, schedules: Schedules) -> Step:
 
 def _request(_job: Job, error: BaseException, _schedules: Schedules) -> Step:
     assert isinstance(error, RequestRejected)  # noqa: S101 - told apart by the table
-    return End(error, expected=error.code in {ErrorCode.CONTENT_BLOCKED, ErrorCode.OUTPUT_EXHAUSTED})
+    expected = error.code in {ErrorCode.CONTENT_BLOCKED, ErrorCode.OUTPUT_EXHAUSTED}
+    return End(error, expected=expected or isinstance(error, CallTooLarge))  # of that an operator has been told
 
 
 def _unexpected(job: Job, _error: BaseException, schedules: Schedules) -> Step:

@@ -84,6 +84,7 @@ class JobAttempt(Attempt):
     lease: Lease | None = None
     lease_id: str | None = None  # under which one was asked for without an answer
     called: bool = False  # a provider has been called with `lease`
+    reductions: int = 0  # how often it has asked for fewer tokens than the request wants
     completion: Completion | None = None
     reply: Reply | None = None
     stored: bool = False  # `reply` is in the ledger

@@ -1,13 +1,13 @@
-"""Rests what hit a limit, and goes on with another key at once."""
+"""Rests what hit a limit, and goes on at once: with another key, or with a call that the account can pay for."""
 
 import logging
 from collections.abc import Callable
 
 from dramatiq import Broker
 
-from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, StoreUnavailable
+from gateway.errors import AuthenticationFailed, CallTooLarge, ProviderError, RateLimited, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease
-from gateway.keys.probe import UNKNOWN_KEY
+from gateway.messages import Request
 from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from middleware.attempt import JobAttempt, current_attempt
@@ -15,18 +15,25 @@ from middleware.errors import NoKey, Outage
 from middleware.hook import Verdict
 from middleware.key_selection import KeySelection
 
+#: An answer that is cut at fewer tokens than this is of no use to anybody.
+USEFUL_TOKENS = 256
+
+#: How often one attempt asks for less. The credits that are left change while others use them.
+MOST_REDUCTIONS = 3
+
 logger = logging.getLogger(__name__)
 
 
 class Cooldown(Verdict[JobAttempt]):
-    """`rotate` answers a refused call with the next key; `suspect` is told of one that the provider does not know.
+    """`rotate` answers a refused call with the next key, `afford` one that is too dear with a smaller one.
 
-    That is no retry: it does not touch `retry_count`, and it ends when no key is left.
+    That is no retry: it does not touch `retry_count`, and it ends when no key is left. `suspect` is told of a key that
+    rests by a guess.
     """
 
     kind = JobAttempt
 
-    def __init__(self, keys: KeySelection, pool: Callable[[], KeyPool], suspect: Callable[[ApiKey], None]) -> None:
+    def __init__(self, keys: KeySelection, pool: Callable[[], KeyPool], suspect: Callable[[ApiKey, str], None]) -> None:
         self.keys = keys
         self.pool = pool
         self.suspect = suspect
@@ -44,6 +51,26 @@ class Cooldown(Verdict[JobAttempt]):
         if attempt.lease is None:
             raise LookupError("only an attempt with a key can change it")
         self._cool(attempt.lease, error)
+        self._lease_again(attempt, error)
+
+    def afford(self, request: Request, error: CallTooLarge) -> Request:
+        """The request with a cap that the account can pay for, and a lease for it; nothing rests.
+
+        Raises `error` where such a call is of no use, and what `rotate` raises when no key is left.
+        """
+        attempt = current_attempt()
+        sentry.tell_operator("credits_low", str(error))
+        tokens, parameters = error.affordable_tokens, request.parameters
+        if tokens is None or tokens < USEFUL_TOKENS or attempt.reductions == MOST_REDUCTIONS:
+            raise error
+        attempt.reductions += 1
+        logger.warning("Asking for %d tokens at most: %s", tokens, error)
+        self._lease_again(attempt, error)
+        cap = min(tokens, parameters.max_output_tokens or tokens)
+        return request.model_copy(update={"parameters": parameters.model_copy(update={"max_output_tokens": cap})})
+
+    def _lease_again(self, attempt: JobAttempt, error: ProviderError) -> None:
+        """Every call is one use of a key."""
         self.keys.release(attempt)
         try:
             attempt.lease = self.keys.acquire(attempt)
@@ -64,7 +91,7 @@ class Cooldown(Verdict[JobAttempt]):
             logger.warning("Key %s does not cool down: %s", lease.key, unavailable)
             return
         logger.warning("Key %s: %s (%s) cools down: %s", lease.key, error.scope, error.reason, error)
-        if error.reason == UNKNOWN_KEY:
-            self.suspect(lease.key)
         if isinstance(error, AuthenticationFailed):
+            if not (error.is_named or error.retry_after_s):
+                self.suspect(lease.key, error.reason)
             sentry.tell_operator(error.reason, f"{error.scope} refused: {error}", about=str(lease.key))

@@ -41,4 +41,4 @@ class NoKey(KeysUnavailable, MiddlewareError, Retry):
 
 
 class Outage(UpstreamFailed, MiddlewareError, Retry):
-    """Every key is refused at the same time: more likely the provider's fault than that of all keys."""
+    """Every key is refused, and of some that is a guess: it may be the provider's fault, and is being asked about."""

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.keys.probe import UNKNOWN_KEY
 from gateway.messages import Job
 from gateway.providers import Provider
+from gateway.secrets import ApiKey
 from middleware.attempt import JobAttempt
 from middleware.errors import NoKey, Outage, Rejected
 from middleware.hook import Around, Hook
@@ -27,9 +27,12 @@ class KeySelection(Hook[JobAttempt]):
 
     kind = JobAttempt
 
-    def __init__(self, pool: Callable[[], KeyPool], provider: Callable[[], Provider]) -> None:
+    def __init__(
+        self, pool: Callable[[], KeyPool], provider: Callable[[], Provider], suspect: Callable[[ApiKey, str], None]
+    ) -> None:
         self.pool = pool
         self.provider = provider
+        self.suspect = suspect
 
     def around(self, attempt: JobAttempt) -> Around:
         attempt.lease = attempt.lease or self.acquire(attempt)
@@ -39,8 +42,8 @@ class KeySelection(Hook[JobAttempt]):
     def acquire(self, attempt: JobAttempt) -> Lease:
         """A key that may be used now for the job's model.
 
-        Raises NoKey; Outage where all of several keys are refused; Rejected for an impossible model name; Parked while
-        the store is away: without it the limits would be a guess.
+        Raises NoKey; Outage where all keys are refused and that is a guess; Rejected for an impossible model name;
+        Parked while the store is away: without it the limits would be a guess.
         """
         attempt.lease_id = attempt.lease_id or uuid.uuid4().hex
         try:
@@ -50,7 +53,7 @@ class KeySelection(Hook[JobAttempt]):
             raise attempt.park("the key store is away", after_s=STORE_RETRY_S, keeps_room=True) from None
         attempt.lease_id = None
         if isinstance(grant, Unavailable):
-            if grant.refused and self._looks_like_an_outage():
+            if grant.refused and self._is_a_guess():
                 text = "Authentication error: the provider refuses every key"
                 raise Outage(text, reason="every_key_refused", code=ErrorCode.AUTHENTICATION)
             text = "Authentication error: the provider refused every key" if grant.refused else "No key available"
@@ -69,16 +72,19 @@ class KeySelection(Hook[JobAttempt]):
         except StoreUnavailable as error:
             logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
 
-    def _looks_like_an_outage(self) -> bool:
-        """Whether two or more keys are refused for what they are: that they all went bad at once is unlikely.
+    def _is_a_guess(self) -> bool:
+        """Whether some key is refused as far as a status says, and not by the provider's word; it is asked then.
 
-        OpenRouter has answered 401 to healthy keys for half an hour. Accounts without credit are no outage.
+        OpenRouter has answered 401 to healthy keys for half an hour. Whoever finds out has it asked: the process that
+        has made the guess may be gone.
         """
         try:
-            rests = [status.rest for status in self.pool().status()]
+            guesses = self.pool().guesses()
         except StoreUnavailable:
-            return False
-        return len(rests) > 1 and all(rest is not None and rest.reason == UNKNOWN_KEY for rest in rests)
+            return True
+        for key, reason in guesses.items():
+            self.suspect(key, reason)
+        return bool(guesses)
 
     def _model(self, job: Job) -> str:
         try:

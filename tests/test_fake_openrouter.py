@@ -185,6 +185,21 @@ def test_gemini_answers_in_its_own_form(fake: FakeClient):
     assert (call["model"], call["prompt"], call["key_last4"]) == ("gemini-2.5-flash", "Name three rivers.", "1111")
 
 
+def test_gemini_lists_its_models_to_who_has_a_key(fake: FakeClient):
+    """Free of charge, so it is no call; the only question about a key that Google answers."""
+    for key, status in ((KEYS[0], 200), ("AIza-unknown", 400)):
+        got = send(fake, "GET", "/v1beta/models?pageSize=1", x_goog_api_key=key)
+        assert got.status == status
+    assert fake.calls() == []
+
+
+def test_a_body_may_be_bytes_that_are_no_text(fake: FakeClient):
+    """A content encoding that nobody asked for."""
+    fake.script([{"body_base64": "GwsA+I8=", "headers": {"Content-Encoding": "br"}}])
+    got = ask(fake)
+    assert (got.status, got.body, got.headers["Content-Encoding"]) == (200, b"\x1b\x0b\x00\xf8\x8f", "br")
+
+
 def test_gemini_refuses_in_its_own_form(fake: FakeClient):
     """An unknown key is a bad argument; a limit has its wait in the details and no header."""
     unknown = ask_gemini(fake, key="AIza-unknown")

@@ -28,7 +28,7 @@ from middleware.attempt import Parking
 from tests.world import Channel, World, completion, delivery, job, world
 
 LIMITED = RateLimited("HTTP 429", reason="http_429", status=429, retry_after_s=30.0)
-REFUSED = AuthenticationFailed("HTTP 402: no credit", reason="http_402", status=402)
+REFUSED = AuthenticationFailed("HTTP 402: no credit", reason="openrouter_credits", status=402, is_named=True)
 BROKEN = UpstreamFailed("HTTP 503: overloaded", reason="http_503", status=503)
 
 

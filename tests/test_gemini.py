@@ -139,6 +139,20 @@ def test_another_model_than_asked_is_logged(gemini, http, caplog):
     assert caplog.messages == [f"Asked for {DEFAULT}, served by gemini-3-flash"]
 
 
+def test_a_key_can_be_asked_about(gemini, http):
+    """Free of charge, and without the key in the URL."""
+    models = f"{BASE}/v1beta/models?pageSize=1"
+    http.get(models, json={"models": []})
+    http.get(models, status=403, json={"error": {"code": 403, "message": f"no {KEY.reveal()}"}})
+
+    gemini.key_info(KEY, deadline_s=5)
+    with pytest.raises(AuthenticationFailed) as caught:
+        gemini.key_info(KEY, deadline_s=5)
+
+    assert [call.request.headers["x-goog-api-key"] for call in http.calls] == [KEY.reveal()] * 2
+    assert "canary" not in str(caught.value)
+
+
 def test_a_403_that_repeats_the_key_does_not_show_it(gemini, http):
     """Seen in the wild."""
     message = f"Permission denied: Consumer 'api_key:{KEY.reveal()}' has been suspended. Prompt: {PROMPT}"

@@ -39,11 +39,48 @@ def test_retry_after_is_seconds_or_a_date(value, wait_s):
 
 @pytest.mark.parametrize(
     ("value", "wait_s"),
-    [(str(int(NOW * 1000) + 1500), 1.5), (int(NOW) + 60, None), (int(NOW * 1000) - 1, None), ("x", None)],
+    [
+        (str(int(NOW * 1000) + 1500), 1.5),
+        (int(NOW) + 300, 300.0),
+        ("300", 300.0),
+        ("2026-01-01T00:05:00Z", 300.0),
+        ("6m0s", 360.0),
+        (int(NOW * 1000) - 1, None),
+        (int(NOW) - 1, None),
+        ("x", None),
+    ],
 )
-def test_x_ratelimit_reset_is_epoch_milliseconds(value, wait_s):
-    """Epoch seconds there would be a moment in 1970: over."""
+def test_x_ratelimit_reset_is_a_moment_or_a_wait(value, wait_s):
+    """By OpenRouter's documentation epoch milliseconds; its providers have every other form."""
     assert hints.longest(hints.header_waits({"X-RateLimit-Reset": value}, NOW)) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({"retry-after-ms": "300000"}, 300.0),
+        ({"retry-after-ms": "838.5"}, 0.8385),
+        ({"Retry-After": "300, 300"}, 300.0),
+        ({"Retry-After": "30, 300"}, 300.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 00:00:30 GMT, Thu, 01 Jan 2026 00:00:30 GMT"}, 30.0),
+        ({"Retry-After": "1", "retry-after-ms": "1500"}, 1.5),
+        ({"RateLimit-Reset": "50"}, 50.0),
+        ({"X-RateLimit-Reset-After": "2.5"}, 2.5),
+        ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "2m59.56s"}, 179.56),
+        ({"x-ratelimit-remaining-tokens": "5", "x-ratelimit-reset-tokens": "2m59.56s"}, None),
+        ({"x-ratelimit-reset-tokens": "2m59.56s"}, None),
+        (
+            {
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2026-01-01T00:05:00Z",
+            },
+            300.0,
+        ),
+    ],
+)
+def test_headers_of_providers_behind_the_gateway_are_read(headers, wait_s):
+    """Azure, OpenAI, Groq, Anthropic, the draft of the IETF; a budget that is not empty asks for no wait."""
+    assert hints.longest(hints.header_waits(headers, NOW)) == pytest.approx(wait_s)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +100,48 @@ def test_x_ratelimit_reset_is_epoch_milliseconds(value, wait_s):
 )
 def test_a_moment_comes_in_several_forms(moment, wait_s):
     """`resets_at` is not specified: a date, or seconds, or milliseconds."""
-    assert hints.until(moment, NOW) == wait_s
+    assert hints.stated(moment, NOW) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("838ms", 0.838),
+        ("47s", 47.0),
+        ("6m0s", 360.0),
+        ("2h7m23s", 7643.0),
+        ("1d", 86_400.0),
+        ("5 minutes", 300.0),
+        ("2 hours and 5 minutes", 7500.0),
+        ("-3s", None),
+        ("5 months", None),
+        ("s", None),
+        ("1s" * 50_000, None),
+    ],
+)
+def test_a_length_of_time_may_have_units(text, wait_s):
+    """Go's form, and words."""
+    assert hints.stated(text, NOW) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("text", "wait_s"),
+    [
+        ("Rate limit reached for model `x`: Limit 7000. Please try again in 50.597142857s. Visit", 50.597142857),
+        ("Please try again in 2h7m23s.", 7643.0),
+        ("Try again in 838ms", 0.838),
+        ("Please retry in 47.838249s.", 47.838249),
+        ("please retry after 25s, resets at Wed Oct 23 2024", 25.0),
+        ("Try again in about 5 minutes", 300.0),
+        ("Rate limit resets in 12 seconds", 12.0),
+        ("limited to 5 s of audio", None),
+        ("retry " + "1" * 100_000, None),
+        ("", None),
+    ],
+)
+def test_a_wait_may_be_in_words_only(text, wait_s):
+    """Groq, Google, Firecrawl: as their users have quoted them."""
+    assert hints.in_words(text) == wait_s
 
 
 def test_the_longest_wait_counts():

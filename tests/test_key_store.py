@@ -14,7 +14,7 @@ import redis
 from dev.redis import empty
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.keys.store import KeyStore, Kind, Source
+from gateway.keys.store import KeyStore, Kind, Rest, Source
 from gateway.secrets import ApiKey
 from tests.clock import Clock
 from tests.key_stores import Noting, key_store
@@ -127,6 +127,21 @@ def test_a_rest_knows_its_reason(store: KeyStore, clock: Clock):
     pool.cool(lease_from(pool), refused())
     facts = [(row.rest.kind, row.rest.source, row.rest.reason) for row in pool.status() if row.rest is not None]
     assert facts == [(Kind.LIMITED, Source.STATED, "http_429"), (Kind.REFUSED, Source.GUESSED, "http_401")]
+
+
+def test_a_refusal_is_a_guess_until_the_provider_has_named_or_confirmed_it(store: KeyStore, clock: Clock):
+    """A status alone may be about something else; a confirmed one rests anew, and ends like any other."""
+    pool = pool_of(store, clock, ONE, TWO, THREE)
+    pool.cool(lease_from(pool), refused())
+    pool.cool(lease_from(pool), AuthenticationFailed("no", reason="openrouter_key_limit", is_named=True))
+    pool.cool(lease_from(pool), limited())
+    assert pool.guesses() == {ONE: "http_401"}
+    clock.advance(100)
+    pool.confirm(ONE.digest, "http_401")
+    assert pool.guesses() == {}
+    assert pool.status()[0].rest == Rest(600.0, Kind.REFUSED, Source.STATED, "http_401")
+    pool.clear(ONE.digest, "http_401")
+    assert pool.status()[0].rest is None
 
 
 def test_of_two_rests_that_end_together_the_refusal_counts(store: KeyStore, clock: Clock):

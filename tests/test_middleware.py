@@ -16,12 +16,13 @@ import sentry_sdk
 
 from actors import broker as the_broker
 from actors.boot import Boot
-from actors.broker import MIDDLEWARE, cooldown, resources, stopping
+from actors.broker import MIDDLEWARE, cooldown, key_selection, resources, stopping
 from bridge.delivery import Delivered
 from dev.waiting import wait_until
 from gateway import exits
 from gateway.errors import (
     AuthenticationFailed,
+    CallTooLarge,
     ConfirmTimeout,
     ConnectionLost,
     RateLimited,
@@ -35,6 +36,7 @@ from gateway.ledger.store import Claim, Running, Started, Work
 from gateway.reporting import sentry
 from gateway.secrets import ApiKey
 from middleware.attempt import Attempt, Parking, current_attempt
+from middleware.cooldown import USEFUL_TOKENS
 from middleware.hook import Hook
 from middleware.ledger import GIVEN_UP_AT, SUSPECT_FROM
 from middleware.process import STILL_MARGIN_S, Process
@@ -482,29 +484,57 @@ class Faulty:
 def test_all_keys_refused_in_turn_say_what_the_provider_said(here: World):
     """The last refusal is the text, the code is authentication."""
     here.provider.script = [
-        AuthenticationFailed(f"HTTP 402: refused {n}", reason="http_402", status=402) for n in range(2)
+        AuthenticationFailed(f"HTTP 402: refused {n}", reason="openrouter_credits", status=402, is_named=True)
+        for n in range(2)
     ]
     here.deliver(here.message(job()))
     (envelope,) = here.publisher.to("gemini.responses")
     assert envelope["error"] == "Authentication error: HTTP 402: refused 1"
 
 
-def test_a_401_of_every_key_looks_like_an_outage(here: World):
-    """It waits like any fault of the provider; a request that comes meanwhile does too, and makes no call."""
-    here.provider.script = [
-        AuthenticationFailed(f"HTTP 401: refused {n}", reason="http_401", status=401) for n in range(2)
-    ]
+def guessed(number: int, status: int) -> AuthenticationFailed:
+    return AuthenticationFailed(f"HTTP {status}: refused {number}", reason=f"http_{status}", status=status)
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_guess_about_every_key_is_waited_for(here: World, status: int):
+    """As any fault of the provider; a request that comes meanwhile waits too, and makes no call."""
+    here.provider.script = [guessed(number, status) for number in range(2)]
     assert here.deliver(here.message(job(1))) == ("ack",)
     assert here.deliver(here.message(job(2))) == ("ack",)
     assert len(here.copies("gemini.generate.backoff.2s")) == 2
     assert len(here.provider.calls) == 2
 
 
-def test_an_outage_that_does_not_end_is_an_authentication_error(here: World):
+def test_a_guess_about_the_only_key_is_waited_for(tmp_path: Path):
+    """One answer that was misread must not fail the requests of others."""
+    with world(tmp_path, OPENROUTER_API_KEYS="sk-or-v1-key-one-1111") as here:
+        here.provider.script = [guessed(1, 401)]
+        here.deliver(here.message(job()))
+        assert len(here.copies("gemini.generate.backoff.2s")) == 1
+
+
+def test_one_guess_among_refusals_is_waited_for(here: World):
+    """The provider has not said so of each."""
+    here.provider.script = [AuthenticationFailed("no", reason="openrouter_key_limit", is_named=True), guessed(1, 403)]
+    here.deliver(here.message(job()))
+    assert len(here.copies("gemini.generate.backoff.2s")) == 1
+
+
+def test_a_guess_that_the_provider_confirms_is_an_authentication_error(here: World):
+    """At once, from then on."""
+    here.provider.script = [guessed(number, 401) for number in range(2)]
+    here.deliver(here.message(job(1)))
+    for key in here.settings.keys:
+        here.pool.confirm(key.digest, "http_401")
+    here.deliver(here.message(job(2)))
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["request_id"], envelope["error_code"]) == ("r-2", "authentication")
+
+
+def test_a_guess_that_does_not_end_is_an_authentication_error(here: World):
     """After the short schedule; the text is the last refusal."""
-    here.provider.script = [
-        AuthenticationFailed(f"HTTP 401: refused {n}", reason="http_401", status=401) for n in range(2)
-    ]
+    here.provider.script = [guessed(number, 401) for number in range(2)]
     here.deliver(here.message(job(upstream_retries=3)))
     (envelope,) = here.publisher.to("gemini.responses")
     assert (envelope["error"], envelope["error_code"]) == (
@@ -513,22 +543,83 @@ def test_an_outage_that_does_not_end_is_an_authentication_error(here: World):
     )
 
 
-def test_a_401_of_the_only_key_is_no_outage(tmp_path: Path):
-    """One key says nothing about the others: the producer reads why at once."""
-    with world(tmp_path, OPENROUTER_API_KEYS="sk-or-v1-key-one-1111") as here:
-        here.provider.script = [AuthenticationFailed("HTTP 401", reason="http_401", status=401)]
-        here.deliver(here.message(job()))
-        (envelope,) = here.publisher.to("gemini.responses")
-    assert envelope["error"] == "Authentication error: HTTP 401"
-
-
-def test_a_key_that_is_not_known_is_asked_about(here: World, monkeypatch: pytest.MonkeyPatch):
-    """A 401 is probed; a key without credit, or at its limit, comes back when its rest is over."""
-    suspects: list[str] = []
-    monkeypatch.setattr(cooldown, "suspect", lambda key: suspects.append(str(key)))
-    here.provider.script = [AuthenticationFailed("HTTP 401", reason="http_401", status=401), LIMITED]
+def test_a_store_that_is_away_makes_no_outage_of_a_guess(here: World, monkeypatch: pytest.MonkeyPatch):
+    """What cannot be looked up is not taken for said."""
+    here.provider.script = [guessed(number, 401) for number in range(2)]
+    monkeypatch.setattr(here.pool, "guesses", Once(here.pool.guesses))
     here.deliver(here.message(job()))
-    assert suspects == ["****1111"]
+    assert len(here.copies("gemini.generate.backoff.2s")) == 1
+
+
+def test_a_key_that_rests_by_a_guess_is_asked_about(here: World, monkeypatch: pytest.MonkeyPatch):
+    """Whatever the status was; one about which the provider has spoken comes back when its rest is over."""
+    suspects: list[tuple[str, str]] = []
+    monkeypatch.setattr(cooldown, "suspect", lambda key, reason: suspects.append((str(key), reason)))
+    here.provider.script = [guessed(1, 403), LIMITED]
+    here.deliver(here.message(job()))
+    assert suspects == [("****1111", "http_403")]
+
+
+def test_a_guess_of_another_process_is_asked_about_by_who_meets_it(here: World, monkeypatch: pytest.MonkeyPatch):
+    """The one that has made it may be gone."""
+    here.provider.script = [guessed(1, 401), guessed(2, 402)]
+    here.deliver(here.message(job(1)))
+    suspects: set[tuple[str, str]] = set()
+    monkeypatch.setattr(key_selection, "suspect", lambda key, reason: suspects.add((str(key), reason)))
+    here.deliver(here.message(job(2)))
+    assert suspects == {("****1111", "http_401"), ("****2222", "http_402")}
+
+
+def too_large(tokens: int | None) -> CallTooLarge:
+    error = CallTooLarge("HTTP 402: fewer max_tokens", reason="call_too_large", status=402)
+    error.affordable_tokens = tokens
+    return error
+
+
+def test_a_call_that_is_too_dear_is_made_again_for_what_is_affordable(here: World):
+    """At once; no key rests, no retry is counted, and each call is a use of a key."""
+    here.provider.script = [too_large(3919)]
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert [request.parameters.max_output_tokens for request in here.provider.requests] == [None, 3919]
+    assert [envelope["status"] for envelope in here.publisher.to("gemini.responses")] == ["success"]
+    assert [status.rest for status in here.pool.status()] == [None, None]
+    assert sum(status.used for status in here.pool.status()) == 2
+
+
+@pytest.mark.parametrize("tokens", [None, 0, USEFUL_TOKENS - 1])
+def test_a_call_that_is_too_dear_fails_where_less_is_of_no_use(here: World, tokens: int | None):
+    """This request alone: the next one is answered."""
+    here.provider.script = [too_large(tokens)]
+    here.deliver(here.message(job(1)))
+    here.deliver(here.message(job(2)))
+    first, second = here.publisher.to("gemini.responses")
+    assert (first["error_code"], second["status"]) == ("invalid_request", "success")
+    assert len(here.provider.calls) == 2
+
+
+def test_a_call_that_stays_too_dear_ends(here: World):
+    """The credits go while others use them; what is asked for never grows."""
+    here.provider.script = [too_large(tokens) for tokens in (4000, 3000, 5000, 2000)]
+    here.deliver(here.message(job()))
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert envelope["error_code"] == "invalid_request"
+    assert [request.parameters.max_output_tokens for request in here.provider.requests] == [None, 4000, 3000, 3000]
+
+
+def test_the_operator_is_told_once_that_credits_are_low(here: World, sentry_events: list[Any]):
+    """And not by an event for each request."""
+    here.provider.script = [too_large(3919), completion(), too_large(10), too_large(10)]
+    for number in range(3):
+        here.deliver(here.message(job(number)))
+    assert [event["tags"]["what"] for event in sentry_events] == ["credits_low"]
+
+
+def test_a_call_that_is_too_dear_waits_for_a_key_where_none_is_free(tmp_path: Path):
+    """It had one, and goes on the schedule."""
+    with world(tmp_path, OPENROUTER_API_KEYS="sk-or-v1-key-one-1111", KEYS_MAX_PER_MINUTE="1") as here:
+        here.provider.script = [too_large(3919)]
+        here.deliver(here.message(job()))
+        assert len(here.copies("gemini.generate.delay.60s")) == 1
 
 
 def test_calls_of_one_attempt_share_one_deadline(here: World, monkeypatch: pytest.MonkeyPatch):

@@ -273,7 +273,7 @@ def test_a_transport_fault_holds_neither_key_nor_prompt(make, http):
 def test_waits_count_from_now(make, http):
     """A moment in the answer is compared with this machine's clock."""
     reset_ms = int((time.time() + 600) * 1000)
-    http.post(URL, status=429, json={}, headers={"X-RateLimit-Reset": str(reset_ms)})
+    http.post(URL, status=429, json={"error": {"code": 429}}, headers={"X-RateLimit-Reset": str(reset_ms)})
 
     with pytest.raises(RateLimited) as caught:
         make().complete(request(), KEY, deadline_s=5)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import GatewayError, ProviderError, Scope
+from gateway.errors import GatewayError, ProviderError, RequestRejected, Scope
 from gateway.messages import Completion
 from gateway.providers import gemini_responses, openrouter_responses, responses
-from gateway.providers.gemini_responses import classify_gemini
+from gateway.providers.endings import ENDINGS, Ending
+from gateway.providers.gemini_responses import classify_gemini, classify_gemini_key
 from gateway.providers.openrouter_responses import classify_key, classify_openrouter
 from gateway.providers.responses import MAX_TEXT_CHARS, Answer
 from gateway.reporting.redaction import PROMPT_MASK, redact
@@ -129,7 +130,7 @@ def test_an_error_text_repeats_neither_key_nor_prompt():
 
 def test_half_a_key_at_the_end_of_what_is_read_is_dropped():
     """A key cut in two would not look like one."""
-    prompt = "p" * (responses._MAX_READ_CHARS - 8)
+    prompt = "p" * (responses.MAX_READ_CHARS - 8)
     hide = partial(redact, prompts=[prompt])
 
     assert "sk-or" not in error_text(f"{prompt} sk-or-v1-0123456789abcdef", hide=hide)
@@ -146,7 +147,7 @@ def test_half_a_key_at_the_end_of_what_is_read_is_dropped():
         b"null",
         b'{"choices": {"message": 1}}',
         b'{"choices": [[[]]], "candidates": [[[]]]}',
-        b'{"choices": [{"message": {"content": ["x"]}}], "candidates": [{"content": {"parts": [{"text": 1}]}}]}',
+        b'{"choices": [{"message": {"content": [1]}}], "candidates": [{"content": {"parts": [{"text": 1}]}}]}',
     ],
 )
 @pytest.mark.parametrize("provider", ["openrouter", "gemini"])
@@ -181,7 +182,142 @@ def test_the_facts_of_a_key_are_read():
     assert "user_1" not in repr(info)
 
 
-@pytest.mark.parametrize(("status", "reason"), [(200, "invalid_answer"), (401, "http_401"), (503, "http_503")])
-def test_a_key_without_facts_is_an_error(status, reason):
-    """By the same table as a completion."""
-    assert classify_key(Answer(status, {}, b"{}"), now=NOW, hide=redact).reason == reason
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, b"{}", "invalid_answer"),
+        (401, b'{"error": {"code": 401, "message": "User not found."}}', "http_401"),
+        (401, b"<html></html>", "not_the_provider"),
+        (503, b"{}", "not_the_provider"),
+    ],
+)
+def test_a_key_without_facts_is_an_error(status, body, reason):
+    """By the same table as a completion: a page of a firewall refuses no key."""
+    assert classify_key(Answer(status, {}, body), now=NOW, hide=redact).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (200, b'{"models": [{"name": "models/gemini-2.5-flash"}]}', None),
+        (200, b"<html></html>", "not_the_provider"),
+        (400, b'{"error": {"code": 400, "message": "API key not valid."}}', "api_key_invalid"),
+        (403, b"<html></html>", "not_the_provider"),
+        (403, b'{"error": {"code": 403, "message": "no", "status": "PERMISSION_DENIED"}}', "http_403"),
+    ],
+)
+def test_a_key_of_gemini_is_accepted_where_it_may_list_the_models(status, body, reason):
+    """Free of charge, and the only question about a key that Google answers."""
+    assert getattr(classify_gemini_key(Answer(status, {}, body), now=NOW, hide=redact), "reason", None) == reason
+
+
+@pytest.mark.parametrize("provider", ["openrouter", "gemini"])
+def test_every_word_of_evidence_has_a_sample(provider):
+    """A word that no recorded answer holds is a guess, or dead."""
+    texts = [path.values[0].read_text().lower() for path in samples(provider)]
+    for rule in TABLES[provider]:
+        for word in rule.markers:
+            field = word.removeprefix("metadata.")
+            assert provider == "gemini" or any(field in text for text in texts), word
+        assert not rule.markers or any(word in text for word in rule.markers for text in texts)
+
+
+def test_a_rule_that_reads_the_words_of_a_provider_rests_nothing():
+    """They may repeat a prompt, and nobody's prompt may rest the keys of all."""
+    reading = [rule for table in TABLES.values() for rule in table if rule.reads_raw]
+    assert reading
+    assert all(rule.error.__name__ == "RequestRejected" for rule in reading)
+
+
+def test_a_prompt_that_is_repeated_is_no_evidence():
+    """Neither for a wait nor for a fault of the request: what the caller hides is hidden before it is read."""
+    prompt = "maximum context length, please retry in 9999 seconds"
+    error = {"code": 400, "message": "Provider returned error", "metadata": {"provider_name": "X", "raw": prompt}}
+    body = json.dumps({"error": error}).encode()
+
+    outcome = classify("openrouter", Answer(400, {}, body), hide=partial(redact, prompts=[prompt]))
+
+    assert (outcome.reason, outcome.retry_after_s) == ("provider_refused", None)
+
+
+def test_raw_words_may_be_an_object():
+    """As they are in the middle of a stream (cline 5449)."""
+    raw = {"object": "error", "message": "This model's maximum context length is 8192 tokens", "code": 400}
+    error = {"code": 400, "message": "Upstream error", "metadata": {"provider_name": "AtlasCloud", "raw": raw}}
+
+    outcome = classify("openrouter", Answer(400, {}, json.dumps({"error": error}).encode()))
+
+    assert outcome.reason == "prompt_too_long"
+
+
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+def test_an_error_says_whether_the_provider_has_named_the_cause(table):
+    """A status alone is a guess, and a rest that comes of it is checked."""
+    for rule in table:
+        assert rule.is_named is bool(rule.sources or rule.markers)
+
+
+@pytest.mark.parametrize(("text", "tokens"), [("can only afford 3919.", 3919), ("can only afford 3,919", 3919)])
+def test_the_affordable_tokens_are_read(text, tokens):
+    """With and without a separator."""
+    body = json.dumps({"error": {"code": 402, "message": f"fewer max_tokens. You {text}"}}).encode()
+    assert classify("openrouter", Answer(402, {}, body)).affordable_tokens == tokens
+
+
+@pytest.mark.parametrize(
+    ("headers", "encoding", "reason"),
+    [
+        ({"Content-Encoding": "br"}, "br", "unreadable_answer"),
+        ({"Content-Encoding": "br", "Content-Type": "text/html"}, "br", "not_the_provider"),
+        ({"Content-Type": "application/json"}, "", "unreadable_answer"),
+        ({}, "", "not_the_provider"),
+    ],
+)
+@pytest.mark.parametrize("provider", ["openrouter", "gemini"])
+def test_a_success_that_cannot_be_read_is_final_where_it_is_paid_for(provider, headers, encoding, reason):
+    """Fetched again it would be paid for again, and be the same; a page of a portal costs nothing."""
+    outcome = classify(provider, Answer(200, headers, b"\x1b\x0b\x00\xf8\x8f", encoding))
+
+    assert outcome.reason == reason
+    page = Answer(200, headers, b"\n<html></html>", encoding)
+    assert classify(provider, page).reason == "not_the_provider"
+    assert isinstance(outcome, RequestRejected) is (reason == "unreadable_answer")
+    assert ("encoding br" in str(outcome)) is (reason == "unreadable_answer" and bool(encoding))
+
+
+def ended(provider: str, word: str, text: str) -> Answer:
+    """An answer with this text that has ended for this reason, in the provider's own word."""
+    message = {"role": "assistant", "content": text}
+    choice = {"finish_reason": None, "native_finish_reason": word, "message": message}
+    candidate = {"finishReason": word.upper(), "content": {"parts": [{"text": text}]}}
+    body = {"choices": [choice]} if provider == "openrouter" else {"candidates": [candidate]}
+    return Answer(200, {}, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("word", ENDINGS)
+@pytest.mark.parametrize("provider", ["openrouter", "gemini"])
+def test_every_reason_to_stop_has_its_meaning(provider, word):
+    """With a text it is told, unless a filter has touched that; without one it says whether another try is of use."""
+    meaning = ENDINGS[word]
+    with_text, without = (classify(provider, ended(provider, word, text)) for text in ("Hello.", ""))
+
+    if meaning is Ending.CONTENT_FILTER:
+        assert with_text.reason == "content_blocked"
+    else:
+        assert (with_text.content, with_text.finish_reason) == ("Hello.", meaning)
+    assert without.reason == {
+        Ending.CONTENT_FILTER: "content_blocked",
+        Ending.LENGTH: "output_exhausted",
+        Ending.TOOL_CALLS: "tool_call",
+    }.get(meaning, "empty_answer")
+
+
+def test_a_header_of_a_stranger_forges_no_line_and_shows_no_key():
+    """It is in an envelope and a log line."""
+    headers = {"Content-Type": "text/html\x1b[2K sk-or-v1-0123456789abcdef " + "x" * 500}
+
+    text = str(classify("openrouter", Answer(403, headers, b"<html></html>")))
+
+    assert "sk-or-v1" not in text
+    assert text.isprintable()
+    assert len(text) < 200

@@ -29,6 +29,7 @@ from gateway.errors import (
 )
 from gateway.reporting import sentry
 from gateway.settings import Settings
+from tests.test_responses import SAMPLES, classify, load
 
 KEY = "sk-or-v1-canary-key-1111"
 PASSWORD = "canary/password"
@@ -237,6 +238,15 @@ def test_a_model_that_does_not_exist_is_one_event_an_hour(configured: Server):
             error = rejected(model)
             sentry.capture_failure(error, request_id=f"r-{number}", model=model, cause=error)
     assert [event["tags"]["model"] for event in configured.events] == ["a/one", "a/two"]
+
+
+@pytest.mark.parametrize("sample", ["openrouter/400_model_id", "openrouter/404_data_policy", "gemini/400_location"])
+def test_what_only_a_person_can_mend_is_one_event_an_hour(configured: Server, sample: str):
+    """A model that is unknown or not allowed, a place that is not served: every request for it fails."""
+    error = classify(sample.partition("/")[0], load(SAMPLES / f"{sample}.json")[0])
+    for number in range(5):
+        sentry.capture_failure(error, request_id=f"r-{number}", model="a/one", cause=error)
+    assert len(configured.events) == 1
 
 
 def test_refused_keys_are_one_event_an_hour(configured: Server):

@@ -75,6 +75,7 @@ class Provider:
     def __init__(self) -> None:
         self.script: list[Completion | BaseException] = []
         self.calls: list[str] = []
+        self.requests: list[Request] = []
         self.during: Callable[[], None] = lambda: None
 
     def resolve_model(self, model: str | None) -> str:
@@ -82,6 +83,7 @@ class Provider:
 
     def complete(self, request: Request, key: Any, *, deadline_s: float) -> Completion:
         self.calls.append(key.reveal())
+        self.requests.append(request)
         self.during()
         answer = self.script.pop(0) if self.script else completion()
         if isinstance(answer, BaseException):

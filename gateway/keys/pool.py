@@ -131,6 +131,20 @@ class KeyPool:
         if subject is not None:
             self._store.cool(self._key_set, subject, self._rest(error))
 
+    def confirm(self, digest: str, reason: str) -> None:
+        """The provider has said, when it was asked, that the key with this digest is refused: no guess any more."""
+        rest = Rest(self._refused_cooldown_s, Kind.REFUSED, Source.STATED, reason)
+        self._store.cool(self._key_set, key_subject(digest), rest)
+
+    def guesses(self) -> dict[ApiKey, str]:
+        """The keys that rest as refused because a status was read so, with the reason. Reads only."""
+        rests = {row.key: row.rest for row in self.status() if row.rest is not None}
+        return {
+            key: rest.reason
+            for key, rest in rests.items()
+            if rest.kind is Kind.REFUSED and rest.source is Source.GUESSED
+        }
+
     def ready_in_s(self, model: str | None = None) -> float:
         """Seconds until some key may be used, for `model` if given; 0.0 when one may be now. Reads only."""
         return self._store.ready_in_s(self._key_set, model)
@@ -175,4 +189,4 @@ class KeyPool:
         if stated is not None and math.isfinite(stated) and stated > 0:
             return Rest(stated, kind, Source.STATED, error.reason)
         guessed = self._refused_cooldown_s if refused else self._cooldown_s
-        return Rest(guessed, kind, Source.GUESSED, error.reason)
+        return Rest(guessed, kind, Source.STATED if error.is_named else Source.GUESSED, error.reason)

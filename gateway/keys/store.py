@@ -17,7 +17,7 @@ class Kind(StrEnum):
 
 
 class Source(StrEnum):
-    """Where the length of a rest comes from."""
+    """Whether the provider has named what rests, or for how long; or we have read it from a status."""
 
     STATED = "stated"
     GUESSED = "guessed"

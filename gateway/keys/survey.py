@@ -169,7 +169,8 @@ class Survey:
 def is_somebody_else(error: ProviderError) -> bool:
     """Whether a failed question shows that the address is not the provider's, and not that it has trouble."""
     refused = isinstance(error, UpstreamFailed) and (error.status or 0) // 100 == 4 and error.status not in _PASSING  # noqa: PLR2004 - a class of statuses
-    return error.reason in _ELSEWHERE or error.status in _NO_SUCH_PATH or refused
+    page = error.reason == "not_the_provider" and (error.status or 0) // 100 == 2  # noqa: PLR2004 - a class of statuses
+    return page or refused or error.reason in _ELSEWHERE or error.status in _NO_SUCH_PATH
 
 
 def unusable(info: KeyInfo) -> str | None:

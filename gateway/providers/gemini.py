@@ -13,10 +13,11 @@ from gateway.errors import AuthenticationFailed, ProviderError, RequestRejected
 from gateway.messages import Completion, Parameters, Request
 from gateway.model_names import bare, resolve
 from gateway.providers.discretion import hidden
-from gateway.providers.gemini_responses import WHO, classify_gemini
+from gateway.providers.gemini_responses import classify_gemini, classify_gemini_key
 from gateway.providers.openrouter_responses import KeyInfo
-from gateway.providers.responses import Answer, Hide, mapping, read_object, string, unusable
+from gateway.providers.responses import Answer, Hide
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
+from gateway.providers.values import mapping, string
 from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
 
@@ -98,12 +99,9 @@ def _models(answer: Answer, *, hide: Hide) -> Mapping[str, str | None] | Provide
 
     Source: https://ai.google.dev/api/models#v1beta.models.list
     """
-    if not answer.is_success:
-        failed = classify_gemini(answer, asked="", now=time.time(), hide=hide)
-        return failed if isinstance(failed, ProviderError) else unusable(WHO, "a failure", reason="invalid_answer")
-    rows = (read_object(answer.body) or {}).get("models")
-    if not isinstance(rows, list):
-        return unusable(WHO, "something else than a list of models", reason="invalid_answer")
+    if (failed := classify_gemini_key(answer, now=time.time(), hide=hide)) is not None:
+        return failed
+    rows = next(one["models"] for one in answer.content.objects if isinstance(one.get("models"), list))
     return {string(mapping(row).get("name")).removeprefix("models/"): None for row in rows}
 
 

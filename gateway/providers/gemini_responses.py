@@ -17,23 +17,22 @@ from gateway.errors import (
     UpstreamFailed,
 )
 from gateway.messages import Completion, Usage
-from gateway.providers.hints import longest, seconds, until_midnight_pacific
-from gateway.providers.responses import (
-    Answer,
-    Fault,
-    Hide,
-    Rule,
+from gateway.providers import bodies
+from gateway.providers.candidates import (
+    Piece,
     blocked,
-    count,
-    exhausted,
-    first,
-    judge,
-    mapping,
-    name,
-    read_object,
-    string,
+    chosen,
+    is_odd,
+    text_of,
+    trouble,
+    unreadable,
     unusable,
 )
+from gateway.providers.endings import Ending, ending
+from gateway.providers.evidence import KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG, STATUSES
+from gateway.providers.hints import header_waits, in_words, longest, stated, until_midnight_pacific
+from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, Rule, judge, spoiled, stranger
+from gateway.providers.values import count, first_name, items, mapping, string
 
 WHO: Final = "Gemini"
 
@@ -42,8 +41,32 @@ TABLE: Final[tuple[Rule, ...]] = (
         "a wrong key is told as a bad request",
         AuthenticationFailed,
         Scope.KEY,
-        sources=frozenset({"API_KEY_INVALID"}),
         reason="api_key_invalid",
+        sources=("API_KEY_INVALID",),
+    ),
+    Rule(
+        "the same, with the details left out",
+        AuthenticationFailed,
+        Scope.KEY,
+        reason="api_key_invalid",
+        markers=KEY_INVALID,
+        statuses={400},
+    ),
+    Rule(
+        "the worker stands where Google does not serve: no key and no request is at fault",
+        UpstreamFailed,
+        reason="location",
+        for_operator=True,
+        markers=NOT_SERVED_HERE,
+        statuses={400},
+    ),
+    Rule(
+        "the prompt is too long for the model",
+        RequestRejected,
+        reason="prompt_too_long",
+        says="the prompt is too long",
+        markers=PROMPT_TOO_LONG,
+        statuses={400, 413},
     ),
     Rule("no such model", RequestRejected, code=ErrorCode.MODEL_NOT_FOUND, statuses={404}),
     Rule("the key is not accepted, or may not do this", AuthenticationFailed, Scope.KEY, statuses={401, 403}),
@@ -54,63 +77,114 @@ TABLE: Final[tuple[Rule, ...]] = (
     Rule("the provider is at fault", UpstreamFailed),
 )
 
-_FILTERED = frozenset({"SAFETY", "PROHIBITED_CONTENT", "RECITATION", "BLOCKLIST", "SPII"})
-
 
 def classify_gemini(answer: Answer, *, asked: str, now: float, hide: Hide) -> Completion | ProviderError:
     """The completion in `answer`, or the error that it means. Returned and never raised; pure.
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
     """
-    content = read_object(answer.body)
-    if not answer.is_success:
-        return _failure(answer.status, mapping((content or {}).get("error")), now=now, hide=hide)
-    if content is None:
-        return unusable(WHO, "something else than a JSON object", reason="invalid_answer")
-    return _completion(content, first(content.get("candidates")), asked=asked)
+    content = answer.content.unpacked("candidates")
+    error = _error(content)
+    if error is not None or not answer.is_success:
+        return _failure(answer, error, now=now, hide=hide)
+    found = chosen(_pieces(content.objects))
+    if found is None:
+        return _nothing(answer, content, now=now)
+    bad = trouble(found, who=WHO, is_done=content.has_ended)
+    return bad or _completion(content.objects, found, asked=asked)
 
 
-def _failure(status: int, error: Mapping[str, Any], *, now: float, hide: Hide) -> ProviderError:
-    details = [mapping(detail) for detail in _items(error.get("details"))]
-    waits = [seconds(detail.get("retryDelay")) for detail in details]
+def classify_gemini_key(answer: Answer, *, now: float, hide: Hide) -> ProviderError | None:
+    """What an answer to `GET /v1beta/models` means for the key it was asked with; None where it is accepted. Pure."""
+    content = answer.content
+    error = _error(content)
+    if error is not None or not answer.is_success:
+        return _failure(answer, error, now=now, hide=hide)
+    listed = any(isinstance(one.get("models"), list) for one in content.objects)
+    return None if listed else stranger(WHO, answer, now=now)
+
+
+def _error(content: bodies.Content) -> Mapping[str, Any] | None:
+    return next((mapping(one["error"]) for one in content.objects if mapping(one.get("error"))), None)
+
+
+def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hide: Hide) -> ProviderError:
+    if error is None:
+        return stranger(WHO, answer, now=now)
+    message = string(error.get("message"))
+    details = [mapping(detail) for detail in items(error.get("details"))]
+    waits = [stated(detail.get("retryDelay"), now) for detail in details]
+    waits += [*header_waits(answer.headers, now), in_words(hide(message[:MAX_READ_CHARS]))]
     if any("PerDay" in quota for detail in details for quota in _quotas(detail)):
         waits.append(until_midnight_pacific(now))
     causes = [string(detail.get("reason")) for detail in details if detail.get("reason")]
-    fault = Fault(status, string(error.get("message")), source=next(iter(causes), ""), wait_s=longest(waits))
+    fault = Fault(
+        _code(error) if answer.is_success else answer.status,
+        message,
+        source=next(iter(causes), ""),
+        signs=message.lower(),
+        wait_s=longest(waits),
+    )
     return judge(fault, TABLE, who=WHO, hide=hide)
 
 
+def _code(error: Mapping[str, Any]) -> int:
+    code = count(error.get("code")) or STATUSES.get(string(error.get("status")).lower(), 0)
+    return code if code in range(400, 600) else 502
+
+
 def _quotas(detail: Mapping[str, Any]) -> Iterator[str]:
-    return (string(mapping(violation).get("quotaId")) for violation in _items(detail.get("violations")))
+    return (string(mapping(violation).get("quotaId")) for violation in items(detail.get("violations")))
 
 
-def _items(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _completion(content: Mapping[str, Any], candidate: Mapping[str, Any], *, asked: str) -> Completion | ProviderError:
-    ended = candidate.get("finishReason")
-    refused = mapping(content.get("promptFeedback")).get("blockReason")
-    if ended in _FILTERED or (refused and not candidate):
+def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> ProviderError:
+    """What a success without a candidate means."""
+    if any(mapping(one.get("promptFeedback")).get("blockReason") for one in content.objects):
         return blocked(WHO)
-    text = _text(candidate)
-    if not text.strip():
-        return exhausted(WHO) if ended == "MAX_TOKENS" else unusable(WHO, "an empty text", reason="empty_answer")
-    return Completion(
-        content=text,
-        usage=_usage(mapping(content.get("usageMetadata"))),
-        model_used=name(content.get("modelVersion")) or asked,
-        generation_id=name(content.get("responseId")) or None,
+    if any("candidates" not in one and _usage([one]).completion_tokens for one in content.objects):
+        return unreadable(WHO, "no text in any place that is known, and the bill for one")
+    if any(not one or one.keys() & {"candidates", "usageMetadata", "modelVersion"} for one in content.objects):
+        return unusable(WHO, "an empty text", reason="empty_answer")
+    if not answer.body.strip():
+        return unusable(WHO, "an empty body", reason="invalid_answer")
+    return spoiled(WHO, answer, content, field=b'"candidates"') or stranger(WHO, answer, now=now)
+
+
+def _pieces(objects: list[dict[str, Any]]) -> Iterator[Piece]:
+    for content in objects:
+        for position, candidate in enumerate(items(content.get("candidates"))):
+            if isinstance(candidate, dict):
+                yield _piece(candidate, position)
+
+
+def _piece(candidate: Mapping[str, Any], position: int) -> Piece:
+    inside = candidate.get("content")
+    parts = mapping(inside).get("parts", inside) or candidate.get("text") or candidate.get("output")
+    calls_tool = any("functionCall" in mapping(part) for part in items(parts))
+    text = text_of(parts)
+    number = count(candidate.get("index"))
+    return Piece(
+        position if number is None else number,
+        text,
+        Ending.TOOL_CALLS if calls_tool and not text.strip() else ending(candidate.get("finishReason")),
+        is_whole=False,  # a whole answer is a stream of one piece
+        is_odd=not text and is_odd([part for part in items(parts) if mapping(part).get("thought") is not True]),
     )
 
 
-def _text(candidate: Mapping[str, Any]) -> str:
-    parts = [mapping(part) for part in _items(mapping(candidate.get("content")).get("parts"))]
-    # A part marked `thought` is a summary of the reasoning and no part of the answer.
-    return "".join(string(part.get("text")) for part in parts if part.get("thought") is not True)
+def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str) -> Completion:
+    return Completion(
+        content=found.text,
+        usage=_usage(objects),
+        model_used=first_name(objects, "modelVersion") or asked,
+        generation_id=first_name(objects, "responseId") or None,
+        finish_reason=found.ending,
+    )
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
+def _usage(objects: list[dict[str, Any]]) -> Usage:
+    """What the last object that tells it tells: each of a stream counts what came before it, too."""
+    usage = next((mapping(one.get("usageMetadata")) for one in reversed(objects) if one.get("usageMetadata")), {})
     prompt, thoughts = count(usage.get("promptTokenCount")) or 0, count(usage.get("thoughtsTokenCount"))
     completion = (count(usage.get("candidatesTokenCount")) or 0) + (thoughts or 0)
     return Usage(

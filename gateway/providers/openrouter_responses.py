@@ -1,156 +1,41 @@
-"""What OpenRouter's answers mean.
+"""From OpenRouter's answers to a completion, a key's facts, the models, or an error.
 
-Sources: https://openrouter.ai/docs/api-reference/errors, https://openrouter.ai/docs/api-reference/limits, and answers
+Sources: https://openrouter.ai/docs/api-reference/overview, https://openrouter.ai/docs/api-reference/errors, and answers
 captured in public issues.
 """
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-from gateway.errors import (
-    AuthenticationFailed,
-    ErrorCode,
-    ProviderError,
-    RateLimited,
-    RequestRejected,
-    Scope,
-    UpstreamFailed,
-)
+from gateway.errors import CallTooLarge, ProviderError
 from gateway.messages import Completion, Usage
-from gateway.providers.hints import header_waits, longest, until
-from gateway.providers.responses import (
-    Answer,
-    Fault,
-    Hide,
-    Rule,
-    amount,
-    blocked,
-    count,
-    exhausted,
-    first,
-    judge,
-    mapping,
-    name,
-    read_object,
-    string,
+from gateway.providers import bodies
+from gateway.providers.candidates import (
+    Piece,
+    chosen,
+    is_odd,
+    is_refusal,
+    text_of,
+    trouble,
+    unreadable,
     unusable,
 )
+from gateway.providers.endings import Ending, ending
+from gateway.providers.evidence import STATUSES
+from gateway.providers.hints import header_waits, in_words, longest, stated
+from gateway.providers.openrouter_rules import TABLE
+from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, judge, spoiled, stranger
+from gateway.providers.values import amount, count, first_name, items, mapping, name, string
 
 WHO: Final = "OpenRouter"
 
-#: In the order in which OpenRouter's answers have to be read: the named limit, the words of the message, whether the
-#: model's provider has spoken, the status. A later sign can be wrong where an earlier one is right: a body about the
-#: free daily count can name a provider.
-TABLE: Final[tuple[Rule, ...]] = (
-    # 1. metadata.limit_source
-    Rule(
-        "the key's own limit is used up", AuthenticationFailed, Scope.KEY, sources=frozenset({"openrouter_key_limit"})
-    ),
-    Rule(
-        "calls in flight hold the account's budget: it frees itself as they end",
-        RateLimited,
-        Scope.ACCOUNT,
-        sources=frozenset({"openrouter_in_flight_budget"}),
-    ),
-    Rule("nothing left to pay with", AuthenticationFailed, Scope.ACCOUNT, sources=frozenset({"openrouter_credits"})),
-    Rule(
-        "a budget that starts anew at a stated time: waiting helps",
-        RateLimited,
-        Scope.ACCOUNT,
-        sources=frozenset({"openrouter_workspace_budget", "openrouter_guardrail_budget"}),
-        states_wait=True,
-    ),
-    Rule(
-        "a budget that only its owner can raise",
-        AuthenticationFailed,
-        Scope.ACCOUNT,
-        sources=frozenset({"openrouter_workspace_budget", "openrouter_guardrail_budget"}),
-    ),
-    Rule(
-        "everybody's calls to this model share one pool: another key meets the same limit",
-        RateLimited,
-        Scope.MODEL,
-        sources=frozenset({"upstream_provider_shared_pool", "openrouter_shared_capacity"}),
-    ),
-    Rule(
-        "free calls are counted by account, until the reset",
-        RateLimited,
-        Scope.ACCOUNT,
-        sources=frozenset({"openrouter_free_tier_daily"}),
-    ),
-    Rule("the account calls too fast", RateLimited, Scope.ACCOUNT, sources=frozenset({"openrouter_admission_control"})),
-    # 2. words of the message, type of the error
-    Rule(
-        "the same as the source of this name, in older answers",
-        AuthenticationFailed,
-        Scope.KEY,
-        reason="openrouter_key_limit",
-        markers=("key limit exceeded",),
-        statuses={402, 403},
-    ),
-    Rule(
-        "the same as the source of this name, in older answers",
-        RateLimited,
-        Scope.ACCOUNT,
-        reason="openrouter_free_tier_daily",
-        markers=("free-models-per-day",),
-        statuses={429},
-    ),
-    Rule(
-        "the prompt was refused, and will be again",
-        RequestRejected,
-        code=ErrorCode.CONTENT_BLOCKED,
-        reason="content_blocked",
-        markers=("moderation", "content_policy_violation", "refusal", "metadata.reasons", "metadata.flagged_input"),
-        statuses={400, 403},
-    ),
-    # 3. metadata.provider_name
-    Rule(
-        "the provider refused OpenRouter and not us: the key is fine",
-        UpstreamFailed,
-        reason="provider_refused",
-        from_provider=True,
-        statuses={400, 401, 403},
-    ),
-    Rule(
-        "the provider's limit for OpenRouter: another key meets the same one",
-        RateLimited,
-        Scope.MODEL,
-        reason="provider_limit",
-        from_provider=True,
-        statuses={429},
-    ),
-    Rule(
-        "as above, with the provider's name left out",
-        RateLimited,
-        Scope.MODEL,
-        reason="provider_limit",
-        markers=("provider returned error",),
-        statuses={429},
-    ),
-    # 4. the status
-    Rule("no such model", RequestRejected, code=ErrorCode.MODEL_NOT_FOUND, statuses={404}),
-    Rule("the key is not accepted", AuthenticationFailed, Scope.KEY, statuses={401}),
-    Rule(
-        "credits do not come back by waiting, so a stated wait means the budget in flight",
-        RateLimited,
-        Scope.ACCOUNT,
-        states_wait=True,
-        statuses={402},
-    ),
-    Rule("nothing left to pay with", AuthenticationFailed, Scope.ACCOUNT, statuses={402}),
-    Rule("the key may not do this", AuthenticationFailed, Scope.KEY, statuses={403}),
-    Rule("the provider took too long", UpstreamFailed, statuses={408}),
-    Rule("the key calls too fast", RateLimited, Scope.KEY, statuses={429}),
-    Rule("the request is at fault", RequestRejected, statuses=range(400, 500)),
-    Rule("the provider is at fault", UpstreamFailed),
-)
-
-_FILTERED = frozenset({"content_filter", "refusal"})
 #: What a failed 200 counts as when its code says nothing.
-_UNKNOWN = HTTPStatus.BAD_GATEWAY
+_UNKNOWN: Final = HTTPStatus.BAD_GATEWAY
+_AFFORDABLE: Final = re.compile(r"can only afford ([\d,]{1,12})")
 
 
 def classify_openrouter(answer: Answer, *, asked: str, now: float, hide: Hide) -> Completion | ProviderError:
@@ -158,69 +43,145 @@ def classify_openrouter(answer: Answer, *, asked: str, now: float, hide: Hide) -
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
     """
-    content = read_object(answer.body)
-    if not answer.is_success:
-        return _failure(answer.status, answer.headers, (content or {}).get("error"), now=now, hide=hide)
-    if content is None:
-        return unusable(WHO, "something else than a JSON object", reason="invalid_answer")
-    choice = first(content.get("choices"))
-    error = content.get("error") or (choice.get("error") or {} if choice.get("finish_reason") == "error" else None)
-    if error is not None:
-        return _failure(_code(error), answer.headers, error, now=now, hide=hide)
-    return _completion(content, choice, asked=asked, generation_id=answer.header("X-Generation-Id"))
+    content = answer.content.unpacked("choices")
+    error = _error(answer, content.objects)
+    if error is not None or not answer.is_success:
+        return _failure(answer, error, now=now, hide=hide)
+    found = chosen(_pieces(content.objects))
+    if found is None:
+        return _nothing(answer, content, now=now)
+    bad = trouble(found, who=WHO, is_done=content.has_ended)
+    return bad or _completion(content.objects, found, asked=asked, generation_id=answer.header("X-Generation-Id"))
 
 
-def _failure(status: int, headers: Mapping[str, str], error: object, *, now: float, hide: Hide) -> ProviderError:
-    if isinstance(error, str):
-        error = {"message": error}
-    facts = mapping(error)
-    metadata = mapping(facts.get("metadata"))
-    message = string(facts.get("message"))
+def _error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+    """The provider's error object, wherever it stands; None where there is none."""
+    for content in objects:
+        if mapping(content.get("error")):
+            return mapping(content["error"])
+        for choice in map(mapping, items(content.get("choices"))):
+            if mapping(choice.get("error")) or choice.get("finish_reason") == "error":
+                return mapping(choice.get("error"))
+    return _bare_error(answer, objects)
+
+
+def _bare_error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+    """An error object without its frame, `{"code": 429, "message": …}`.
+
+    Other servers, too, say `{"code": 404, "message": …}`: it is believed where it is about nothing that is final.
+    """
+    if not (answer.is_success or answer.status == HTTPStatus.TOO_MANY_REQUESTS):
+        return None
+    return next((one for one in objects if isinstance(one.get("message"), str) and _code(one)), None)
+
+
+def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hide: Hide) -> ProviderError:
+    if error is None:
+        return stranger(WHO, answer, now=now)
+    metadata = mapping(error.get("metadata"))
+    message, raw = string(error.get("message")), _raw(metadata, hide)
     mirrored = mapping(metadata.get("headers"))
-    waits = [*header_waits(headers, now), *header_waits(mirrored, now), until(metadata.get("resets_at"), now)]
+    waits = [*header_waits(answer.headers, now), *header_waits(mirrored, now), stated(metadata.get("resets_at"), now)]
+    waits += [in_words(hide(message[:MAX_READ_CHARS])), in_words(raw)]
     fault = Fault(
-        status,
+        (_code(error) or _UNKNOWN) if answer.is_success else answer.status,
         message,
         source=string(metadata.get("limit_source")),
-        signs=_signs(message, metadata),
+        signs=_signs(error, metadata),
+        raw=raw,
         from_provider=bool(metadata.get("provider_name")),
         wait_s=longest(waits),
     )
-    return judge(fault, TABLE, who=WHO, hide=hide)
+    failed = judge(fault, TABLE, who=WHO, hide=hide)
+    if isinstance(failed, CallTooLarge) and (affordable := _AFFORDABLE.search(message)):
+        failed.affordable_tokens = count(affordable[1].replace(",", ""))
+    return failed
 
 
-def _signs(message: str, metadata: Mapping[str, Any]) -> str:
+def _raw(metadata: Mapping[str, Any], hide: Hide) -> str:
+    """The words of the model's provider, to look for evidence in and never to pass on; without those of the prompt."""
+    raw = metadata.get("raw")
+    text = raw if isinstance(raw, str) else json.dumps(raw) if raw else ""
+    return hide(text[:MAX_READ_CHARS]).lower()
+
+
+def _signs(error: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
+    told = [
+        error.get("message"),
+        error.get("code"),
+        error.get("type"),
+        metadata.get("error_type"),
+        metadata.get("reason"),
+    ]
     present = [f"metadata.{field}" for field in ("reasons", "flagged_input") if metadata.get(field)]
-    return " ".join([message, string(metadata.get("error_type")), string(metadata.get("reason")), *present]).lower()
+    return " ".join([*(string(one) for one in told), *present]).lower()
 
 
-def _code(error: object) -> int:
-    code = mapping(error).get("code")
-    if isinstance(code, str) and code.isascii() and code.isdigit():
-        code = int(code[:4])
-    return code if isinstance(code, int) and code in range(400, 600) else _UNKNOWN
+def _code(error: Mapping[str, Any]) -> int | None:
+    """The status that the error stands for, in digits or in words; None where it says nothing of the kind."""
+    kinds = (
+        error.get("code"),
+        error.get("type"),
+        error.get("status"),
+        mapping(error.get("metadata")).get("error_type"),
+    )
+    for kind in kinds:
+        code = count(kind) or STATUSES.get(string(kind).lower().replace(" ", "_").replace("-", "_"))
+        if code in range(400, 600):
+            return code
+    return None
 
 
-def _completion(
-    content: Mapping[str, Any], choice: Mapping[str, Any], *, asked: str, generation_id: str | None
-) -> Completion | ProviderError:
-    message = mapping(choice.get("message"))
-    text = string(message.get("content"))
-    ended = choice.get("finish_reason")
-    if ended in _FILTERED or (not text.strip() and message.get("refusal")):
-        return blocked(WHO)
-    if not text.strip():
-        return exhausted(WHO) if ended == "length" else unusable(WHO, "an empty text", reason="empty_answer")
-    return Completion(
-        content=text,
-        usage=_usage(mapping(content.get("usage"))),
-        model_used=name(content.get("model")) or asked,
-        generation_id=name(generation_id) or name(content.get("id")) or None,
+def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> ProviderError:
+    """What a success without a candidate means."""
+    if any("choices" in one for one in content.objects):
+        return unusable(WHO, "an empty text", reason="empty_answer")
+    if _usage(content.objects).completion_tokens:
+        return unreadable(WHO, "no text in any place that is known, and the bill for one")
+    if not answer.body.strip():
+        return unusable(WHO, "an empty body", reason="invalid_answer")
+    return spoiled(WHO, answer, content, field=b'"choices"') or stranger(WHO, answer, now=now)
+
+
+def _pieces(objects: list[dict[str, Any]]) -> Iterator[Piece]:
+    for content in objects:
+        for position, choice in enumerate(items(content.get("choices"))):
+            if isinstance(choice, dict):
+                yield _piece(choice, position)
+
+
+def _piece(choice: Mapping[str, Any], position: int) -> Piece:
+    said = choice.get("message") or choice.get("delta") or choice.get("text")
+    message = mapping(said)
+    content = message.get("content") or choice.get("text") if message else said
+    calls_tool = bool(message.get("tool_calls") or message.get("function_call"))
+    ends = ending(choice.get("finish_reason"), choice.get("native_finish_reason"))
+    number = count(choice.get("index"))
+    return Piece(
+        position if number is None else number,
+        text_of(content),
+        Ending.TOOL_CALLS if calls_tool and not string(content).strip() else ends,
+        is_whole="message" in choice,
+        is_refused=bool(message.get("refusal")) or is_refusal(content),
+        is_odd=is_odd(content),
     )
 
 
-def _usage(usage: Mapping[str, Any]) -> Usage:
-    prompt, completion = count(usage.get("prompt_tokens")) or 0, count(usage.get("completion_tokens")) or 0
+def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str, generation_id: str | None) -> Completion:
+    return Completion(
+        content=found.text,
+        usage=_usage(objects),
+        model_used=first_name(objects, "model") or asked,
+        generation_id=name(generation_id) or first_name(objects, "id") or None,
+        finish_reason=found.ending,
+    )
+
+
+def _usage(objects: list[dict[str, Any]]) -> Usage:
+    """What the last object that tells it tells: a stream has it at its end."""
+    usage = next((mapping(one.get("usage")) for one in reversed(objects) if mapping(one.get("usage"))), {})
+    prompt = count(usage.get("prompt_tokens", usage.get("input_tokens"))) or 0
+    completion = count(usage.get("completion_tokens", usage.get("output_tokens"))) or 0
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,
@@ -246,12 +207,12 @@ class KeyInfo:
 
 def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | ProviderError:
     """The facts in an answer to `GET /key`, or the error that it means. Returned and never raised; pure."""
-    content = read_object(answer.body)
+    content = answer.content.objects
     if not answer.is_success:
-        return _failure(answer.status, answer.headers, (content or {}).get("error"), now=now, hide=hide)
-    if content is None or not isinstance(content.get("data"), dict):
+        return _failure(answer, _error(answer, content), now=now, hide=hide)
+    if not content or not isinstance(content[0].get("data"), dict):
         return unusable(WHO, "something else than a key's facts", reason="invalid_answer")
-    data = mapping(content["data"])
+    data = mapping(content[0]["data"])
     return KeyInfo(
         limit_remaining=amount(data.get("limit_remaining")),
         creator_user_id=name(data.get("creator_user_id")) or None,
@@ -262,10 +223,10 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
 
 def classify_models(answer: Answer, *, now: float, hide: Hide) -> Mapping[str, str | None] | ProviderError:
     """Model and the day of its retirement in an answer to `GET /models`, or the error that it means. Pure."""
-    content = read_object(answer.body)
+    content = answer.content.objects
     if not answer.is_success:
-        return _failure(answer.status, answer.headers, (content or {}).get("error"), now=now, hide=hide)
-    if content is None or not isinstance(content.get("data"), list):
+        return _failure(answer, _error(answer, content), now=now, hide=hide)
+    if not content or not isinstance(content[0].get("data"), list):
         return unusable(WHO, "something else than a list of models", reason="invalid_answer")
-    rows = [mapping(row) for row in content["data"]]
+    rows = [mapping(row) for row in content[0]["data"]]
     return {name(row["id"]): name(row.get("expiration_date")) or None for row in rows if name(row.get("id"))}

@@ -24,6 +24,7 @@ from urllib3.exceptions import TimeoutError as TransportTimeout
 from gateway.errors import ErrorCode, UpstreamFailed
 from gateway.providers.connections import DeadlineAdapter, current_call
 from gateway.providers.deadlines import Call, Deadlines
+from gateway.providers.encodings import TooLarge, decoded
 from gateway.providers.responses import Answer
 from gateway.secrets import ApiKey
 
@@ -143,15 +144,25 @@ class Transport:
             return _refusal(response.status_code) or self._read(response)
 
     def _read(self, response: requests.Response) -> Answer | UpstreamFailed:
-        body: bytes = response.raw.read(self._max_body_bytes + 1, decode_content=True)
-        if len(body) > self._max_body_bytes:
+        stated = response.headers.get("Content-Encoding", "")
+        try:
+            plain, left = decoded(_raw(response, self._max_body_bytes + 1), stated, limit=self._max_body_bytes)
+        except TooLarge:
             return _failed("too_large", f"sent more than {self._max_body_bytes} bytes", response.status_code)
-        return Answer(response.status_code, response.headers, body)
+        return Answer(response.status_code, response.headers, plain, left)
 
     def _proxies(self) -> dict[str, str]:
         if self._proxy is None:
             return {}
         return dict.fromkeys(("http", "https"), self._proxy.get_secret_value())
+
+
+def _raw(response: requests.Response, limit: int) -> bytes:
+    """The bytes of the body, as they came, `limit` at most. What is cut is told by the read that finds no more."""
+    body = b""
+    while len(body) < limit and (part := response.raw.read(limit - len(body), decode_content=False)):
+        body += part
+    return body
 
 
 def _prepared(outgoing: HttpRequest) -> requests.PreparedRequest:

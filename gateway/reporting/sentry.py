@@ -91,11 +91,11 @@ def capture_failure(
 ) -> None:
     """One event for a request that has failed for good; failures of one kind are one issue.
 
-    What fails every request until a person acts (`FOR_AN_OPERATOR`) is one event an hour.
+    What fails every request until a person acts (`FOR_AN_OPERATOR`, or the error says so) is one event an hour.
     """
     reason = str(getattr(cause, "reason", None) or getattr(error, "reason", None) or type(cause or error).__name__)
     kind = [error.code.value, reason, escape_controls(model or "default")]
-    if error.code in FOR_AN_OPERATOR and not _hourly.first(tuple(kind)):
+    if (error.code in FOR_AN_OPERATOR or getattr(error, "for_operator", False)) and not _hourly.first(tuple(kind)):
         return
     with sentry_sdk.new_scope() as scope:
         if request_id is not None:

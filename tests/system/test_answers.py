@@ -55,6 +55,7 @@ def test_the_example_request_gets_the_documented_answer(running_stack: Running):
         "usage",
         "processing_time_ms",
         "model_used",
+        "finish_reason",
         "timestamp",
         "metadata",
     }
@@ -113,7 +114,7 @@ FAILURES = {
     "error in a 200": ({"error_in_200": "top"}, "upstream", 3),
     "error in a choice": ({"error_in_200": "choice"}, "upstream", 3),
     "cut body": ({"cut": 20}, "upstream", 3),
-    "invalid JSON": ({"invalid_json": True}, "upstream", 3),
+    "invalid JSON": ({"invalid_json": True}, "upstream", 1),  # paid for: final
 }
 
 #: What would hold a call for ever: each attempt ends at its deadline.
@@ -158,7 +159,7 @@ def test_a_provider_that_never_ends_an_answer_is_a_timeout(make_stack: MakeStack
 
 @pytest.mark.parametrize("status", [401, 402])
 def test_refused_keys_are_answered_with_an_authentication_error(make_stack: MakeStack, status: int):
-    """Each key is tried once, then the producer reads why; a 401 of every key may be an outage, and is waited for."""
+    """Each key is tried once, then the producer reads why; a 401 of every key is a guess, and is waited for."""
     stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="0.1,0.2")
     fake.script([{"status": status}])
     stack.start_worker()
@@ -169,15 +170,26 @@ def test_refused_keys_are_answered_with_an_authentication_error(make_stack: Make
     assert len(fake.calls()) == 2
 
 
-def test_an_outage_of_401s_passes_by_itself(make_stack: MakeStack):
-    """The keys are asked about until they are accepted again; nobody has to bring them back."""
-    stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="8,8")
-    fake.script([{"status": 401, "times": 2}])
+FORBIDDEN = {"error": {"code": 403, "message": "Forbidden", "metadata": None}}
+
+
+@pytest.mark.parametrize(
+    ("store", "refusal"),
+    [("sqlite", {"status": 401}), ("redis", {"status": 403, "body": FORBIDDEN})],
+    ids=["401 with SQLite", "403 with Redis"],
+)
+def test_a_guess_about_every_key_makes_no_outage(
+    make_stack: MakeStack, store: str, refusal: dict[str, Any], request: pytest.FixtureRequest
+):
+    """The keys are asked about until they are accepted again; requests wait, and nobody has to bring the keys back."""
+    settings = {"REDIS_URL": request.getfixturevalue("redis_url")} if store == "redis" else {}
+    stack, fake = make_stack(keys=2, UPSTREAM_RETRY_DELAYS="8,8", **settings)
+    fake.script([{**refusal, "times": 2}])
     worker = stack.start_worker()
-    stack.publish(request(1))
+    stack.publish({"request_id": f"guess-{store}", "prompt": "Hello"})
     assert stack.answers(1)[0]["status"] == "success"
     worker.wait_for_output("is accepted again", count=2)
-    assert [call["status"] for call in fake.calls()] == [401, 401, 200]
+    assert [call["status"] for call in fake.calls()] == [refusal["status"]] * 2 + [200]
 
 
 def test_what_is_no_request_is_answered_or_kept(running_stack: Running):

@@ -1,0 +1,119 @@
+"""From the candidates of an answer that was paid for to its text, or to why there is none. Pure.
+
+A provider's module finds the pieces: of a whole answer there is one a candidate, of a stream many.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from gateway.errors import ErrorCode, ProviderError, RequestRejected, UpstreamFailed
+from gateway.providers.endings import Ending
+from gateway.providers.values import items, mapping, string
+
+#: Parts of a content that are no part of the answer.
+_THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "thought"})
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the candidate number `index`.
+
+    `is_whole` marks all of its text, as against a piece of a stream. `is_odd`: there is content, in no form we know.
+    """
+
+    index: int
+    text: str
+    ending: Ending | None
+    is_whole: bool
+    is_refused: bool = False
+    is_odd: bool = False
+
+
+def chosen(pieces: Iterable[Piece]) -> Piece | None:
+    """The first candidate that has a text which no filter has touched, else the first; None where there is none."""
+    by_index: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        by_index.setdefault(piece.index, []).append(piece)
+    candidates = [_joined(index, found) for index, found in sorted(by_index.items())]
+    usable = (one for one in candidates if one.text.strip() and one.ending is not Ending.CONTENT_FILTER)
+    return next(usable, candidates[0] if candidates else None)
+
+
+def _joined(index: int, pieces: list[Piece]) -> Piece:
+    whole = [piece for piece in pieces if piece.is_whole and piece.text]
+    endings = [piece.ending for piece in pieces if piece.ending is not None]
+    return Piece(
+        index,
+        whole[-1].text if whole else "".join(piece.text for piece in pieces),
+        endings[-1] if endings else None,
+        is_whole=any(piece.is_whole for piece in pieces),
+        is_refused=any(piece.is_refused for piece in pieces),
+        is_odd=any(piece.is_odd for piece in pieces),
+    )
+
+
+def trouble(candidate: Piece, *, who: str, is_done: bool) -> ProviderError | None:
+    """Why `candidate` is no answer; None when it is one. `is_done`: its stream has come to an end."""
+    has_text = bool(candidate.text.strip())
+    if candidate.ending is Ending.CONTENT_FILTER or (candidate.is_refused and not has_text):
+        return blocked(who)
+    if has_text:
+        breaks_off = not (candidate.is_whole or is_done or candidate.ending)
+        return unusable(who, "a stream that breaks off", reason="broken_answer") if breaks_off else None
+    if candidate.ending is Ending.LENGTH:
+        return exhausted(who)
+    if candidate.ending is Ending.TOOL_CALLS:
+        return unreadable(who, "a call of a tool in place of a text", reason="tool_call")
+    if candidate.is_odd:
+        return unreadable(who, "content in a form that is not known")
+    return unusable(who, "an empty text", reason="empty_answer")
+
+
+def text_of(content: object) -> str:
+    """The text in a `content`: a string, a part, or a list of these. Thoughts are left out."""
+    if isinstance(content, list):
+        return "".join(text_of(part) for part in content)
+    part = mapping(content)
+    if part.get("type") in _THOUGHTS or part.get("thought") is True:
+        return ""
+    inner = part.get("text", part.get("value", part.get("content")))
+    return text_of(inner) if isinstance(inner, dict | list) else string(inner if part else content)
+
+
+def is_refusal(content: object) -> bool:
+    """Whether the list of parts holds a refusal."""
+    return any(mapping(part).get("refusal") for part in items(content))
+
+
+def is_odd(content: object) -> bool:
+    """Whether there is something, and no text in it that we can find."""
+    if isinstance(content, list):
+        return any(is_odd(part) for part in content)
+    part: Any = mapping(content)
+    known = {"text", "refusal", "thinking", "reasoning", "data", "thought", "thoughtSignature"} & set(part)
+    return not known and not isinstance(content, str | None) and bool(content)
+
+
+def blocked(who: str) -> RequestRejected:
+    """The provider's filter withheld the answer: final."""
+    text = f"{who} withheld the answer: blocked by a content filter"
+    return RequestRejected(text, reason="content_blocked", code=ErrorCode.CONTENT_BLOCKED, status=HTTPStatus.OK)
+
+
+def exhausted(who: str) -> RequestRejected:
+    """The cap on output tokens was used up before the first word of an answer: final."""
+    text = f"{who} returned no text: reasoning used up max_output_tokens"
+    return RequestRejected(text, reason="output_exhausted", code=ErrorCode.OUTPUT_EXHAUSTED, status=HTTPStatus.OK)
+
+
+def unusable(who: str, what: str, *, reason: str) -> UpstreamFailed:
+    """A success in name only: the provider's fault, worth another try."""
+    return UpstreamFailed(f"{who} answered 200 with {what}", reason=reason, status=HTTPStatus.OK)
+
+
+def unreadable(who: str, what: str, *, reason: str = "unreadable_answer") -> RequestRejected:
+    """An answer that was paid for and cannot be read: final, for another one would be paid for and be the same."""
+    text = f"{who} answered 200 with {what}; it is not asked again, for the answer is paid for"
+    return RequestRejected(text, reason=reason, code=ErrorCode.UPSTREAM, status=HTTPStatus.OK)

@@ -1,0 +1,77 @@
+"""The content encoding of an answer, undone: what the header says, or what the bytes are.
+
+We ask for none (`Accept-Encoding: identity`), so whoever compresses all the same is a proxy or a provider that does not
+look, and its header is as likely wrong as its wish to compress.
+"""
+
+import zlib
+from typing import Final
+
+#: gzip in gzip happens: a provider compresses, and a proxy once more.
+_MOST_LAYERS: Final = 3
+_GZIP_OR_ZLIB: Final = zlib.MAX_WBITS | 32
+_BARE_DEFLATE: Final = -zlib.MAX_WBITS
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+#: Every first byte of zlib's that is in use means this, and no text of a provider begins with it.
+_ZLIB_FIRST: Final = 0x78
+
+
+class TooLarge(Exception):
+    """More bytes than the limit."""
+
+
+def decoded(body: bytes, stated: str, *, limit: int) -> tuple[bytes, str]:
+    """`body` without gzip and deflate, and the name of the encoding that is left, empty where none is.
+
+    `stated` is the header `Content-Encoding`. Raises TooLarge for more than `limit` bytes; never makes more of them.
+    """
+    names = [name for name in (part.strip().lower() for part in stated.split(",")) if name not in ("", "identity")]
+    for _ in range(_MOST_LAYERS):
+        plain = _undone(body, names, limit)
+        if plain is None:
+            break
+        body = plain
+    if len(body) > limit:
+        raise TooLarge
+    return body, "" if _is_text(body) else (", ".join(names) or ("gzip" if body.startswith(_GZIP_MAGIC) else ""))
+
+
+def _undone(body: bytes, names: list[str], limit: int) -> bytes | None:
+    """One layer less; None where there is none that we know, or it is broken."""
+    if body.startswith(_GZIP_MAGIC) or _is_zlib(body):
+        return _inflated(body, _GZIP_OR_ZLIB, limit)
+    if "deflate" in names and not _is_text(body):
+        return _inflated(body, _BARE_DEFLATE, limit)
+    return None
+
+
+def _is_zlib(body: bytes) -> bool:
+    return len(body) > 1 and body[0] == _ZLIB_FIRST and int.from_bytes(body[:2]) % 31 == 0
+
+
+def _inflated(body: bytes, window_bits: int, limit: int) -> bytes | None:
+    plain = b""
+    while body:  # gzip may have several members
+        inflate = zlib.decompressobj(window_bits)
+        try:
+            plain += inflate.decompress(body, limit + 1 - len(plain))
+        except zlib.error:
+            return None
+        if len(plain) > limit:
+            raise TooLarge
+        if not inflate.eof:
+            return None
+        body = inflate.unused_data
+    return plain
+
+
+def _is_text(body: bytes) -> bool:
+    """Whether it can be text: no control character in its beginning but white space, or UTF-16's zeros."""
+    start = body[:64]
+    return not start or start.startswith((b"\xff\xfe", b"\xfe\xff")) or _is_printable(start.replace(b"\0", b""))
+
+
+def _is_printable(start: bytes) -> bool:
+    text = start.decode("utf-8", "replace")
+    broken = text[:-3].count("\ufffd")  # a character that is cut at the end is no sign
+    return broken * 8 <= len(start) and all(char.isprintable() or char.isspace() or char == "\ufeff" for char in text)

@@ -1,0 +1,58 @@
+"""Values out of somebody else's JSON: each function takes anything, and gives what it promises."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gateway.reporting.redaction import escape_controls
+
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def mapping(value: object) -> Mapping[str, Any]:
+    """`value` if it is a JSON object, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: object) -> list[Any]:
+    """`value` if it is a JSON array, else an empty one."""
+    return value if isinstance(value, list) else []
+
+
+def string(value: object) -> str:
+    """`value` if it is a string, else an empty one. A lone surrogate, which no encoder takes, becomes U+FFFD."""
+    return _LONE_SURROGATES.sub("\ufffd", value) if isinstance(value, str) else ""
+
+
+def name(value: object) -> str:
+    """A short name or identifier, safe to show."""
+    return escape_controls(string(value))
+
+
+def first_name(objects: Iterable[Mapping[str, Any]], field: str) -> str:
+    """The first name in this field of the objects; empty where none has one."""
+    return next((found for one in objects if (found := name(one.get(field)))), "")
+
+
+def number(value: object) -> float | None:
+    """A finite number, or a text that is one; None for whatever is not."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) else None
+
+
+def count(value: object) -> int | None:
+    """A number of tokens: `12`, `12.0` or `"12"`; None for whatever is not one."""
+    found = number(value)
+    return int(found) if found is not None and found >= 0 and found.is_integer() else None
+
+
+def amount(value: object) -> float | None:
+    """A sum of money, not below zero; None for whatever is not one."""
+    found = number(value)
+    return found if found is not None and found >= 0 else None
