@@ -24,11 +24,12 @@ logger = logging.getLogger(__name__)
 def generate(job: Job) -> None:
     """Call the provider with the leased key, and with another key at once when that one is refused.
 
-    All calls together have one deadline. The completion is left in the attempt, from where the hooks store and publish
-    it. Raises ProviderError or NoKey; the retry schedule decides what becomes of the job then.
+    All calls together have one deadline, that of the request if it is the earlier one. The completion is left in the
+    attempt, from where the hooks store and publish it. Raises ProviderError or NoKey; the retry schedule decides what
+    becomes of the job then.
     """
     attempt = current_attempt()
-    deadline = time.monotonic() + settings().request_timeout_seconds
+    deadline = time.monotonic() + min(settings().request_timeout_seconds, job.time_left_s)
     while attempt.completion is None:
         try:
             attempt.completion = _call(job, attempt, deadline - time.monotonic())

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from gateway.errors import ErrorCode, InvalidMessage
-from gateway.messages import Request
+from gateway.messages import Cancel, Request
 
 #: Larger bodies are refused unread: a prompt of a million tokens has about 4 MiB, RabbitMQ 4 refuses over 16 MiB.
 MAX_BODY_BYTES = 8 * 1024 * 1024
@@ -32,8 +32,10 @@ class Sender:
     reply_to: str | None = None
 
 
-def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Callable[[str], str | None]) -> Request:
-    """The request in `body`.
+def admit(
+    body: bytes, sender: Sender, *, default_callback: str, refusal: Callable[[str], str | None]
+) -> Request | Cancel:
+    """The request in `body`, or the cancel of one.
 
     `refusal` says why a callback queue may not be used, None when it may. Raises InvalidMessage, which carries the
     request id and the callback queue where they could be read and may be used, so that the sender can be answered.
@@ -41,6 +43,8 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Callab
     if len(body) > MAX_BODY_BYTES:
         raise _invalid(f"the message is larger than {MAX_BODY_BYTES} bytes", sender, refusal)
     fields = _fields(body, sender, refusal)
+    if "cancel" in fields:
+        return _cancel(fields, answerable=_usable(fields.get("callback_queue") or sender.reply_to, refusal))
     request_id = _text(fields.get("request_id")) or sender.request_id
     named = fields.get("callback_queue") or sender.reply_to
     callback = _text(named) if named is not None else default_callback
@@ -54,6 +58,27 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Callab
         return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
     except ValidationError as error:
         raise InvalidMessage(_faults(error), request_id=request_id, callback_queue=answerable) from None
+
+
+def admit_cancel(body: bytes) -> Cancel:
+    """The cancel in `body`. Raises InvalidMessage, which names nobody to answer."""
+    return _cancel(_fields(body, Sender(), lambda _queue: None), answerable=None)
+
+
+def _cancel(fields: Mapping[str, Any], *, answerable: str | None) -> Cancel:
+    """The cancel in a message with the field `cancel`; `answerable` is who is told where that is none.
+
+    Without an id: it would be taken for the envelope of the request that was to be cancelled.
+    """
+    if not {"prompt", "messages"}.isdisjoint(fields):
+        # To read it as a request would mean to pay for what its sender perhaps does not want.
+        raise InvalidMessage("cancel: a message is a request or the cancel of one, not both", callback_queue=answerable)
+    named = fields["cancel"]
+    try:
+        # As with `request_id`, a whole number is taken for its text.
+        return Cancel(cancel=str(named) if type(named) is int else named)
+    except ValidationError as error:
+        raise InvalidMessage(_faults(error), callback_queue=answerable) from None
 
 
 def _fields(body: bytes, sender: Sender, refusal: Callable[[str], str | None]) -> Mapping[str, Any]:
@@ -90,8 +115,13 @@ def _first(faults: Iterable[str | None]) -> str | None:
 
 def _invalid(text: str, sender: Sender, refusal: Callable[[str], str | None]) -> InvalidMessage:
     """An error for a body that says nothing: only AMQP's own `reply_to` can name somebody to answer."""
-    usable = sender.reply_to if sender.reply_to is not None and refusal(sender.reply_to) is None else None
-    return InvalidMessage(text, request_id=sender.request_id, callback_queue=usable)
+    return InvalidMessage(text, request_id=sender.request_id, callback_queue=_usable(sender.reply_to, refusal))
+
+
+def _usable(queue: object, refusal: Callable[[str], str | None]) -> str | None:
+    """The queue, where it is the name of one that may be answered on."""
+    name = _text(queue)
+    return name if name is not None and refusal(name) is None else None
 
 
 def _text(value: object) -> str | None:

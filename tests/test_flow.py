@@ -47,6 +47,7 @@ def test_the_order_of_the_middleware_is_pinned():
         "PublisherReady",
         "Ledger",
         "RetrySchedule",
+        "Wanted",
         "Cooldown",
         "KeySelection",
     ]

@@ -26,6 +26,7 @@ class DelayQueues:
         self.waiting: dict[str, list[bytes]] = {}
         self.got: list[tuple[str, bytes]] = []
         self.channel = Channel()
+        self.parked: list[Delivered] = []
 
     def get(self, queue: str) -> Delivery | None:
         if not self.waiting.get(queue):
@@ -33,6 +34,12 @@ class DelayQueues:
         body = self.waiting[queue].pop(0)
         self.got.append((queue, body))
         return delivery(self.channel, queue=queue, body=body)
+
+    def parked_for_key(self) -> list[Delivered]:
+        return list(self.parked)
+
+    def unpark(self, message: Delivered) -> None:
+        self.parked.remove(message)
 
     def open(self, delivery: Delivery) -> Delivered | None:
         if delivery.body == b"refused":
