@@ -66,14 +66,14 @@ def admit_cancel(body: bytes) -> Cancel:
 
 
 def _cancel(fields: Mapping[str, Any], *, answerable: str | None) -> Cancel:
-    """The cancel in a message with the field `cancel`; `answerable` is who is told where that is none.
+    """The cancel in a message; `answerable` is who is told where that is none.
 
     Without an id: it would be taken for the envelope of the request that was to be cancelled.
     """
     if not {"prompt", "messages"}.isdisjoint(fields):
         # To read it as a request would mean to pay for what its sender perhaps does not want.
         raise InvalidMessage("cancel: a message is a request or the cancel of one, not both", callback_queue=answerable)
-    named = fields["cancel"]
+    named = fields.get("cancel")
     try:
         # As with `request_id`, a whole number is taken for its text.
         return Cancel(cancel=str(named) if type(named) is int else named)
