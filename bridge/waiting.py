@@ -69,7 +69,7 @@ class WaitingDoor:
     has come back from its wait goes before what still waits, and that before what is new and stays, in order and at no
     cost, in the request queue. A request that still waits stays unacked in its delay queue until it is settled: after a
     crash it is back at its place. One whose model rests holds up nobody behind it. One whose deadline is near waits in
-    this process, behind those in the delay queues and before those that are new.
+    this process, and has its turn before what lies behind it in its queue.
 
     When no key comes back within the shortest wait everything is fetched as it comes, for the retry schedule to decide.
     """
@@ -121,7 +121,8 @@ class WaitingDoor:
                 if self._drought:
                     return self._take_next_up()
                 if self.keys_are_short:
-                    self._look_ahead(queues)
+                    for queue in (WORK, self.settings().request_queue):
+                        self._read_ahead(queues, queue)
                 return None
             return self._first_in_line(queues)
         except StoreUnavailable as error:
@@ -171,11 +172,12 @@ class WaitingDoor:
     def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
         """Requests with their leases, the longest wait first; what is pushed otherwise only where `everything` is."""
         yield from self._held()
+        yield from self._staying(queues, new=False)
         if everything:
             yield from self._consumed(queues, WORK)
         for queue in reversed(self.topology().key_waits):
             yield from self._released(queues, queue)
-        yield from self._staying(queues)
+        yield from self._staying(queues, new=True)
         if everything:
             yield from self._consumed(queues, self.settings().request_queue)
 
@@ -203,28 +205,31 @@ class WaitingDoor:
             raise
         yield held
 
-    def _look_ahead(self, queues: Queues) -> None:
-        """Read who is new while no key is free: a cancel needs none, and a deadline does not wait for one.
+    def _read_ahead(self, queues: Queues, queue: str) -> None:
+        """Read who comes next while no key is free: a cancel needs none, and a deadline does not wait for one.
 
         That ends at the first request that has time: those behind it wait in their queue, in order and at no cost.
         """
         for _ in range(MOST_OPENED):
             staying = queues.parked_for_key()
-            if len(staying) >= MOST_AHEAD or any(_has_time(message) for message in staying):
+            if len(staying) >= MOST_AHEAD or any(_has_time(one) for one in staying if one.delivery.queue == queue):
                 return
-            if (delivery := queues.get(self.settings().request_queue)) is None:
+            if (delivery := queues.get(queue)) is None:
                 return
             if (message := queues.open(delivery)) is not None:
                 stay_s = min(LONGEST_STAY_S, max(0.0, message.args[0].time_left_s))
                 if not delivery.park(message, Parking(stay_s, keeps_room=False, for_key=True)):
                     delivery.settle(confirmed=False, after_s=RETRY_S)
 
-    def _staying(self, queues: Queues) -> Iterator[Delivered]:
-        """Who waits in this process: too little time is left for a delay queue, or it was read ahead."""
+    def _staying(self, queues: Queues, *, new: bool) -> Iterator[Delivered]:
+        """Who waits in this process: too little time is left for a delay queue, or it was read ahead.
+
+        Each has its turn where the queue that it lies in has it: those that are `new`, or those that have waited.
+        """
         resting: set[str] = set()
         for message in queues.parked_for_key():
             (job,) = message.args
-            if self._model(job) in resting:
+            if (message.delivery.queue == self.settings().request_queue) != new or self._model(job) in resting:
                 continue
             if self._give_lease(message, job):
                 queues.unpark(message)

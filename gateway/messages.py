@@ -110,7 +110,7 @@ class Job(_Message):
     redelivered: bool = False
     hop: int = Field(default=0, ge=0)
     wait_counts: bool = True
-    expires_at: float | None = None
+    expires_at: float | None = Field(default=None, allow_inf_nan=False)
 
     @classmethod
     def of(

@@ -358,17 +358,17 @@ def test_while_there_are_more_the_looks_are_frequent(here: World, queues: DelayQ
     assert waiting.patience_s(60.0) == 5.0
 
 
-def staying(here: World, queues: DelayQueues, number: int, left_s: float = 30.0, **request: str) -> Delivered:
-    """A request that waits in this process until its deadline."""
-    waiting = job(number, expires_at=time.time() + left_s)
+def staying(here: World, queues: DelayQueues, number: int, *, of: str = "gemini.requests", **request: str) -> Delivered:
+    """A request of that queue that waits in this process until its deadline."""
+    waiting = job(number, expires_at=time.time() + 30.0)
     waiting = waiting.model_copy(update={"request": waiting.request.model_copy(update=request)})
-    message = Delivered(here.message(waiting), delivery(queues.channel, source=queues.source))
+    message = Delivered(here.message(waiting), delivery(queues.channel, queue=of, source=queues.source))
     queues.parked.append(message)
     return message
 
 
 def test_who_waits_here_for_its_deadline_has_its_turn_before_those_that_are_new(here: World, queues: DelayQueues):
-    """And after those in the delay queues: they have waited longer."""
+    """And after those in the delay queues, which have waited longer."""
     staying(here, queues, 5)
     queues.waiting = {SHORT: [here.message(job(4)).encode()], "gemini.requests": [here.message(job(6)).encode()]}
     requests_wait.set()
@@ -380,6 +380,40 @@ def test_who_waits_here_for_its_deadline_has_its_turn_before_those_that_are_new(
     assert second is not None
     assert attempt_of(second).lease is not None
     assert second.args[0].retry_count == 0
+
+
+def test_who_waits_here_and_has_waited_before_is_the_first(here: World, queues: DelayQueues):
+    """As one that has come back from its wait is, in whose queue it lies."""
+    staying(here, queues, 5, of="gemini.generate")
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].request_id == "r-5"
+
+
+def test_what_has_come_back_from_its_wait_is_read_ahead_too(here: World, queues: DelayQueues):
+    """Each queue up to the first request that has time."""
+    soon, later = here.message(job(4, expires_at=time.time() + 5.0)).encode(), here.message(job(5)).encode()
+    queues.waiting = {queue: [soon, later, later] for queue in ("gemini.generate", "gemini.requests")}
+    use_up_the_keys(here)
+    assert room(queues).next() is None
+    assert [(one.delivery.queue, one.args[0].request_id) for one in queues.parked] == [
+        ("gemini.generate", "r-4"),
+        ("gemini.generate", "r-5"),
+        ("gemini.requests", "r-4"),
+        ("gemini.requests", "r-5"),
+    ]
+
+
+def test_one_that_is_released_early_and_not_wanted_leaves_its_key_to_others(here: World, queues: DelayQueues):
+    """Its sender has cancelled it while it lay there: the place in the key's window is free again."""
+    here.stores.ledger.cancel("r-1")
+    delivery = room(queues).next()
+    assert delivery is not None
+    here.run(delivery)
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["request_id"], envelope["error_code"]) == ("r-1", "cancelled")
+    assert [status.used for status in here.pool.status()] == [0]
+    assert queues.settled == ["ack"]
 
 
 def test_who_waits_here_for_a_model_that_rests_holds_up_nobody(here: World, queues: DelayQueues):
