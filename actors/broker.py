@@ -5,6 +5,7 @@ import threading
 import dramatiq
 
 from actors.boot import Boot
+from bridge.cancels import CancelDoor
 from bridge.consumer import Doors
 from bridge.rabbitmq_broker import RabbitmqBroker
 from bridge.requests import RequestDoor
@@ -23,6 +24,7 @@ from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
 from middleware.retry_schedule import RetrySchedule
+from middleware.wanted import Wanted
 
 #: Closed until the boot: importing this connects nowhere and asks for no settings.
 resources = Resources()
@@ -34,11 +36,12 @@ stopping = resources.stopping
 requests_wait = threading.Event()
 requests_wait.set()
 
-#: Where deliveries come in: requests of others, work of ours, and, early, requests that wait for a key.
+#: Where deliveries come in: requests of others, work of ours, early those that wait for a key, and cancels.
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
     work=WorkDoor(settings, publisher),
     waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
+    cancels=CancelDoor(ledger, publisher),
 )
 
 outbox = Outbox(publisher, stopping)
@@ -57,6 +60,7 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     PublisherReady(publisher),  # before anything is started that is to be published
     Ledger(ledger, resources.owner, settings, outbox),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
+    Wanted(),  # below the ledger: what is answered goes out, late or not; before a key is taken
     cooldown,  # above key selection: it rotates what that has leased
     key_selection,  # last: nothing stands between the lease and the call
 ]

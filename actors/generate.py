@@ -24,11 +24,12 @@ logger = logging.getLogger(__name__)
 def generate(job: Job) -> None:
     """Call the provider with the leased key; at once with another one when that is refused, or for less that is paid.
 
-    All calls together have one deadline. The completion is left in the attempt, from where the hooks store and publish
-    it. Raises ProviderError or NoKey; the retry schedule decides what becomes of the job then.
+    All calls together have one deadline, that of the request if it is the earlier one. The completion is left in the
+    attempt, from where the hooks store and publish it. Raises ProviderError or NoKey; the retry schedule decides what
+    becomes of the job then.
     """
     attempt = current_attempt()
-    deadline = time.monotonic() + settings().request_timeout_seconds
+    deadline = time.monotonic() + min(settings().request_timeout_seconds, job.time_left_s)
     request = job.request
     while attempt.completion is None:
         try:

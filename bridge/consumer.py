@@ -13,6 +13,7 @@ import pika
 from dramatiq.errors import ConnectionClosed
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from bridge.cancels import CancelDoor
 from bridge.delivery import Delivered, Delivery
 from bridge.door import Door
 from bridge.intake import Intake
@@ -23,7 +24,7 @@ from bridge.work import WorkDoor
 from gateway.errors import ErrorCode, TopologyError
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.connection_calls import ConnectionCalls
-from gateway.rabbitmq.topology import CALLBACKS, WORK, Topology
+from gateway.rabbitmq.topology import CALLBACKS, CANCELS, WORK, Topology
 from gateway.reporting import sentry
 from middleware.attempt import Parking
 
@@ -32,15 +33,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Doors:
-    """Where deliveries come in; without `work` and `waiting` none but requests do."""
+    """Where deliveries come in; without the other doors none but requests do."""
 
     requests: RequestDoor
     work: WorkDoor | None = None
     waiting: WaitingDoor | None = None
+    cancels: CancelDoor | None = None
 
     def by_queue(self) -> dict[str, Door]:
         """The queues that deliver by themselves."""
         ours: dict[str, Door] = dict.fromkeys((WORK, CALLBACKS), self.work) if self.work is not None else {}
+        if self.cancels is not None:
+            ours[CANCELS] = self.cancels
         return {**ours, self.requests.queue: self.requests}
 
 
@@ -147,6 +151,15 @@ class Consumer(dramatiq.Consumer):
         except ChannelClosedByBroker as error:
             logger.warning("Nothing can be taken from %s: %s", queue, error.reply_text)
             return None
+
+    def parked_for_key(self) -> list[Delivered]:
+        """Who waits for a key in this process, until its deadline; the next one first."""
+        return self.parked.for_key()
+
+    def unpark(self, message: Delivered) -> None:
+        """Have one of them out again before its time."""
+        self.parked.take_out(message)
+        self.intake.hand_out_again(message.delivery)
 
     def open(self, delivery: Delivery) -> Delivered | None:
         """Read it by the door of its queue; None when that takes care of it, or cannot."""

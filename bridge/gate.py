@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bridge.body import NoRequest, fields_of
 from gateway.errors import ErrorCode, InvalidMessage
-from gateway.messages import Request
+from gateway.messages import Cancel, Request
 from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_direct, is_of_a_client, queue_of
 
 #: How many faults an error text names.
@@ -51,8 +51,8 @@ class _Address:
         return None
 
 
-def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusal) -> Request:
-    """The request in `body`.
+def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusal) -> Request | Cancel:
+    """The request in `body`, or the cancel of one.
 
     Raises InvalidMessage, which carries the request id and the callback queue where they could be read by any means and
     may be used, so that the sender can be answered.
@@ -61,6 +61,8 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusa
         fields = fields_of(body, content_type=sender.content_type, content_encoding=sender.content_encoding)
     except NoRequest as why:
         raise _told(InvalidMessage(str(why)), why.names, sender, refusal) from None
+    if "cancel" in fields:
+        return _cancel(fields, sender, refusal)
     named = next(_addresses(fields, sender), None)
     if named is not None and (fault := named.fault(refusal)) is not None:
         raise _told(fault, fields, sender, refusal)
@@ -75,6 +77,31 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusa
             # Without an id nobody could tell whose error lies in the shared response queue.
             invalid.callback_queue = default_callback
         raise invalid from None
+
+
+def admit_cancel(body: bytes) -> Cancel:
+    """The cancel in `body`. Raises InvalidMessage, which names nobody to answer."""
+    try:
+        fields = fields_of(body, content_type=None, content_encoding=None)
+    except NoRequest as why:
+        raise InvalidMessage(str(why)) from None
+    return _cancel(fields, Sender(), lambda _queue: "nobody is told")
+
+
+def _cancel(fields: Mapping[str, Any], sender: Sender, refusal: Refusal) -> Cancel:
+    named = fields.get("cancel")
+    if not {"prompt", "messages"}.isdisjoint(fields):
+        # To read it as a request would mean to pay for what its sender perhaps does not want.
+        fault = "cancel: a message is a request or the cancel of one, not both"
+    else:
+        try:
+            # As with `request_id`, a whole number is taken for its text.
+            return Cancel(cancel=str(named) if type(named) is int else named)
+        except ValidationError as error:
+            fault = _faults(error)
+    invalid = _told(InvalidMessage(fault), fields, sender, refusal)
+    invalid.request_id = None  # else it would be taken for the envelope of the request that was to be cancelled
+    raise invalid
 
 
 def _addresses(names: Mapping[str, Any], sender: Sender) -> Iterator[_Address]:

@@ -1,5 +1,6 @@
 """Deliveries that wait without a thread: for a call that runs elsewhere, or for a server that is away."""
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +18,12 @@ class _Place:
     message: Delivered
     due_at: float
     keeps_room: bool
+    for_key: bool
+
+    @property
+    def next_at(self) -> float:
+        """When it is to be taken. RabbitMQ delivers one again that is gone: what it holds is for that delivery."""
+        return -math.inf if self.for_key and self.message.is_gone else self.due_at
 
 
 class Parked:
@@ -36,7 +43,8 @@ class Parked:
         with self._lock:
             if not parking.keeps_room and sum(not place.keeps_room for place in self._places) >= self._limit:
                 return False
-            self._places.append(_Place(message, self._clock() + parking.after_s, parking.keeps_room))
+            place = _Place(message, self._clock() + parking.after_s, parking.keeps_room, parking.for_key)
+            self._places.append(place)
             return True
 
     def take(self, *, room: bool) -> Delivered | None:
@@ -45,10 +53,21 @@ class Parked:
             return None
         with self._lock:
             place = self._next(room=room)
-            if place is None or place.due_at > self._clock():
+            if place is None or place.next_at > self._clock():
                 return None
             self._places.remove(place)
             return place.message
+
+    def for_key(self) -> list[Delivered]:
+        """Those that wait for a key, the next deadline first; they stay here."""
+        with self._lock:
+            places = [place for place in self._places if place.for_key and not place.message.is_gone]
+        return [place.message for place in sorted(places, key=lambda place: place.due_at)]
+
+    def take_out(self, message: Delivered) -> None:
+        """Take this one before its time."""
+        with self._lock:
+            self._places = [place for place in self._places if place.message is not message]
 
     def take_all(self) -> list[Delivered]:
         """All of them, whether their time has come or not."""
@@ -60,8 +79,8 @@ class Parked:
         """How long until there is one to take, infinity when there is none."""
         with self._lock:
             place = self._next(room=room)
-            return float("inf") if place is None else max(0.0, place.due_at - self._clock())
+            return float("inf") if place is None else max(0.0, place.next_at - self._clock())
 
     def _next(self, *, room: bool) -> _Place | None:
         places = (place for place in self._places if room or place.keeps_room)
-        return min(places, key=lambda place: place.due_at, default=None)
+        return min(places, key=lambda place: place.next_at, default=None)

@@ -3,19 +3,21 @@
 import hashlib
 import logging
 import time
+import uuid
 from collections.abc import Callable
 
 from dramatiq import Message
 
 from bridge.delivery import Delivered, Delivery
 from bridge.door import Door
+from bridge.expiry import expires_at
 from bridge.gate import Sender, admit
 from bridge.wire import StrictEncoder, callback_message, work_message
 from gateway.errors import InvalidMessage
-from gateway.messages import Caller, Failure, Job, Reply, Request
+from gateway.messages import Caller, Cancel, Failure, Job, Reply, Request, encode
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.request_reply import is_of_a_client, queue_of
-from gateway.rabbitmq.topology import DEAD_REQUESTS, Topology
+from gateway.rabbitmq.topology import CANCELS, DEAD_REQUESTS, Topology
 from gateway.reporting.logs import request_id_var
 from gateway.reporting.redaction import escape_controls
 from gateway.settings import Settings
@@ -28,7 +30,8 @@ class RequestDoor(Door):
     """A request that comes for the first time runs here and now, and stays unacked until its outcome is confirmed.
 
     One that comes again is relayed to `gemini.generate`, and acked when it is confirmed there: that queue counts
-    deliveries, so a request that kills workers comes to an end. With `relay_all` every request is relayed.
+    deliveries, so a request that kills workers comes to an end. With `relay_all` every request is relayed. A cancel is
+    relayed to `gemini.cancels`: a relay in a process of its own has no ledger.
     """
 
     def __init__(
@@ -51,14 +54,17 @@ class RequestDoor(Door):
 
     def open(self, delivery: Delivery) -> Delivered | None:
         try:
-            request = self._admitted(delivery)
+            admitted = self._admitted(delivery)
         except InvalidMessage as error:
             self._reject(delivery, error)
             return None
-        _log(logging.INFO, request.request_id, "Received request (retry_count=%d)", request.retry_count)
-        return self._accept(delivery, request)
+        if isinstance(admitted, Cancel):
+            self.move(delivery, CANCELS, encode(admitted), message_properties(str(uuid.uuid4())))
+            return None
+        _log(logging.INFO, admitted.request_id, "Received request (retry_count=%d)", admitted.retry_count)
+        return self._accept(delivery, admitted)
 
-    def _admitted(self, delivery: Delivery) -> Request:
+    def _admitted(self, delivery: Delivery) -> Request | Cancel:
         properties = delivery.properties
         sender = Sender(
             request_id=_name(properties.correlation_id) or _name(properties.message_id),
@@ -74,8 +80,14 @@ class RequestDoor(Door):
         )
 
     def _accept(self, delivery: Delivery, request: Request) -> Delivered | None:
-        caller = self._caller(delivery, request.callback_queue)
-        job = Job.of(request, received_at=time.time(), redelivered=delivery.redelivered, caller=caller)
+        now = time.time()
+        job = Job.of(
+            request,
+            received_at=now,
+            redelivered=delivery.redelivered,
+            caller=self._caller(delivery, request.callback_queue),
+            expires_at=expires_at(request, delivery.properties, received_at=now),
+        )
         message = work_message(job)
         if not delivery.redelivered and not self.relay_all:
             return Delivered(message, delivery)

@@ -4,7 +4,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Protocol
@@ -19,9 +19,9 @@ from gateway.messages import Job
 from gateway.providers import Provider
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import WORK, Topology
-from gateway.schedule import in_line_s
+from gateway.schedule import LONGEST_STAY_S, in_line_s
 from gateway.settings import Settings
-from middleware.attempt import JobAttempt, attempt_of
+from middleware.attempt import JobAttempt, Parking, attempt_of
 
 #: How often a worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for another
 #: process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
@@ -32,6 +32,9 @@ NOT_READY_S = 0.05
 
 #: How many messages of a consumed queue are opened in one look: those that are refused or relayed are not handed out.
 MOST_OPENED = 20
+
+#: How many requests are read ahead of their keys at most, so that their deadlines are kept.
+MOST_AHEAD = 100
 
 #: How many requests at the head of a queue are passed over in one look because their model rests.
 LONGEST_PASS = 100
@@ -44,6 +47,12 @@ class Queues(Protocol):
 
     def get(self, queue: str) -> Delivery | None:
         """Take one message, None when there is none now."""
+
+    def parked_for_key(self) -> Sequence[Delivered]:
+        """Who waits for a key in this process, until its deadline; the next one first."""
+
+    def unpark(self, message: Delivered) -> None:
+        """Have one of them out again before its time."""
 
     def open(self, delivery: Delivery) -> Delivered | None:
         """Read a message of one of the consumed queues; None when its door takes care of it."""
@@ -59,7 +68,8 @@ class WaitingDoor:
     Keys are short from when somebody has to wait for one until nobody waits any more. Meanwhile nothing is pushed: what
     has come back from its wait goes before what still waits, and that before what is new and stays, in order and at no
     cost, in the request queue. A request that still waits stays unacked in its delay queue until it is settled: after a
-    crash it is back at its place. One whose model rests holds up nobody behind it.
+    crash it is back at its place. One whose model rests holds up nobody behind it. One whose deadline is near waits in
+    this process, and has its turn before what lies behind it in its queue.
 
     When no key comes back within the shortest wait everything is fetched as it comes, for the retry schedule to decide.
     """
@@ -108,7 +118,12 @@ class WaitingDoor:
             self._drought = pause_s > in_line_s(self.settings())
             if pause_s > 0:
                 self._pause(pause_s)
-                return self._take_next_up() if self._drought else None
+                if self._drought:
+                    return self._take_next_up()
+                if self.keys_are_short:
+                    for queue in (WORK, self.settings().request_queue):
+                        self._read_ahead(queues, queue)
+                return None
             return self._first_in_line(queues)
         except StoreUnavailable as error:
             logger.warning("No early release now: %s", error)
@@ -157,10 +172,12 @@ class WaitingDoor:
     def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
         """Requests with their leases, the longest wait first; what is pushed otherwise only where `everything` is."""
         yield from self._held()
+        yield from self._staying(queues, new=False)
         if everything:
             yield from self._consumed(queues, WORK)
         for queue in reversed(self.topology().key_waits):
             yield from self._released(queues, queue)
+        yield from self._staying(queues, new=True)
         if everything:
             yield from self._consumed(queues, self.settings().request_queue)
 
@@ -187,6 +204,38 @@ class WaitingDoor:
             held.delivery.settle(confirmed=False, after_s=RETRY_S)
             raise
         yield held
+
+    def _read_ahead(self, queues: Queues, queue: str) -> None:
+        """Read who comes next while no key is free: a cancel needs none, and a deadline does not wait for one.
+
+        That ends at the first request that has time: those behind it wait in their queue, in order and at no cost.
+        """
+        for _ in range(MOST_OPENED):
+            staying = queues.parked_for_key()
+            if len(staying) >= MOST_AHEAD or any(_has_time(one) for one in staying if one.delivery.queue == queue):
+                return
+            if (delivery := queues.get(queue)) is None:
+                return
+            if (message := queues.open(delivery)) is not None:
+                stay_s = min(LONGEST_STAY_S, max(0.0, message.args[0].time_left_s))
+                if not delivery.park(message, Parking(stay_s, keeps_room=False, for_key=True)):
+                    delivery.settle(confirmed=False, after_s=RETRY_S)
+
+    def _staying(self, queues: Queues, *, new: bool) -> Iterator[Delivered]:
+        """Who waits in this process: too little time is left for a delay queue, or it was read ahead.
+
+        Each has its turn where the queue that it lies in has it: those that are `new`, or those that have waited.
+        """
+        resting: set[str] = set()
+        for message in queues.parked_for_key():
+            (job,) = message.args
+            if (message.delivery.queue == self.settings().request_queue) != new or self._model(job) in resting:
+                continue
+            if self._give_lease(message, job):
+                queues.unpark(message)
+                yield message
+            else:
+                resting.add(self._model(job))
 
     def _take_next_up(self) -> Delivered | None:
         held, self._next_up = self._next_up, None
@@ -227,7 +276,12 @@ class WaitingDoor:
         return released
 
     def _give_lease(self, message: Delivered, job: Job) -> bool:
-        """Lease a key for the request; False when its model rests. Raises _NoFreeKey when there is none for anybody."""
+        """Lease a key for the request; False when its model rests. Raises _NoFreeKey when there is none for anybody.
+
+        One whose deadline has passed needs none to be told so.
+        """
+        if job.time_left_s <= 0:
+            return True
         grant = self.pool().acquire(self._model(job))
         if not isinstance(grant, Lease):
             if self.pool().ready_in_s() > 0:
@@ -253,3 +307,9 @@ class WaitingDoor:
             return self.provider().resolve_model(job.request.model)
         except RequestRejected:
             return ""  # it needs no key to be refused; the lease goes back unused
+
+
+def _has_time(message: Delivered) -> bool:
+    """Whether its deadline, if it has one, may be looked at when its turn has come."""
+    (job,) = message.args
+    return isinstance(job, Job) and job.time_left_s > LONGEST_STAY_S

@@ -8,6 +8,7 @@
     │   ├── RateLimited                this key, account or model must rest: another key may help
     │   └── UpstreamFailed             the provider is at fault, the key is fine: short schedule
     ├── KeysUnavailable                no key may be used now: long schedule
+    ├── Unwanted                       nobody waits for the answer any more, expired or cancelled: final
     ├── InvalidMessage                 bytes that are not a request
     ├── PublishError                   RabbitMQ has not confirmed a message
     │   ├── Unroutable                 the queue does not exist
@@ -36,6 +37,8 @@ class ErrorCode(StrEnum):
     RATE_LIMIT = "rate_limit"
     UPSTREAM = "upstream"
     TIMEOUT = "timeout"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
     INTERNAL = "internal"
 
 
@@ -147,6 +150,12 @@ class KeysUnavailable(GatewayError):
         super().__init__(message, code=ErrorCode.AUTHENTICATION if refused else None)
         self.retry_in_s = retry_in_s
         self.refused = refused
+
+
+class Unwanted(GatewayError):
+    """Nobody waits for the answer any more: no call is made for it; `code` is EXPIRED or CANCELLED."""
+
+    code = ErrorCode.EXPIRED
 
 
 class InvalidMessage(GatewayError):

@@ -4,6 +4,7 @@ The field names are a contract with other programs; see the README. Models hold 
 shows the request id only.
 """
 
+import math
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -37,6 +38,20 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 
 ShortString = Annotated[str, StringConstraints(min_length=1), AfterValidator(_short)]
+
+
+def _instant(value: str) -> str:
+    """A time that everybody reads as the same; its text stays as it is."""
+    try:
+        has_zone = datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        has_zone = False
+    if not has_zone:
+        raise ValueError("not a time such as 2026-01-01T00:00:00Z: ISO 8601 with a date, a time, and Z or an offset")
+    return value
+
+
+Instant = Annotated[str, AfterValidator(_instant)]
 
 
 def now() -> str:
@@ -74,6 +89,14 @@ class Request(_Message):
     callback_queue: ShortString
     timestamp: str | int | float | None = None
     retry_count: Whole = Field(default=0, ge=0, le=1_000)
+    expires_at: Instant | None = None
+    expires_in_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class Cancel(_Message):
+    """What a producer publishes to have a request that it has sent not be called for any more."""
+
+    cancel: ShortString
 
 
 class Caller(_Message):
@@ -112,6 +135,7 @@ class Job(_Message):
     `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
     `wait_counts` says whether the running wait for a key is in `retry_count`.
     `redriven` counts how often an operator has sent it again after it was dead.
+    `expires_at` is epoch seconds from when on nobody waits for the answer, None for a request without a deadline.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -124,9 +148,18 @@ class Job(_Message):
     wait_counts: bool = True
     redriven: int = Field(default=0, ge=0)
     caller: Caller = NOBODY
+    expires_at: float | None = Field(default=None, allow_inf_nan=False)
 
     @classmethod
-    def of(cls, request: Request, *, received_at: float, redelivered: bool = False, caller: Caller = NOBODY) -> Self:
+    def of(
+        cls,
+        request: Request,
+        *,
+        received_at: float,
+        redelivered: bool = False,
+        caller: Caller = NOBODY,
+        expires_at: float | None = None,
+    ) -> Self:
         """The first job of a request; a producer may start it further up the schedule with `retry_count`."""
         return cls(
             request=request,
@@ -134,6 +167,7 @@ class Job(_Message):
             retry_count=request.retry_count,
             redelivered=redelivered,
             caller=caller,
+            expires_at=expires_at,
         )
 
     @property
@@ -144,6 +178,11 @@ class Job(_Message):
     def age_ms(self) -> int:
         """Milliseconds since the request was read; never negative, whatever the clocks say."""
         return max(0, round((time.time() - self.received_at) * 1000))
+
+    @property
+    def time_left_s(self) -> float:
+        """Seconds until its deadline, not above 0 when that has passed; infinity without one."""
+        return math.inf if self.expires_at is None else self.expires_at - time.time()
 
 
 class Usage(_Message):

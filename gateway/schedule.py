@@ -6,15 +6,29 @@ KeysUnavailable, in line   the first of them    as above, when the request is ol
 KeysUnavailable, refused   none                 Authentication error: …
 UpstreamFailed             UPSTREAM_RETRY_DELAYS  the error itself
 RequestRejected            none                 the error itself
+Unwanted                   none                 the error itself
 anything else              UPSTREAM_RETRY_DELAYS  Internal error
+
+No wait is begun that would end after the request's deadline: see `_in_time`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from gateway.errors import CallTooLarge, ErrorCode, GatewayError, KeysUnavailable, RequestRejected, UpstreamFailed
+from gateway.errors import (
+    CallTooLarge,
+    ErrorCode,
+    GatewayError,
+    KeysUnavailable,
+    RequestRejected,
+    Unwanted,
+    UpstreamFailed,
+)
 from gateway.messages import Job
+
+#: For how long at most a request may wait in the process that has it, in seconds: unacked, and so not for long.
+LONGEST_STAY_S = 60.0
 
 
 class Schedules(Protocol):
@@ -42,6 +56,13 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
+class Stay:
+    """Wait for a key in this process for `for_s` seconds: until the deadline, which no delay queue would end at."""
+
+    for_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """No further attempt: `error` is what the producer reads, `expected` keeps it out of Sentry."""
 
@@ -49,15 +70,43 @@ class End:
     expected: bool = False
 
 
-Step = Wait | End
+Step = Wait | Stay | End
 
 
 def next_step(job: Job, error: BaseException, schedules: Schedules) -> Step:
     """What becomes of `job` after `error`; counts the wait that it decides on."""
     for kind, rule in _RULES:
         if isinstance(error, kind):
-            return rule(job, error, schedules)
+            return _in_time(rule(job, error, schedules), job, error, schedules)
     raise AssertionError("the last rule matches every exception")  # pragma: no cover
+
+
+def _in_time(step: Step, job: Job, error: BaseException, schedules: Schedules) -> Step:
+    """The step, or the one that comes instead of it where its wait would end after the request's deadline.
+
+    A wait for a key can end at any time: it becomes as long as there is time. One for the provider cannot.
+    """
+    left_s = job.time_left_s
+    if isinstance(step, Wait) and step.delay_s >= left_s:
+        shorter = _shorter_wait(job, left_s, schedules) if step.for_key and left_s > 0 else None
+        return shorter or _expired(error)
+    return _expired(error) if isinstance(error, UpstreamFailed) and left_s <= 0 else step
+
+
+def _shorter_wait(job: Job, left_s: float, schedules: Schedules) -> Step | None:
+    """To wait for a key until the deadline at most, counting no retry; None where no queue has so short a wait."""
+    if left_s <= LONGEST_STAY_S:
+        return Stay(left_s)
+    uncounted = job.model_copy(update={"wait_counts": False})
+    for delays, for_key in ((schedules.queue_retry_delays, True), (schedules.upstream_retry_delays, False)):
+        if delay_s := max((delay for delay in delays if delay < left_s), default=None):
+            return Wait(delay_s, uncounted, for_key=for_key)
+    return None
+
+
+def _expired(error: BaseException) -> End:
+    why = f": {error}" if isinstance(error, GatewayError) else ""
+    return End(Unwanted(f"The deadline of the request leaves no time for another try{why}"), expected=True)
 
 
 def _counted(job: Job) -> Job:
@@ -113,6 +162,11 @@ def _request(_job: Job, error: BaseException, _schedules: Schedules) -> Step:
     return End(error, expected=expected or isinstance(error, CallTooLarge))  # of that an operator has been told
 
 
+def _unwanted(_job: Job, error: BaseException, _schedules: Schedules) -> Step:
+    assert isinstance(error, Unwanted)  # noqa: S101 - told apart by the table
+    return End(error, expected=True)
+
+
 def _unexpected(job: Job, _error: BaseException, schedules: Schedules) -> Step:
     # Its text may hold anything, so the producer reads a fixed one; the log and Sentry have the type.
     return _short_wait(job, schedules) or End(GatewayError("Internal error", code=ErrorCode.INTERNAL))
@@ -136,6 +190,7 @@ _RULES: tuple[tuple[type[BaseException], _Rule], ...] = (
     (KeysUnavailable, _no_key),
     (UpstreamFailed, _upstream),
     (RequestRejected, _request),
+    (Unwanted, _unwanted),
     (BaseException, _unexpected),
 )
 

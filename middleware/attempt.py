@@ -29,10 +29,14 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Parking:
-    """For how long a delivery waits without a thread; with `keeps_room` no other is fetched in its place."""
+    """For how long a delivery waits without a thread; with `keeps_room` no other is fetched in its place.
+
+    One that waits `for_key` may be handed out earlier, with a key.
+    """
 
     after_s: float
     keeps_room: bool
+    for_key: bool = False
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,12 +63,12 @@ class Attempt:
     def elapsed_ms(self) -> int:
         return round((time.monotonic() - self.started) * 1000)
 
-    def park(self, why: str, *, after_s: float, keeps_room: bool = False) -> Parked:
+    def park(self, why: str, *, after_s: float, keeps_room: bool = False, for_key: bool = False) -> Parked:
         """Have the delivery looked at again; to be raised. It has no outcome, stays unacked, and holds no thread.
 
         With `keeps_room` it waits for what everybody waits for: to fetch others meanwhile would be of no use.
         """
-        self.parking = Parking(after_s, keeps_room)
+        self.parking = Parking(after_s, keeps_room, for_key)
         return Parked(why)
 
     def look_again(self) -> Parking | None:
@@ -89,6 +93,7 @@ class JobAttempt(Attempt):
     reply: Reply | None = None
     stored: bool = False  # `reply` is in the ledger
     token: str | None = None  # under which the ledger knows the attempt
+    cancelled: bool = False  # its sender does not want it any more, the ledger says
     holds: bool = False  # the ledger may have the work, or its answer, as this attempt's
 
     @cached_property

@@ -6,7 +6,7 @@ Each but HookFailed is a `Retry` as well: for Dramatiq such an exception is no a
 from dramatiq.errors import Retry
 from dramatiq.middleware import MiddlewareError
 
-from gateway.errors import KeysUnavailable, RequestRejected, UpstreamFailed
+from gateway.errors import KeysUnavailable, RequestRejected, Unwanted, UpstreamFailed
 
 
 class NotRun(MiddlewareError, Retry):
@@ -34,6 +34,10 @@ class AlreadyAnswered(NotRun):
 
 class Rejected(RequestRejected, MiddlewareError, Retry):
     """The request can never succeed, which is known before a key is taken."""
+
+
+class NotWanted(Unwanted, MiddlewareError, Retry):
+    """The request has expired or was cancelled before a key was taken."""
 
 
 class NoKey(KeysUnavailable, MiddlewareError, Retry):

@@ -77,8 +77,8 @@ class Ledger(Hook[JobAttempt]):
             case Running():
                 look_s = min(LAST_LOOK_S, FIRST_LOOK_S * 2.0 ** min(attempt.looks, 10))
                 raise attempt.park("the same work runs elsewhere", after_s=look_s)
-            case Started(delivery):
-                attempt.holds, attempt.delivery_id = True, delivery
+            case Started(delivery, cancelled):
+                attempt.holds, attempt.delivery_id, attempt.cancelled = True, delivery, cancelled
                 if attempt.reply is not None:  # of an earlier look; the ledger has lost it since
                     attempt.stored = False
                     self._store(attempt, attempt.reply)

@@ -10,7 +10,7 @@ from gateway.errors import ErrorCode, GatewayError, TooLarge
 from gateway.messages import Envelope, Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
-from gateway.schedule import End, Schedules, Wait, next_step
+from gateway.schedule import End, Schedules, Stay, Wait, next_step
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import NotRun
 from middleware.hook import Verdict
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class RetrySchedule(Verdict[JobAttempt]):
     """After this hook an attempt is scheduled (its copy is confirmed in a delay queue) or has a finished reply.
 
-    When the copy cannot be confirmed it is neither, and the original goes back to its queue. `requests_wait` is set for
-    who waits for a key.
+    When the copy cannot be confirmed it is neither, and the original goes back to its queue. One whose deadline is near
+    is parked. `requests_wait` is set for who waits for a key.
     """
 
     kind = JobAttempt
@@ -56,6 +56,10 @@ class RetrySchedule(Verdict[JobAttempt]):
                     self._schedule(attempt, wait, error)
                 except TooLarge as refused:
                     attempt.reply = _failure(attempt, End(_too_large(refused), expected=True), refused)
+            case Stay(for_s):
+                attempt.park("no key is free", after_s=for_s, keeps_room=False, for_key=True)
+                self.requests_wait.set()
+                logger.info("Waiting up to %.1f s, until the deadline: %s", for_s, error)
             case End() as end:
                 attempt.reply = _failure(attempt, end, error)
 

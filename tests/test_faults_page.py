@@ -11,7 +11,7 @@ EXPECTED = [
     f"{letter}{number}"
     for letter, first, last in (
         ("F", 1, 12),
-        ("F", 20, 27),
+        ("F", 20, 29),
         ("F", 30, 34),
         ("F", 40, 46),
         ("F", 50, 54),

@@ -50,6 +50,7 @@ def test_the_order_of_the_middleware_is_pinned():
         "PublisherReady",
         "Ledger",
         "RetrySchedule",
+        "Wanted",
         "Cooldown",
         "KeySelection",
     ]

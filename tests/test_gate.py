@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.body import MAX_BODY_BYTES
-from bridge.gate import Sender, admit
+from bridge.gate import Sender, admit, admit_cancel
 from gateway.errors import ErrorCode, InvalidMessage
-from gateway.messages import Request
+from gateway.messages import Cancel, Request
 
 NOBODY = Sender()
 REQUEST = {"request_id": "r-1", "prompt": "Hello"}
@@ -23,6 +23,12 @@ def refusal(queue: str) -> str | None:
 
 
 def gate(body: object, sender: Sender = NOBODY) -> Request:
+    found = admitted(body, sender)
+    assert isinstance(found, Request)
+    return found
+
+
+def admitted(body: object, sender: Sender = NOBODY) -> Request | Cancel:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     return admit(raw, sender, default_callback="gemini.responses", refusal=refusal)
 
@@ -55,6 +61,8 @@ def test_a_full_request_keeps_every_field():
         "callback_queue": "my.answers",
         "timestamp": "2026-01-01T00:00:00Z",
         "retry_count": 2,
+        "expires_at": "2026-01-01T01:00:00+01:00",
+        "expires_in_s": 2.5,
     }
     assert gate(full).model_dump(mode="json") == full
 
@@ -348,3 +356,55 @@ def test_every_body_is_a_request_or_an_invalid_message(body: bytes):
     """No input reaches any other exception."""
     with suppress(InvalidMessage):
         assert gate(body).prompt
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("expires_at", "tomorrow"),
+        ("expires_at", "2026-01-01"),
+        ("expires_at", "2026-01-01T00:00:00"),
+        ("expires_at", 1_767_225_600),
+        ("expires_in_s", 0),
+        ("expires_in_s", -1),
+        ("expires_in_s", "5"),
+        ("expires_in_s", True),
+    ],
+)
+def test_a_deadline_that_is_no_moment_or_no_duration_is_refused(field: str, value: object):
+    """A time without a zone is another one for each reader, and a number may be seconds or milliseconds."""
+    error = rejected({**REQUEST, field: value})
+    assert error.code is ErrorCode.INVALID_REQUEST
+    assert str(error).startswith(f"{field}: ")
+    assert error.callback_queue == "gemini.responses"
+
+
+@pytest.mark.parametrize("value", ["2026-01-01T00:00:00Z", "2026-01-01T00:00:00.5+05:30", "20260101T000000Z"])
+def test_a_deadline_is_any_time_of_iso_8601_with_a_zone(value: str):
+    """It is kept as it was written."""
+    assert gate({**REQUEST, "expires_at": value}).expires_at == value
+
+
+@pytest.mark.parametrize(("named", "known_as"), [("r-1", "r-1"), (17, "17")])
+def test_a_cancel_names_a_request(named: object, known_as: str):
+    """It needs nothing else, and is no request that lacks its prompt."""
+    assert admitted({"cancel": named, "callback_queue": "gemini.generate"}) == Cancel(cancel=known_as)
+    assert admit_cancel(json.dumps({"cancel": named}).encode()) == Cancel(cancel=known_as)
+
+
+@pytest.mark.parametrize("named", ["", "x" * 256, True, 1.5, ["r-1"], {"request_id": "r-1"}])
+def test_a_cancel_of_what_can_be_no_request_is_refused(named: object):
+    """Its sender is told where it says so, and not in the name of the request: that has one envelope, its own."""
+    sender = Sender(request_id="r-1", reply_to="my.answers")
+    error = rejected({"cancel": named}, sender)
+    assert (error.request_id, error.callback_queue) == (None, "my.answers")
+    assert str(error).startswith("cancel: ")
+    assert rejected({"cancel": named}, Sender(request_id="r-1")).callback_queue is None
+
+
+@pytest.mark.parametrize("field", ["prompt", "messages"])
+def test_a_message_that_is_a_request_and_a_cancel_is_refused(field: str):
+    """As a request it would have to be paid for."""
+    error = rejected({"request_id": "r-2", "cancel": "r-1", field: "Hello"}, Sender(reply_to="my.answers"))
+    assert str(error) == "cancel: a message is a request or the cancel of one, not both"
+    assert error.callback_queue == "my.answers"

@@ -438,3 +438,55 @@ def test_whatever_decides_the_answer_makes_other_work(fields: dict[str, Any]):
 def test_no_answer_is_in_the_text_of_an_entry():
     """P4: `repr` may end up in a log."""
     assert "canary" not in repr(Answered(b"canary", "m", published=True, delivery="a", failure=False))
+
+
+def test_a_cancelled_id_is_started_as_cancelled(ledger: Ledger):
+    """Whatever its content, and however often; the mark does not hold the work."""
+    assert found(ledger) == Started("a")
+    assert ledger.cancel("r-1")
+    assert ledger.cancel("r-1")
+    other = Work("r-1", "e" * 64)
+    first = begin(ledger, other)
+    assert first.entry == Started("a", cancelled=True)
+    assert found(ledger, other) == Running(first.token, 60.0)
+    assert found(ledger, Work("r-2", "d" * 64)) == Started("a")
+
+
+def test_a_cancel_touches_nothing_that_runs_or_is_answered(ledger: Ledger):
+    """It is paid for."""
+    token = begin(ledger).token
+    ledger.cancel("r-1")
+    assert found(ledger) == Running(token, 60.0)
+    assert answer(ledger, token)
+    ledger.published(WORK)
+    assert found(ledger).published
+
+
+def test_the_end_of_a_cancelled_work_is_kept_as_any_other(ledger: Ledger):
+    """A failure that may be asked again, and is cancelled again as long as the mark lives."""
+    ledger.cancel("r-1")
+    answer(ledger, begin(ledger).token, failure=True)
+    ledger.published(WORK)
+    assert found(ledger, delivery="b").failure
+    assert found(ledger, delivery="b", replace_failure=True) == Started("b", cancelled=True)
+
+
+def test_a_later_copy_is_superseded_by_no_cancel(ledger: Ledger):
+    """The one that waits is told; the one before it is done with."""
+    token = begin(ledger).token
+    ledger.scheduled(WORK, token, delivery="a", hop=1)
+    ledger.cancel("r-1")
+    assert found(ledger) == Superseded()
+    assert found(ledger, hop=1) == Started("a", cancelled=True)
+
+
+def test_a_cancel_is_forgotten_with_the_answers_of_its_time(ledger: Ledger, clock: Clock):
+    """LEDGER_TTL_SECONDS; a new cancel of the same id lives as long anew."""
+    ledger.cancel("r-1")
+    clock.advance(TTL_S - 1)
+    assert begin(ledger).entry.cancelled
+    ledger.cancel("r-1")
+    clock.advance(TTL_S - 1)
+    assert found(ledger, Work("r-1", "e" * 64)).cancelled
+    clock.advance(1)
+    assert not found(ledger, Work("r-1", "f" * 64)).cancelled

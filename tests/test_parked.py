@@ -84,3 +84,28 @@ def test_what_rabbitmq_has_back_is_not_parked():
     channel.is_open = False
     message.settle()
     assert (source.parked, source.gone) == ([], [message.delivery])
+
+
+def test_who_waits_for_a_key_can_be_taken_before_its_time():
+    """The next deadline first; it stays until it is taken out."""
+    parked = Parked(clock=Clock())
+    later, other, sooner = delivered(1), delivered(2), delivered(3)
+    parked.put(later, Parking(2.0, keeps_room=False, for_key=True))
+    parked.put(other, Parking(0.5, keeps_room=False))
+    parked.put(sooner, Parking(1.0, keeps_room=False, for_key=True))
+    assert parked.for_key() == [sooner, later]
+    parked.take_out(sooner)
+    assert parked.for_key() == [later]
+    assert parked.take_all() == [later, other]
+
+
+def test_who_waits_for_a_key_and_is_gone_is_taken_at_once():
+    """RabbitMQ has delivered it again, and what it holds is for that delivery: it gets no key."""
+    parked, channel = Parked(clock=Clock()), Channel()
+    gone = delivered(1, channel=channel)
+    parked.put(gone, Parking(30.0, keeps_room=False, for_key=True))
+    assert parked.take(room=True) is None
+    channel.is_open = False
+    assert parked.for_key() == []
+    assert parked.next_in_s(room=True) == 0.0
+    assert parked.take(room=True) is gone

@@ -10,10 +10,20 @@ from gateway.errors import (
     GatewayError,
     KeysUnavailable,
     RequestRejected,
+    Unwanted,
     UpstreamFailed,
 )
 from gateway.messages import Job, Request
-from gateway.schedule import CALLBACK_MAX_ATTEMPTS, CLIENT_MAX_ATTEMPTS, End, Wait, callback_wait_s, next_step
+from gateway.schedule import (
+    CALLBACK_MAX_ATTEMPTS,
+    CLIENT_MAX_ATTEMPTS,
+    LONGEST_STAY_S,
+    End,
+    Stay,
+    Wait,
+    callback_wait_s,
+    next_step,
+)
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,84 @@ def test_an_unexpected_exception_is_tried_again_and_its_text_never_leaves():
     step = next_step(job(upstream_retries=3), bug, SCHEDULES)
     assert isinstance(step, End)
     assert (str(step.error), step.error.code) == ("Internal error", ErrorCode.INTERNAL)
+
+
+@pytest.mark.parametrize("code", [ErrorCode.EXPIRED, ErrorCode.CANCELLED])
+def test_what_nobody_waits_for_ends_at_once_and_is_no_news_for_an_operator(code: ErrorCode):
+    """Its sender has said so."""
+    step = next_step(job(), Unwanted("no", code=code), SCHEDULES)
+    assert isinstance(step, End)
+    assert (step.error.code, step.expected) == (code, True)
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    """The time at which all jobs of a test are looked at."""
+    monkeypatch.setattr("gateway.messages.time.time", lambda: NOW)
+    return NOW
+
+
+#: Seconds left, waits so far, and the wait for a key: no longer than the time left, counted where it is the schedule's.
+CUT = [
+    (61.0, 0, 60, True),
+    (100.0, 1, 60, False),
+    (700.0, 2, 600, False),
+    (3_601.0, 2, 3600, True),
+    (80_000.0, 3, 3600, False),
+]
+
+
+@pytest.mark.parametrize(("left_s", "retry_count", "delay_s", "counted"), CUT)
+def test_no_wait_for_a_key_ends_after_the_deadline(
+    now: float, left_s: float, retry_count: int, delay_s: float, counted: bool
+):
+    """A shorter one is waited instead, and counts no retry."""
+    waiting = job(retry_count=retry_count, expires_at=now + left_s)
+    counts = {"retry_count": retry_count + counted, "wait_counts": counted}
+    assert next_step(waiting, NO_KEY, SCHEDULES) == Wait(delay_s, waiting.model_copy(update=counts), for_key=True)
+
+
+@pytest.mark.parametrize("left_s", [0.25, 5.0, LONGEST_STAY_S])
+def test_a_deadline_that_is_nearer_than_every_wait_is_waited_for_here(now: float, left_s: float):
+    """No delay queue ends at it."""
+    step = next_step(job(expires_at=now + left_s), NO_KEY, SCHEDULES)
+    assert isinstance(step, Stay)
+    assert step.for_s == pytest.approx(left_s)
+
+
+def test_where_the_waits_for_a_key_are_long_those_for_a_provider_are_lent(now: float):
+    """It must not be unacked for so long."""
+    waiting = job(expires_at=now + 300)
+    uncounted = waiting.model_copy(update={"wait_counts": False})
+    assert next_step(waiting, NO_KEY, Schedules((3600,))) == Wait(60, uncounted, for_key=False)
+    step = next_step(waiting, NO_KEY, Schedules((3600,), upstream_retry_delays=(600,)))
+    assert isinstance(step, End)
+    assert step.error.code is ErrorCode.EXPIRED
+
+
+@pytest.mark.parametrize(("left_s", "ends"), [(2.5, False), (2.0, True), (0.5, True), (-1.0, True)])
+def test_no_wait_for_the_provider_is_begun_that_ends_after_the_deadline(now: float, left_s: float, ends: bool):
+    """Nothing could end it before; the envelope says what was waited for."""
+    step = next_step(job(expires_at=now + left_s), BROKEN, SCHEDULES)
+    assert isinstance(step, End if ends else Wait)
+    if isinstance(step, End):
+        assert (step.error.code, step.expected) == (ErrorCode.EXPIRED, True)
+        assert str(step.error) == "The deadline of the request leaves no time for another try: HTTP 503"
+
+
+def test_after_the_last_try_it_is_the_deadline_only_where_that_has_passed(now: float):
+    """A call that it has cut is the producer's wish; one that failed before is the provider's fault."""
+    for left_s, code in ((1.0, ErrorCode.UPSTREAM), (0.0, ErrorCode.EXPIRED)):
+        step = next_step(job(upstream_retries=3, expires_at=now + left_s), BROKEN, SCHEDULES)
+        assert isinstance(step, End)
+        assert step.error.code is code
+
+
+def test_the_text_of_a_fault_of_ours_does_not_leave_with_a_deadline(now: float):
+    """It may hold anything."""
+    step = next_step(job(expires_at=now + 1), ValueError("canary"), SCHEDULES)
+    assert isinstance(step, End)
+    assert "canary" not in str(step.error)
 
 
 def test_every_error_of_the_tree_has_a_row():

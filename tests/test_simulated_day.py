@@ -14,6 +14,7 @@ from actors import broker as the_broker
 from actors.broker import doors
 from bridge.delivery import Delivered, Delivery
 from gateway.rabbitmq.topology import WORK
+from middleware.attempt import Parking
 from tests.clock import Clock
 from tests.world import Source, World, delivery, job, world
 
@@ -24,11 +25,32 @@ PER_MINUTE, OVERLOAD = 2, 1.3
 REQUESTS = "gemini.requests"
 
 
+class Process(Source):
+    """Keeps what waits in it until its time has come."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.staying: list[tuple[float, Delivered]] = []
+
+    def park(self, message: Delivered, parking: Parking) -> bool:
+        assert parking.for_key
+        self.staying.append((self.clock() + parking.after_s, message))
+        return True
+
+    def take_due(self) -> Delivered | None:
+        due = next((place for place in self.staying if place[0] <= self.clock()), None)
+        if due is not None:
+            self.staying.remove(due)
+        return due[1] if due is not None else None
+
+
 class Rabbitmq:
-    """Queues of numbered messages; what goes back keeps its place."""
+    """Queues of numbered messages; what goes back keeps its place. What a consumer does for the waiting door."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
+        self.process = Process(clock)
         self.queues: dict[str, list[tuple[int, float, bytes]]] = defaultdict(list)
         self.answered: list[int] = []
         self._numbers = itertools.count()
@@ -40,10 +62,16 @@ class Rabbitmq:
         if not self.queues[queue]:
             return None
         first = self.queues[queue].pop(0)
-        return delivery(Channel(self.queues[queue], first), queue=queue, body=first[2], source=Source())
+        return delivery(Channel(self.queues[queue], first), queue=queue, body=first[2], source=self.process)
 
     def open(self, delivery: Delivery) -> Delivered:
         return Delivered(the_broker.encoder.read(delivery.body, queue=WORK), delivery)
+
+    def parked_for_key(self) -> list[Delivered]:
+        return [message for _due, message in self.process.staying]
+
+    def unpark(self, message: Delivered) -> None:
+        self.process.staying = [place for place in self.process.staying if place[1] is not message]
 
     def end_waits(self) -> None:
         for queue in [name for name in self.queues if ".delay." in name]:
@@ -90,7 +118,7 @@ class Day:
     def work(self) -> bool:
         """Run one delivery; False when there is none to run now."""
         early = self.here.settings.queue_early_release
-        found = doors.waiting.next(self.rabbitmq) if early else None
+        found = self.rabbitmq.process.take_due() or (doors.waiting.next(self.rabbitmq) if early else None)
         if found is None and not (early and doors.waiting.keys_are_short):
             pushed = self.rabbitmq.get(WORK) or self.rabbitmq.get(REQUESTS)
             found = self.rabbitmq.open(pushed) if pushed is not None else None

@@ -1,5 +1,6 @@
 """Early release: who waits is handed out in order, with the key it was released for, and only then."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,14 +10,26 @@ import pytest
 from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
-from bridge.waiting import MOST_OPENED, WaitingDoor
+from bridge.waiting import MOST_AHEAD, MOST_OPENED, WaitingDoor
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from middleware.attempt import attempt_of
+from middleware.attempt import Parking, attempt_of
 from tests.clock import Clock
-from tests.world import Channel, World, delivery, job, world
+from tests.world import Channel, Source, World, delivery, job, world
 
 SHORT, LONG = "gemini.generate.delay.60s", "gemini.generate.delay.600s"
+
+
+class ParkingSource(Source):
+    """Parks beside those that wait already."""
+
+    def __init__(self, waiting: list[Delivered]) -> None:
+        super().__init__()
+        self.waiting = waiting
+
+    def park(self, message: Delivered, parking: Parking) -> bool:
+        self.waiting.append(message)
+        return super().park(message, parking)
 
 
 class DelayQueues:
@@ -26,13 +39,21 @@ class DelayQueues:
         self.waiting: dict[str, list[bytes]] = {}
         self.got: list[tuple[str, bytes]] = []
         self.channel = Channel()
+        self.parked: list[Delivered] = []
+        self.source = ParkingSource(self.parked)
 
     def get(self, queue: str) -> Delivery | None:
         if not self.waiting.get(queue):
             return None
         body = self.waiting[queue].pop(0)
         self.got.append((queue, body))
-        return delivery(self.channel, queue=queue, body=body)
+        return delivery(self.channel, queue=queue, body=body, source=self.source)
+
+    def parked_for_key(self) -> list[Delivered]:
+        return list(self.parked)
+
+    def unpark(self, message: Delivered) -> None:
+        self.parked.remove(message)
 
     def open(self, delivery: Delivery) -> Delivered | None:
         if delivery.body == b"refused":
@@ -183,7 +204,7 @@ def test_one_whose_model_rests_holds_up_nobody_behind_it(here: World, queues: De
 
 def test_while_keys_are_short_new_requests_come_last_and_with_a_key(here: World, queues: DelayQueues):
     """F67: what has come back from its wait first, then those who wait, then who is new."""
-    queues.waiting["gemini.requests"] = [here.message(job(5)).encode()]
+    queues.waiting["gemini.requests"] = [here.message(job(number)).encode() for number in (5, 7)]
     queues.waiting["gemini.generate"] = [b"refused", here.message(job(6)).encode()]
     queues.waiting[SHORT] = []
     requests_wait.set()
@@ -191,7 +212,8 @@ def test_while_keys_are_short_new_requests_come_last_and_with_a_key(here: World,
     first, second, third = (waiting.next() for _ in range(3))
     assert [one.args[0].request_id for one in (first, second) if one] == ["r-6", "r-1"]
     assert third is None
-    assert queues.waiting["gemini.requests"] != []
+    assert [one.args[0].request_id for one in queues.parked] == ["r-5"]  # the first of them, read ahead
+    assert len(queues.waiting["gemini.requests"]) == 1
     assert waiting.door.keys_are_short
 
 
@@ -334,3 +356,138 @@ def test_while_there_are_more_the_looks_are_frequent(here: World, queues: DelayQ
     queues.waiting.clear()
     assert waiting.next() is None
     assert waiting.patience_s(60.0) == 5.0
+
+
+def staying(here: World, queues: DelayQueues, number: int, *, of: str = "gemini.requests", **request: str) -> Delivered:
+    """A request of that queue that waits in this process until its deadline."""
+    waiting = job(number, expires_at=time.time() + 30.0)
+    waiting = waiting.model_copy(update={"request": waiting.request.model_copy(update=request)})
+    message = Delivered(here.message(waiting), delivery(queues.channel, queue=of, source=queues.source))
+    queues.parked.append(message)
+    return message
+
+
+def test_who_waits_here_for_its_deadline_has_its_turn_before_those_that_are_new(here: World, queues: DelayQueues):
+    """And after those in the delay queues, which have waited longer."""
+    staying(here, queues, 5)
+    queues.waiting = {SHORT: [here.message(job(4)).encode()], "gemini.requests": [here.message(job(6)).encode()]}
+    requests_wait.set()
+    waiting = room(queues)
+    first, second, third = (waiting.next() for _ in range(3))
+    assert [one.args[0].request_id for one in (first, second) if one] == ["r-4", "r-5"]
+    assert third is None
+    assert [one.args[0].request_id for one in queues.parked] == ["r-6"]
+    assert second is not None
+    assert attempt_of(second).lease is not None
+    assert second.args[0].retry_count == 0
+
+
+def test_who_waits_here_and_has_waited_before_is_the_first(here: World, queues: DelayQueues):
+    """As one that has come back from its wait is, in whose queue it lies."""
+    staying(here, queues, 5, of="gemini.generate")
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].request_id == "r-5"
+
+
+def test_what_has_come_back_from_its_wait_is_read_ahead_too(here: World, queues: DelayQueues):
+    """Each queue up to the first request that has time."""
+    soon, later = here.message(job(4, expires_at=time.time() + 5.0)).encode(), here.message(job(5)).encode()
+    queues.waiting = {queue: [soon, later, later] for queue in ("gemini.generate", "gemini.requests")}
+    use_up_the_keys(here)
+    assert room(queues).next() is None
+    assert [(one.delivery.queue, one.args[0].request_id) for one in queues.parked] == [
+        ("gemini.generate", "r-4"),
+        ("gemini.generate", "r-5"),
+        ("gemini.requests", "r-4"),
+        ("gemini.requests", "r-5"),
+    ]
+
+
+def test_one_that_is_released_early_and_not_wanted_leaves_its_key_to_others(here: World, queues: DelayQueues):
+    """Its sender has cancelled it while it lay there: the place in the key's window is free again."""
+    here.stores.ledger.cancel("r-1")
+    delivery = room(queues).next()
+    assert delivery is not None
+    here.run(delivery)
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["request_id"], envelope["error_code"]) == ("r-1", "cancelled")
+    assert [status.used for status in here.pool.status()] == [0]
+    assert queues.settled == ["ack"]
+
+
+def test_who_waits_here_for_a_model_that_rests_holds_up_nobody(here: World, queues: DelayQueues):
+    """F66: it goes on waiting here."""
+    lease = here.pool.acquire("resting")
+    assert isinstance(lease, Lease)
+    here.pool.cool(lease, RateLimited("HTTP 429", reason="busy", scope=Scope.MODEL, retry_after_s=3000.0))
+    here.pool.cancel(lease)
+    queues.waiting = {}
+    resting = [staying(here, queues, number, model="resting") for number in (4, 5)]
+    staying(here, queues, 6)
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert delivery.args[0].request_id == "r-6"
+    assert queues.parked == resting
+
+
+def test_whose_deadline_has_passed_is_handed_out_without_a_key(here: World, queues: DelayQueues):
+    """It needs none to be told so, and others do."""
+    late = job(4, expires_at=time.time() - 1.0)
+    queues.waiting = {SHORT: [here.message(late).encode()]}
+    delivery = room(queues).next()
+    assert delivery is not None
+    assert attempt_of(delivery).lease is None
+    assert [status.used for status in here.pool.status()] == [0]
+
+
+def use_up_the_keys(here: World) -> None:
+    for _ in range(2):
+        here.pool.acquire("any")
+    requests_wait.set()
+
+
+def test_while_no_key_is_free_new_requests_are_read_up_to_the_first_that_has_time(here: World, queues: DelayQueues):
+    """Their deadlines are kept, and cancels among them read; those behind it wait in their queue."""
+    soon, later = (job(number, expires_at=time.time() + left_s) for number, left_s in ((4, 5.0), (5, 600.0)))
+    behind = here.message(job(6)).encode()
+    queues.waiting = {
+        "gemini.requests": [here.message(soon).encode(), b"refused", here.message(later).encode(), behind]
+    }
+    use_up_the_keys(here)
+    waiting = room(queues)
+    assert waiting.next() is None
+    (first, for_soon), (second, for_later) = queues.source.parked
+    assert [message.args[0].request_id for message in (first, second)] == ["r-4", "r-5"]
+    assert 0 < for_soon.after_s <= 5.0
+    assert (for_soon.for_key, for_soon.keeps_room, for_later.after_s) == (True, False, 60.0)
+    assert queues.waiting["gemini.requests"] == [behind]
+
+
+def test_no_more_is_read_ahead_than_a_process_may_keep(here: World, queues: DelayQueues):
+    """However many deadlines there are."""
+    for number in range(MOST_AHEAD - 1):
+        staying(here, queues, number)
+    soon = here.message(job(4, expires_at=time.time() + 5.0)).encode()
+    queues.waiting = {"gemini.requests": [soon, soon]}
+    use_up_the_keys(here)
+    assert room(queues).next() is None
+    assert queues.waiting["gemini.requests"] == [soon]
+
+
+def test_what_finds_no_place_here_goes_back_to_its_queue(here: World, queues: DelayQueues):
+    """Its connection has ended, or others wait for something of their own."""
+    queues.waiting = {"gemini.requests": [here.message(job(4)).encode()]}
+    queues.source.park = lambda _message, _parking: False  # type: ignore[method-assign]
+    use_up_the_keys(here)
+    assert room(queues).next() is None
+    assert (queues.settled, queues.source.later) == (["requeue"], [1.0])
+
+
+def test_nothing_is_read_ahead_where_everything_is_fetched(here: World, queues: DelayQueues):
+    """Nobody waits, so requests are pushed."""
+    use_up_the_keys(here)
+    requests_wait.clear()
+    queues.waiting = {"gemini.requests": [here.message(job(4)).encode()]}
+    assert room(queues).next() is None
+    assert queues.source.parked == []

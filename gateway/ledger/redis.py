@@ -26,7 +26,7 @@ local function number(name) return tonumber(redis.call('HGET', entry, name) or 0
 local function answered() return number('expires') > now end
 """
 
-#: 5 delivery, 6 lease, 7 replace a failure, 8 hop, 9 redelivered, 10 dead. Returns {'started', delivery},
+#: 5 delivery, 6 lease, 7 replace a failure, 8 hop, 9 redelivered, 10 dead. Returns {'started', delivery, cancelled},
 #: {'running', token, wait}, {'superseded'} or {'answered', …}.
 BEGIN = (
     STEP
@@ -53,7 +53,8 @@ redis.call('HSET', entry, 'token', token, 'delivery', delivery, 'lease_ends', st
 redis.call('HDEL', entry, 'envelope', 'message_id', 'failure', 'published', 'expires', 'stored')
 expire(entry, lease + ttl)
 keep_time()
-return {'started', delivery}
+local cancelled = redis.call('GET', P .. 'cancel:' .. string.match(ARGV[2], '^%x+'))
+return {'started', delivery, tonumber(cancelled or 0) > now and 1 or 0}
 """
 )
 
@@ -128,6 +129,15 @@ return {}
 """
 )
 
+#: 2 the id's digest, 3 ttl.
+CANCEL = """
+local cancel = P .. 'cancel:' .. ARGV[2]
+redis.call('SET', cancel, str(now + tonumber(ARGV[3])))
+expire(cancel, tonumber(ARGV[3]))
+keep_time()
+return {}
+"""
+
 
 class RedisLedger:
     """Keeps the contract of `Ledger`; an answer is kept for `ttl_s` seconds, then Redis removes it by itself.
@@ -167,7 +177,7 @@ class RedisLedger:
                     _unpacked(envelope), message_id.decode(), published == b"1", delivery.decode(), failure == b"1"
                 )
             case _:
-                return Started(found[1].decode())
+                return Started(found[1].decode(), cancelled=bool(found[2]))
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
@@ -184,9 +194,12 @@ class RedisLedger:
     def abandon(self, work: Work, token: str) -> None:
         self._run(ABANDON, work, token)
 
+    def cancel(self, request_id: str) -> bool:
+        self._server.run(CANCEL, self._clock, _name(request_id), microseconds(self._ttl_s))
+        return True
+
     def _run(self, script: str, work: Work, token: str, *args: str | bytes | int) -> Rows:
-        # The request's id is somebody else's text of any length; its digest is as good a name.
-        entry = f"{hashlib.sha256(work.request_id.encode()).hexdigest()}:{work.digest}"
+        entry = f"{_name(work.request_id)}:{work.digest}"
         return self._server.run(script, self._clock, entry, microseconds(self._ttl_s), token, *args)
 
     def _make_room(self) -> bool:
@@ -197,6 +210,11 @@ class RedisLedger:
         about = "Give it more memory, or set LEDGER_MAX_BYTES to less than it has"
         sentry.tell_operator("redis_full", f"Redis is full (maxmemory). {about}")
         return bool(forgotten)
+
+
+def _name(request_id: str) -> str:
+    """A digest: the id is somebody else's text of any length."""
+    return hashlib.sha256(request_id.encode()).hexdigest()
 
 
 def _packed(envelope: bytes) -> bytes:

@@ -17,6 +17,9 @@ SWEEP_EVERY, SWEEP_ROWS = 100, 200
 # Each is one statement, which SQLite makes one transaction. A thread gives up the interpreter at every statement, and
 # queues for it again, all the while with the file's lock in its hand.
 
+#: The mark of an id that its sender has cancelled is an entry for no content, which is no work's digest.
+CANCELLED = ""
+
 #: Starts work that is unknown, that nobody holds, or whose answer is over or to be replaced; returns a row then.
 CLAIM = """
 INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
@@ -29,7 +32,15 @@ ON CONFLICT (request_id, digest) DO UPDATE SET
 WHERE CASE WHEN answered THEN expires_at <= :now OR (failure AND :replace_failure)
       ELSE (lease_ends_at <= :now OR token IN (:token, :dead))
           AND NOT ((delivery = :delivery OR :redelivered) AND hop > :hop AND expires_at > :now) END
-RETURNING delivery
+RETURNING delivery, EXISTS (
+    SELECT 1 FROM ledger AS mark WHERE mark.request_id = :request_id AND mark.digest = '' AND mark.expires_at > :now
+)
+"""
+
+CANCEL = """
+INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
+VALUES (?, ?, 0, '', '', 0, 0.0, 0, ?)
+ON CONFLICT (request_id, digest) DO UPDATE SET expires_at = excluded.expires_at
 """
 
 #: Stores an answer, and returns a row, unless there is somebody else's already. The last parameter is the time. The
@@ -84,12 +95,12 @@ class SqliteLedger:
         facts = {**vars(claim), **vars(claim.work), **self._times(claim.lease_s)}
         del facts["work"]
         if rows := self._file.run(CLAIM, facts):
-            return Started(rows[0][0])  # as a rule, and in one statement
+            return _started(rows)  # as a rule, and in one statement
         # Why not is true of one moment only: so the claim is made again, in one transaction with the look, at one time.
         with self._file.transaction() as db:
             facts |= self._times(claim.lease_s)
             rows = db.execute(CLAIM, facts).fetchall()
-            return Started(rows[0][0]) if rows else _found(db, facts)
+            return _started(rows) if rows else _found(db, facts)
 
     def answer(  # noqa: PLR0913 - as the protocol has it
         self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
@@ -120,6 +131,10 @@ class SqliteLedger:
         with self._file.transaction() as db:
             for statement in (ABANDON, LET_GO):
                 db.execute(statement, (work.request_id, work.digest, token))
+
+    def cancel(self, request_id: str) -> bool:
+        self._file.run(CANCEL, (request_id, CANCELLED, self._clock() + self._ttl_s))
+        return True
 
     def _times(self, lease_s: float) -> dict[str, float]:
         now = self._clock()
@@ -154,6 +169,11 @@ def _used_bytes(db: sqlite3.Connection) -> int:
         db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
     )
     return int((pages - free) * size)
+
+
+def _started(rows: list[Any]) -> Started:
+    delivery, cancelled = rows[0]
+    return Started(delivery, cancelled=bool(cancelled))
 
 
 def _found(db: sqlite3.Connection, claim: dict[str, Any]) -> Entry:

@@ -60,9 +60,13 @@ class Claim:
 
 @dataclass(frozen=True)
 class Started:
-    """The work belongs to the token of the claim, and is `delivery` from now on."""
+    """The work belongs to the token of the claim, and is `delivery` from now on.
+
+    `cancelled`: its sender does not want it any more, so it is to be ended, and not called for.
+    """
 
     delivery: str
+    cancelled: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,12 @@ class Ledger(Protocol):
         Idempotent; a token that holds no lease changes nothing.
         """
 
+    def cancel(self, request_id: str) -> bool:
+        """Mark the id: work of it that is begun from now on is Started as cancelled, as long as answers are kept.
+
+        What is answered stays so, and what runs goes on. Idempotent; False where nothing is remembered.
+        """
+
 
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
@@ -144,3 +154,6 @@ class NullLedger:
 
     def abandon(self, work: Work, token: str) -> None:
         """Nothing is kept."""
+
+    def cancel(self, *_: object) -> bool:
+        return False

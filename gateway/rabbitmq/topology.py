@@ -6,6 +6,7 @@
     gemini.generate.backoff.<N>s   requests that wait for the provider        gemini.generate
     gemini.callbacks               replies to publish                         gemini.generate.dead
     gemini.callbacks.delay.<N>s    replies that their queue has refused       gemini.callbacks
+    gemini.cancels                 ids of requests to be cancelled            gemini.generate.dead
     *.dead                         what an operator must look at              stays
 
 The wait is in the name: a changed schedule makes new queues, and what lies in the old ones still comes back in time.
@@ -29,6 +30,7 @@ from gateway.schedule import CALLBACK_RETRY_DELAYS_S
 
 WORK = "gemini.generate"
 CALLBACKS = "gemini.callbacks"
+CANCELS = "gemini.cancels"
 DEAD_REQUESTS = "gemini.requests.dead"
 DEAD_WORK = "gemini.generate.dead"
 
@@ -127,7 +129,8 @@ class Topology:
 
     def is_ours(self, name: str) -> bool:
         """Whether a queue belongs to the worker, be it of a schedule that is no longer set."""
-        return any(name == prefix or name.startswith(f"{prefix}.") for prefix in (WORK, CALLBACKS, DEAD_REQUESTS))
+        prefixes = (WORK, CALLBACKS, CANCELS, DEAD_REQUESTS)
+        return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
     def refusal(self, callback: str) -> str | None:
         """Why no answer may go to a queue of this name, None when it may: no loops, nothing reserved."""
@@ -148,7 +151,8 @@ class Topology:
         for name in (DEAD_REQUESTS, DEAD_WORK):
             yield Queue(name, _quorum(HIGH_DELIVERY_LIMIT))
         yield Queue(WORK, _quorum(WORK_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
-        yield Queue(CALLBACKS, _quorum(HIGH_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
+        for name in (CALLBACKS, CANCELS):
+            yield Queue(name, _quorum(HIGH_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
         for delay in self.names.queue_retry_delays:
             yield _wait(self.key_wait(delay), delay, WORK)
         for delay in self.names.upstream_retry_delays:
