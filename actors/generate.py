@@ -5,7 +5,7 @@ import time
 
 import dramatiq
 
-from actors.broker import cooldown, provider, settings
+from actors.broker import cooldown, provider, settings, usage
 from gateway.errors import AuthenticationFailed, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
 from gateway.rabbitmq.topology import WORK
@@ -42,8 +42,8 @@ def _call(job: Job, attempt: JobAttempt, time_left_s: float) -> Completion:
     if time_left_s <= 0:
         raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
     attempt.called = True
-    with sentry.traced("generate"):
-        completion = provider().complete(job.request, attempt.lease.key, deadline_s=time_left_s)
+    with sentry.traced("generate"), usage.of_call(attempt.lease) as call:
+        completion = call.completion = provider().complete(job.request, attempt.lease.key, deadline_s=time_left_s)
     logger.info(
         "Answered by %s with key %s after %d ms (%d tokens)",
         completion.model_used,

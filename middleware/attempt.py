@@ -14,6 +14,7 @@ from dramatiq.broker import MessageProxy
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
 from gateway.messages import Completion, Job, Reply
+from gateway.usage.store import Waiting
 from middleware.errors import Parked
 
 
@@ -86,6 +87,7 @@ class JobAttempt(Attempt):
     called: bool = False  # a provider has been called with `lease`
     completion: Completion | None = None
     reply: Reply | None = None
+    waiting: Waiting | None = None  # its copy in a delay queue
     stored: bool = False  # `reply` is in the ledger
     token: str | None = None  # under which the ledger knows the attempt
     holds: bool = False  # the ledger may have the work, or its answer, as this attempt's
