@@ -5,10 +5,10 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
+from typing import Self
 
 from dramatiq import Broker, Worker
 
@@ -16,7 +16,6 @@ from gateway.errors import ErrorCode, ProviderError
 from gateway.keys.pool import Lease
 from gateway.messages import Completion, Reply
 from gateway.rabbitmq.publisher import Publisher
-from gateway.reporting.redaction import escape_controls
 from gateway.usage import store
 from gateway.usage.meter import Meter
 from gateway.usage.reporter import Reporter
@@ -32,11 +31,26 @@ LAST_REPORT_S = 3.0
 REJECTED = "rejected"
 
 
-@dataclass
 class Call:
-    """A call to the provider; one without a completion has failed."""
+    """A call to the provider; one without a completion has failed. Counted when it has ended."""
 
-    completion: Completion | None = None
+    def __init__(self, meter: Meter, lease: Lease) -> None:
+        self.completion: Completion | None = None
+        self._meter = meter
+        self._lease = lease
+        self._began = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        facts = _facts(self.completion)
+        self._meter.add(store.KEY, self._lease.key.digest, facts)
+        facts[bucket(time.monotonic() - self._began)] = 1
+        self._meter.add(store.MODEL, self._lease.model, facts)
+        if self.completion is None:
+            code = error.code if isinstance(error, ProviderError) else ErrorCode.INTERNAL
+            self._meter.add(store.ERROR, code, {store.CALLS: 1})
 
 
 class Usage(Hook[Attempt]):
@@ -70,22 +84,9 @@ class Usage(Hook[Attempt]):
         elif isinstance(attempt, ReplyAttempt) and not attempt.reply.attempts:
             self._count_request(REJECTED, attempt.reply, attempt.elapsed_ms / 1000)
 
-    @contextmanager
-    def of_call(self, lease: Lease) -> Iterator[Call]:
-        """Around one call with a lease."""
-        call, began, code = Call(), time.monotonic(), ErrorCode.INTERNAL
-        try:
-            yield call
-        except ProviderError as error:
-            code = error.code
-            raise
-        finally:
-            took = bucket(time.monotonic() - began)
-            facts = _facts(call.completion)
-            self.meter.add(store.KEY, lease.key.digest, facts)
-            self.meter.add(store.MODEL, escape_controls(lease.model, 80), facts | {took: 1})
-            if call.completion is None:
-                self.meter.add(store.ERROR, code, {store.CALLS: 1})
+    def of_call(self, lease: Lease) -> Call:
+        """To be entered around one call with a lease, and told of its completion."""
+        return Call(self.meter, lease)
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         itself = store.Process(
@@ -123,7 +124,7 @@ class Usage(Hook[Attempt]):
         if attempt.waiting is not None:
             self.meter.waits(attempt.waiting)
         if attempt.outcome is Outcome.HELD and attempt.reply is not None:
-            self.meter.add(store.REFUSED, escape_controls(attempt.reply.queue, 80), {store.REQUESTS: 1})
+            self.meter.add(store.REFUSED, attempt.reply.queue, {store.REQUESTS: 1})
         self._count_request(attempt.outcome or "", attempt.reply, attempt.job.age_ms / 1000)
 
     def _count_request(self, outcome: str, reply: Reply | None, seconds: float) -> None:

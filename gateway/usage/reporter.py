@@ -11,6 +11,9 @@ from gateway.usage.store import Batch, Process, UsageStore
 #: How often, in seconds.
 REPORT_EVERY_S = 5.0
 
+#: Between two batches of a report, in seconds: what else is to be done in this process is done then.
+PAUSE_S = 0.001
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +60,8 @@ class Reporter:
                 self._batch, more = self._next()
             self._store.report(self._describe(), self._batch)
             self._batch = None
+            if more:
+                self._stopping.wait(PAUSE_S)
 
     def _next(self) -> tuple[Batch, bool]:
         counts, waits, ended, more = self._meter.take()

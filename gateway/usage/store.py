@@ -8,6 +8,7 @@ Names of what is counted are few: keys by their digest, models, outcomes and err
 answer or a key.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
@@ -22,6 +23,8 @@ NANO = 1_000_000_000
 
 #: Upper ends of the latency buckets, in seconds; what takes longer than the last is in `le_inf`.
 BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+_NAMES = (*(f"le_{end:g}" for end in BUCKETS_S), "le_inf")
 
 #: A process that has not reported for so long is taken for gone, and after KNOWN_S it is forgotten, in seconds.
 LIFE_S, KNOWN_S = 20.0, 3600.0
@@ -148,4 +151,4 @@ def span_for(last_s: float) -> Span:
 
 def bucket(seconds: float) -> str:
     """The fact that a latency of so many seconds adds one to."""
-    return next((f"le_{end:g}" for end in BUCKETS_S if seconds <= end), "le_inf")
+    return _NAMES[bisect_left(BUCKETS_S, seconds)]
