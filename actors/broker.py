@@ -24,6 +24,7 @@ from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
 from middleware.retry_schedule import RetrySchedule
+from middleware.usage import Usage
 from middleware.wanted import Wanted
 
 #: Closed until the boot: importing this connects nowhere and asks for no settings.
@@ -44,6 +45,8 @@ doors = Doors(
     cancels=CancelDoor(ledger, publisher),
 )
 
+process = Process(stopping, settings)
+usage = Usage(resources.usage, process, publisher)
 outbox = Outbox(publisher, stopping)
 held_replies = HeldReplies(outbox, topology)
 key_selection = KeySelection(pool, provider, resources.suspect)
@@ -52,9 +55,10 @@ cooldown = Cooldown(key_selection, pool, resources.suspect)
 #: First halves run from the top to the actor, second halves and verdicts from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
     Keeper(stopping),  # before anything is opened: it forks, and what was open then would belong to two processes
-    Process(stopping, settings),  # above all: a stopping worker starts nothing; its exit code is the last word
+    process,  # above all: a stopping worker starts nothing; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
+    usage,  # above all that decide: it counts what has come out; below the boot: its last report needs the store
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published

@@ -1,6 +1,6 @@
 """The exit codes of our processes, as sysexits.h has them: what a platform, or a script, can tell of an end."""
 
-#: A command has found nothing to do, or could not do all of it.
+#: A command has found nothing to do, could not do all of it, or has found something that is wrong.
 NOTHING = 1
 
 #: EX_USAGE: it was typed in a way that cannot be meant.
@@ -14,3 +14,6 @@ FAULT = 70
 
 #: EX_CONFIG: bad settings.
 SETTINGS = 78
+
+#: Ctrl-C, as a shell says it: 128 and the number of the signal.
+INTERRUPTED = 130

@@ -28,6 +28,9 @@ from gateway.secrets import ApiKey
 from gateway.settings import Settings
 from gateway.stores.redis_server import RedisServer
 from gateway.stores.state_file import StateFile
+from gateway.usage.redis import RedisUsageStore
+from gateway.usage.sqlite import SqliteUsageStore
+from gateway.usage.store import UsageStore
 
 #: How much longer than a call a lease may be in flight, in seconds: the way to the provider's client and back.
 LEASE_MARGIN_S = 15.0
@@ -77,6 +80,7 @@ class Resources:
         self.provider = Resource[Provider]("provider")
         self.prober = Resource[Prober]("prober")
         self.survey = Resource[Survey]("survey")
+        self.usage = Resource[UsageStore]("store of reports")
         self._stores = Resource[Stores]("stores")
 
     def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
@@ -100,6 +104,7 @@ class Resources:
         stores = self._stores.open(open_stores(settings))
         pool = self.pool.open(key_pool(settings, stores.keys))
         self.ledger.open(stores.ledger)
+        self.usage.open(stores.usage)
         self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
         ask = partial(provider.key_info, deadline_s=DEADLINE_S)
@@ -154,6 +159,7 @@ class Stores:
     keys: KeyStore
     ledger: Ledger
     owner: Owner
+    usage: UsageStore
     close: Callable[[], None]
 
 
@@ -175,7 +181,7 @@ def _in_redis(url: str, settings: Settings) -> Stores:
         server.close()
         signs_of_life.close()
 
-    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), close)
+    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), RedisUsageStore(server), close)
 
 
 def _in_a_file(file: StateFile, settings: Settings) -> Stores:
@@ -184,4 +190,4 @@ def _in_a_file(file: StateFile, settings: Settings) -> Stores:
     owners = file.path.with_name(f"{file.path.name}-owners")
     ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
     ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
-    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), file.close)
+    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), SqliteUsageStore(file), file.close)

@@ -14,6 +14,7 @@ from dramatiq.broker import MessageProxy
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
 from gateway.messages import Completion, Job, Reply
+from gateway.usage.store import Waiting
 from middleware.errors import Parked
 
 
@@ -91,6 +92,7 @@ class JobAttempt(Attempt):
     reductions: int = 0  # how often it has asked for fewer tokens than the request wants
     completion: Completion | None = None
     reply: Reply | None = None
+    waiting: Waiting | None = None  # its copy in a delay queue
     stored: bool = False  # `reply` is in the ledger
     token: str | None = None  # under which the ledger knows the attempt
     cancelled: bool = False  # its sender does not want it any more, the ledger says

@@ -10,7 +10,9 @@ from gateway.errors import ErrorCode, GatewayError, TooLarge
 from gateway.messages import Envelope, Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
+from gateway.reporting.redaction import escape_controls
 from gateway.schedule import End, Schedules, Stay, Wait, next_step
+from gateway.usage.store import Waiting
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import NotRun
 from middleware.hook import Verdict
@@ -70,6 +72,7 @@ class RetrySchedule(Verdict[JobAttempt]):
         copy = attempt.message.copy(args=(job,), options={}, message_id=attempt.delivery_id)
         self.outbox.send(copy, queue)
         attempt.outcome = Outcome.SCHEDULED
+        attempt.waiting = _waiting(attempt, wait, queue, why)
         if wait.for_key:
             self.requests_wait.set()
         logger.info(
@@ -84,6 +87,21 @@ class RetrySchedule(Verdict[JobAttempt]):
 def _too_large(refused: TooLarge) -> GatewayError:
     text = f"The request has to wait, and is larger than RabbitMQ takes (max_message_size): {refused}"
     return GatewayError(text, code=ErrorCode.INVALID_REQUEST)
+
+
+def _waiting(attempt: JobAttempt, wait: Wait, queue: str, why: BaseException) -> Waiting:
+    """What an operator reads of it."""
+    known = why if isinstance(why, GatewayError) else None
+    return Waiting(
+        id=attempt.delivery_id,
+        request_id=escape_controls(attempt.job.request_id, 80),
+        queue=queue,
+        due_in_s=wait.delay_s,
+        code=known.code if known is not None else ErrorCode.INTERNAL,
+        why=escape_controls(str(known), 120) if known is not None else type(why).__name__,
+        model=escape_controls(attempt.job.request.model, 80) if attempt.job.request.model else None,
+        retry_count=wait.job.retry_count,
+    )
 
 
 def _finished(attempt: JobAttempt) -> Reply:

@@ -1,4 +1,4 @@
-"""`python -m console.keys`: what an operator reads about each key, and does about one."""
+"""`gemini keys`: what an operator reads about each key, and does about one."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from console.cli import main
 from console.key_doctor import learn_accounts
-from console.keys import main
 from dev.redis import empty
 from fake_openrouter.client import FakeClient, running
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
@@ -44,7 +44,7 @@ def run(fake: FakeClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("STATE_PATH", str(tmp_path / "state.sqlite3"))
 
     def command(*arguments: str) -> tuple[int, str, str]:
-        code = main(arguments)
+        code = main(["keys", *arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
@@ -106,14 +106,14 @@ def test_no_usable_key_is_exit_code_1(run: Run, pool: KeyPool):
     for _ in range(2):
         pool.cool(lease(pool), AuthenticationFailed("HTTP 401", reason="http_401", status=401, scope=Scope.KEY))
     code, _, err = run("--offline")
-    assert (code, err) == (1, "No key is usable.\n")
+    assert (code, err) == (1, "No key is usable: see what gemini doctor says of them.\n")
 
 
 def test_a_key_that_the_provider_refuses_now_is_invalid(run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OPENROUTER_API_KEYS", KEYS[2])
     code, out, _ = run()
     assert code == 1
-    assert rows(out)[1][:3] == ["****3333", "-", "invalid"]
+    assert rows(out)[1][:2] == ["****3333", "invalid"]
     assert "****3333: OpenRouter answered 401" in out
 
 
@@ -190,6 +190,6 @@ def test_a_learned_account_is_shown_and_cleared_as_a_whole(run: Run, monkeypatch
     limit = RateLimited("HTTP 429", reason="free_tier", status=429, retry_after_s=9000.0, scope=Scope.ACCOUNT)
     worker.cool(lease(worker), limit)
     stores.close()
-    assert [row[:3][-1] for row in rows(run()[1])[1:4]] == ["limited", "limited", "ready"]
+    assert [row[1] for row in rows(run()[1])[1:4]] == ["limited", "limited", "ready"]
     assert run("--clear", "2222")[0] == 0
-    assert [row[:3][-1] for row in rows(run()[1])[1:4]] == ["ready"] * 3
+    assert [row[1] for row in rows(run()[1])[1:4]] == ["ready"] * 3

@@ -9,6 +9,7 @@ import tomllib
 
 import pytest
 
+from console.run import WORKER
 from dev.launcher import ROOT, procfile
 from gateway.settings import Settings
 from tests.chaos.suites import SUITES
@@ -67,6 +68,11 @@ def test_the_image_and_the_procfile_start_the_same_worker():
     """One command, wherever it runs."""
     (command,) = re.findall(r'^CMD \["sh", "-c", "(exec dramatiq-gevent .*)"\]$', text("Dockerfile"), re.MULTILINE)
     assert command == procfile()["worker"]
+
+
+def test_gemini_run_starts_the_same_worker():
+    """Where there is no checkout."""
+    assert procfile()["worker"] == WORKER
 
 
 def test_the_image_does_not_run_as_root_and_holds_no_env_file():

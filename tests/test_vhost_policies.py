@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dev.rabbitmq import Server, vhost_of
-from gateway.rabbitmq.vhost_policies import look, lossy
+from gateway.rabbitmq.vhost_policies import lossy, warn
 
 QUEUES = ("gemini.generate", "gemini.generate.delay.60s", "gemini.callbacks")
 
@@ -65,7 +65,7 @@ def test_a_bridge_names_what_it_finds(rabbitmq_server: Server, vhost_url: str, c
     for kind, name in (("policies", "short"), ("operator-policies", "shorter")):
         body = {"pattern": "^gemini[.]generate", "definition": {"message-ttl": 1000}, "apply-to": "queues"}
         rabbitmq_server.api("PUT", f"{kind}/{vhost}/{name}", body)
-    look(vhost_url, f"{rabbitmq_server.management_url}/", QUEUES)
+    warn(vhost_url, f"{rabbitmq_server.management_url}/", QUEUES)
     assert [record.getMessage().split()[2] for record in caplog.records] == ["short", "shorter"]
 
 
@@ -76,8 +76,8 @@ def test_an_api_that_refuses_or_is_away_is_said_and_harms_nothing(
     """Without the password."""
     caplog.set_level(logging.INFO)
     wrong = vhost_url.replace("guest:guest", "guest:canary-password")
-    look(wrong, rabbitmq_server.management_url, QUEUES)
-    look(vhost_url, "http://127.0.0.1:1", QUEUES)
+    warn(wrong, rabbitmq_server.management_url, QUEUES)
+    warn(vhost_url, "http://127.0.0.1:1", QUEUES)
     texts = [record.getMessage() for record in caplog.records]
     assert "answered 401" in texts[0]
     assert "gives no answer" in texts[-1]

@@ -187,6 +187,7 @@ class World:
         resources.publisher.open(cast("RealPublisher", self.publisher))
         resources.pool.open(self.pool)
         resources.ledger.open(self.stores.ledger)
+        resources.usage.open(self.stores.usage)
         resources.owner.open(self.stores.owner).start()
         resources.provider.open(cast("RealProvider", self.provider))
 

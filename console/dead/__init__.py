@@ -1,1 +1,1 @@
-"""Dead letters, for an operator: look, send again, throw away, keep a copy. Run with `python -m console.dead`."""
+"""Dead letters, for an operator: look, send again, throw away, keep a copy. The commands are in `console.failed`."""

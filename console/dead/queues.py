@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError, UnroutableError
+from pika.exceptions import AMQPError, ConnectionBlockedTimeout, NackError, UnroutableError
 
 from console.dead.letter import DeadLetter
+from console.depths import depth
 from gateway.errors import Nacked, TopologyError, Unroutable
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.topology import DEAD_REQUESTS, DEAD_WORK
@@ -16,8 +17,6 @@ from gateway.settings import Settings
 CONNECT_DEADLINE_S = 10.0
 
 QUEUES = (DEAD_REQUESTS, DEAD_WORK)
-
-_NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -60,16 +59,8 @@ class DeadQueues:
 
     def count(self, queue: str) -> int:
         """How many letters lie in `queue`; a queue that does not exist has none."""
-        channel = self._connection.channel()
-        try:
-            return int(channel.queue_declare(queue, passive=True).method.message_count)
-        except ChannelClosedByBroker as error:
-            if error.reply_code == _NOT_FOUND:
-                return 0
-            raise TopologyError(f"RabbitMQ does not let us look into {queue}: {error.reply_text}") from None
-        finally:
-            if channel.is_open:
-                channel.close()
+        found = depth(self._connection, queue)
+        return found.messages if found is not None else 0
 
     def redrive(self, held: HeldLetter, *, dry: bool) -> str | None:
         """Send a letter where it can live again, and remove it when RabbitMQ has confirmed that; the queue it goes to.
@@ -96,4 +87,6 @@ class DeadQueues:
 
 def gone(error: AMQPError) -> TopologyError:
     """One line for a connection that ended in between."""
+    if isinstance(error, ConnectionBlockedTimeout):
+        return TopologyError("RabbitMQ takes no messages now (a memory or disk alarm): free some, then try again")
     return TopologyError(f"The connection to RabbitMQ ended ({type(error).__name__}): nothing is lost, try again")

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final
 
@@ -74,6 +75,14 @@ class OpenRouter:
         if isinstance(outcome, ProviderError):
             raise outcome
         return outcome
+
+    def clock_s(self, *, deadline_s: float) -> float | None:
+        """What time it is there, in epoch seconds; None when it does not say. Raises ProviderError."""
+        answer = self.transport.send(HttpRequest(f"{self.base_url.rstrip('/')}/models"), deadline_s=deadline_s)
+        try:
+            return parsedate_to_datetime(answer.headers["Date"]).timestamp()
+        except (KeyError, TypeError, ValueError):
+            return None
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -81,6 +81,13 @@ def connect(
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
 
+def server_version(connection: pika.BlockingConnection) -> str:
+    """What RabbitMQ says of itself when it greets; empty when it does not."""
+    said = getattr(connection._impl, "server_properties", None) or {}  # noqa: SLF001 - pika shows it nowhere else
+    version = said.get("version", "")
+    return version.decode(errors="replace") if isinstance(version, bytes) else str(version)
+
+
 def backoff_s(pause_s: float) -> float:
     """`pause_s` give or take a quarter, so that many workers do not come back at the same moment."""
     return pause_s * random.uniform(0.75, 1.25)

@@ -35,26 +35,35 @@ def lossy(policies: Iterable[Mapping[str, Any]], queues: Iterable[str]) -> list[
     return [text for policy in policies if (text := _complaint(policy, names)) is not None]
 
 
-def look(amqp_url: str, management_url: str, queues: Iterable[str], *, ca_file: Path | None = None) -> None:
-    """Log a warning for each policy that would lose messages; nothing is raised, whatever the API does.
+def look(amqp_url: str, management_url: str, queues: Iterable[str], *, ca_file: Path | None = None) -> list[str] | None:
+    """A sentence for each policy that would lose messages; None where the API does not answer. Raises nothing.
 
     `ca_file` has the authority of its certificate, where no public one has signed it.
     """
     parameters = pika.URLParameters(amqp_url)
     vhost = quote(parameters.virtual_host, safe="")
     names = list(queues)
+    found: list[str] = []
     for kind in ("policies", "operator-policies"):
         policies = _fetch(f"{management_url.rstrip('/')}/api/{kind}/{vhost}", parameters.credentials, ca_file)
-        for sentence in lossy(policies or (), names):
-            logger.warning("%s", sentence)
+        if policies is None:
+            return None
+        found += lossy(policies, names)
+    return found
+
+
+def warn(amqp_url: str, management_url: str, queues: Iterable[str], *, ca_file: Path | None = None) -> None:
+    """Log what `look` has found."""
+    for sentence in look(amqp_url, management_url, queues, ca_file=ca_file) or ():
+        logger.warning("%s", sentence)
 
 
 def look_in_background(settings: Settings, queues: Iterable[str]) -> None:
-    """As `look`, on a thread of its own, where the settings name a management API: nothing waits for it."""
+    """As `warn`, on a thread of its own, where the settings name a management API: nothing waits for it."""
     if settings.rabbitmq_management_url is not None:
         arguments = (settings.amqp_address, settings.rabbitmq_management_url, tuple(queues))
         terms = {"ca_file": settings.rabbitmq_ca_file}
-        threading.Thread(target=look, args=arguments, kwargs=terms, name="policies", daemon=True).start()
+        threading.Thread(target=warn, args=arguments, kwargs=terms, name="policies", daemon=True).start()
 
 
 def _complaint(policy: Mapping[str, Any], queues: list[str]) -> str | None:

@@ -40,3 +40,14 @@ CREATE INDEX ledger_by_end ON ledger (expires_at);
 PRAGMA user_version = 6;
 COMMIT;
 """
+
+#: Tables that a file of this form may lack: a worker of before them neither reads nor misses them.
+ADDITIONS = """
+CREATE TABLE IF NOT EXISTS processes (id TEXT PRIMARY KEY, number INTEGER, beat_at REAL, facts TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS usage (
+    span TEXT, about TEXT, since INTEGER, name TEXT, fact TEXT, value INTEGER,
+    PRIMARY KEY (span, about, since, name, fact)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS waits (id TEXT PRIMARY KEY, due_at REAL, facts TEXT) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS waits_by_end ON waits (due_at);
+"""

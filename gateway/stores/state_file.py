@@ -12,7 +12,7 @@ from typing import Any, TextIO, TypeVar
 
 from gateway.errors import StoreUnavailable
 from gateway.stores.checkpoint import checkpoint_beside
-from gateway.stores.schema import SCHEMA, VERSION
+from gateway.stores.schema import ADDITIONS, SCHEMA, VERSION
 
 #: How long a statement waits for another process's transaction, in seconds. Transactions take well under a millisecond.
 BUSY_S = 10.0
@@ -235,6 +235,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
         connection.executescript(SCHEMA)
     elif version != VERSION:
         raise sqlite3.DatabaseError(f"it has form {version}, this program reads form {VERSION}. {REMEDY}")
+    connection.executescript(ADDITIONS)
 
 
 def _close(opened: _Opened) -> None:

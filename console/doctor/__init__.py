@@ -1,0 +1,1 @@
+"""Looks for what is wrong, and says what to do about it: `gemini doctor`."""
