@@ -6,6 +6,7 @@ import time
 import dramatiq
 
 from actors.broker import cooldown, provider, settings
+from gateway import structured
 from gateway.errors import AuthenticationFailed, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job
 from gateway.rabbitmq.topology import WORK
@@ -42,8 +43,12 @@ def _call(job: Job, attempt: JobAttempt, time_left_s: float) -> Completion:
     if time_left_s <= 0:
         raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
     attempt.called = True
-    with sentry.traced("generate"):
-        completion = provider().complete(job.request, attempt.lease.key, deadline_s=time_left_s)
+    begun = time.monotonic()
+    try:
+        with sentry.traced("generate"):
+            completion = provider().complete(job.request, attempt.lease.key, deadline_s=time_left_s)
+    finally:
+        attempt.spent = attempt.spent.and_call(round((time.monotonic() - begun) * 1000))
     logger.info(
         "Answered by %s with key %s after %d ms (%d tokens)",
         completion.model_used,
@@ -51,4 +56,5 @@ def _call(job: Job, attempt: JobAttempt, time_left_s: float) -> Completion:
         attempt.elapsed_ms,
         completion.usage.total_tokens,
     )
+    structured.hold(job.request, completion)
     return completion

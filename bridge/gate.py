@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
+from bridge.spelling import unknown_parameters
 from gateway.errors import ErrorCode, InvalidMessage
 from gateway.messages import Request
 
@@ -32,11 +33,20 @@ class Sender:
     reply_to: str | None = None
 
 
-def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Callable[[str], str | None]) -> Request:
+def admit(
+    body: bytes,
+    sender: Sender,
+    *,
+    default_callback: str,
+    refusal: Callable[[str], str | None],
+    any_parameters: bool = False,
+) -> Request:
     """The request in `body`.
 
-    `refusal` says why a callback queue may not be used, None when it may. Raises InvalidMessage, which carries the
-    request id and the callback queue where they could be read and may be used, so that the sender can be answered.
+    `refusal` says why a callback queue may not be used, None when it may. With `any_parameters` those that are unknown
+    are left out, else they are refused: what is asked for and not done would be paid for all the same. Raises
+    InvalidMessage, which carries the request id and the callback queue where they could be read and may be used, so
+    that the sender can be answered.
     """
     if len(body) > MAX_BODY_BYTES:
         raise _invalid(f"the message is larger than {MAX_BODY_BYTES} bytes", sender, refusal)
@@ -50,6 +60,8 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Callab
         raise InvalidMessage(f"callback_queue: {why}", code=ErrorCode.CALLBACK_REFUSED, request_id=request_id)
     # Without an id nobody could tell whose error lies in the shared response queue.
     answerable = callback if named is not None or request_id is not None else None
+    if not any_parameters and (unknown := unknown_parameters(fields.get("parameters"))):
+        raise InvalidMessage(_first_few(unknown), request_id=request_id, callback_queue=answerable)
     try:
         return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
     except ValidationError as error:
@@ -100,6 +112,11 @@ def _text(value: object) -> str | None:
 
 def _faults(error: ValidationError) -> str:
     """`field: what is wrong` for each fault; never a value, which may be the prompt."""
-    faults = [f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors(include_input=False)]
+    return _first_few(
+        [f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors(include_input=False)]
+    )
+
+
+def _first_few(faults: list[str]) -> str:
     shown = "; ".join(faults[:MAX_FAULTS])
     return shown if len(faults) <= MAX_FAULTS else f"{shown}; and {len(faults) - MAX_FAULTS} more"

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
+from gateway import chat
 from gateway.errors import ErrorCode, GatewayError
 
 #: The form of `Job` and of `Reply` on the wire. A worker reads this form and the one before it.
@@ -46,27 +48,85 @@ class _Message(BaseModel):
     __str__ = __repr__
 
 
+Model = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+
 class Parameters(_Message):
-    """Sampling parameters, each passed on only when given."""
+    """How to answer; each is passed on only when given, under its name but for `max_output_tokens`."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=1, le=1_000_000)
     max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
+    stop: chat.Text | Annotated[list[chat.Text], Field(min_length=1)] | None = None
+    seed: int | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2, allow_inf_nan=False)
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_a: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    response_format: chat.ResponseFormat | None = None
+    reasoning: chat.Reasoning | None = None
+    tools: Annotated[list[chat.Tool], Field(min_length=1)] | None = None
+    tool_choice: chat.ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    models: Annotated[list[Model], Field(min_length=1)] | None = None
+    provider: dict[str, Any] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that have a value, by name."""
+        return {name: value for name, value in self if value is not None}
 
 
 class Request(_Message):
-    """One request as a producer publishes it to `gemini.requests`."""
+    """One request as a producer publishes it to `gemini.requests`: it has a `prompt` or `messages`."""
 
     request_id: ShortString
-    prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")] | None = None
+    messages: Annotated[list[chat.Message], Field(min_length=1)] | None = None
+    model: Model | None = None
     parameters: Parameters = Parameters()
     system_instruction: str | None = None
+    user: chat.Name | None = None
+    session_id: chat.Name | None = None
     metadata: dict[str, Any] | None = None
     callback_queue: ShortString
     timestamp: str | int | float | None = None
     retry_count: int = Field(default=0, ge=0, le=1_000)
+
+    @model_validator(mode="after")
+    def _is_about_one_thing(self) -> Self:
+        if (self.prompt is None) is (self.messages is None):
+            raise PydanticCustomError("prompt", "give either prompt or messages")
+        return self
+
+    @property
+    def conversation(self) -> list[Any]:
+        """All that is said, in the form of `messages`; the system instruction comes first."""
+        system = [{"role": "system", "content": self.system_instruction}] if self.system_instruction else []
+        return [*system, *(self.messages or [{"role": "user", "content": self.prompt}])]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a request has taken so far: calls to a provider, and milliseconds of all of them and of the last one.
+
+    A call that its process has not survived is not in it.
+    """
+
+    calls: int = 0
+    calls_ms: int = 0
+    call_ms: int | None = None
+
+    def and_call(self, ms: int) -> "Spent":
+        return Spent(self.calls + 1, self.calls_ms + ms, ms)
+
+    def told(self, processing_time_ms: int) -> dict[str, int | None]:
+        """As the envelope has it."""
+        waited_ms = max(0, processing_time_ms - self.calls_ms)
+        return {"attempts": self.calls, "waited_ms": waited_ms, "call_ms": self.call_ms}
 
 
 class Job(_Message):
@@ -76,6 +136,7 @@ class Job(_Message):
     `received_at` is epoch seconds when the request was read: `processing_time_ms` counts from there.
     `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
     `wait_counts` says whether the running wait for a key is in `retry_count`.
+    `spent` counts the calls of earlier attempts.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -86,6 +147,7 @@ class Job(_Message):
     redelivered: bool = False
     hop: int = Field(default=0, ge=0)
     wait_counts: bool = True
+    spent: Spent | None = None
 
     @classmethod
     def of(cls, request: Request, *, received_at: float, redelivered: bool = False) -> Self:
@@ -112,36 +174,48 @@ class Usage(_Message):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a provider answered: the text, what it cost, and the model that served it."""
+    """What a provider answered: the text or the calls of tools, what it cost, and the model that served it."""
 
     content: str = field(repr=False)
     usage: Usage
     model_used: str
     generation_id: str | None = None
+    tool_calls: list[dict[str, Any]] | None = field(default=None, repr=False)
 
 
 class Success(_Message):
-    """The envelope of an answered request."""
+    """The envelope of an answered request.
+
+    `attempts` are calls to a provider, `call_ms` is the time of the last one, `waited_ms` that of all but calls.
+    """
 
     request_id: str
     status: Literal["success"] = "success"
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
     usage: Usage
     processing_time_ms: int
     model_used: str
     timestamp: str
     metadata: dict[str, Any] | None = None
+    attempts: int | None = None
+    waited_ms: int | None = None
+    call_ms: int | None = None
+    generation_id: str | None = None
 
     @classmethod
-    def of(cls, job: Job, completion: Completion, *, processing_time_ms: int) -> Self:
+    def of(cls, job: Job, completion: Completion, *, processing_time_ms: int, spent: Spent) -> Self:
         return cls(
             request_id=job.request_id,
             content=completion.content,
+            tool_calls=completion.tool_calls,
             usage=completion.usage,
             processing_time_ms=processing_time_ms,
             model_used=completion.model_used,
             timestamp=now(),
             metadata=job.request.metadata,
+            generation_id=completion.generation_id,
+            **spent.told(processing_time_ms),
         )
 
 
@@ -155,6 +229,9 @@ class Failure(_Message):
     processing_time_ms: int
     timestamp: str
     metadata: dict[str, Any] | None = None
+    attempts: int | None = None
+    waited_ms: int | None = None
+    call_ms: int | None = None
 
     @classmethod
     def of(
@@ -164,6 +241,7 @@ class Failure(_Message):
         request_id: str | None,
         processing_time_ms: int,
         metadata: dict[str, Any] | None = None,
+        spent: Spent | None = None,
     ) -> Self:
         return cls(
             request_id=request_id,
@@ -172,6 +250,7 @@ class Failure(_Message):
             processing_time_ms=processing_time_ms,
             timestamp=now(),
             metadata=metadata,
+            **(spent.told(processing_time_ms) if spent is not None else {}),
         )
 
 

@@ -13,7 +13,7 @@ from dramatiq.broker import MessageProxy
 
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
-from gateway.messages import Completion, Job, Reply
+from gateway.messages import Completion, Job, Reply, Spent
 from middleware.errors import Parked
 
 
@@ -85,6 +85,7 @@ class JobAttempt(Attempt):
     lease_id: str | None = None  # under which one was asked for without an answer
     called: bool = False  # a provider has been called with `lease`
     completion: Completion | None = None
+    spent: Spent  # by this attempt and those before it
     reply: Reply | None = None
     stored: bool = False  # `reply` is in the ledger
     token: str | None = None  # under which the ledger knows the attempt
@@ -134,7 +135,7 @@ def _made(delivery: MessageProxy) -> Attempt:
     }
     match message.args:
         case (Job() as job,):
-            return JobAttempt(request_id=job.request_id, job=job, **facts)
+            return JobAttempt(request_id=job.request_id, job=job, spent=job.spent or Spent(), **facts)
         case (Reply() as reply,):
             return ReplyAttempt(request_id=reply.request_id, reply=reply, **facts)
     return Attempt(request_id=None, **facts)

@@ -4,10 +4,11 @@ import logging
 import uuid
 from collections.abc import Callable
 
+from gateway import structured
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.probe import UNKNOWN_KEY
-from gateway.messages import Job
+from gateway.messages import Job, Request
 from gateway.providers import Provider
 from middleware.attempt import JobAttempt
 from middleware.errors import NoKey, Outage, Rejected
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeySelection(Hook[JobAttempt]):
-    """The actor runs with a leased key in its attempt, or not at all.
+    """The actor runs with a leased key in its attempt, or not at all; what cannot be asked takes none.
 
     A delivery that was released early brings the lease that it was released for.
     """
@@ -32,6 +33,7 @@ class KeySelection(Hook[JobAttempt]):
         self.provider = provider
 
     def around(self, attempt: JobAttempt) -> Around:
+        self._admit(attempt.job.request)
         attempt.lease = attempt.lease or self.acquire(attempt)
         yield
         self.release(attempt)
@@ -79,6 +81,13 @@ class KeySelection(Hook[JobAttempt]):
         except StoreUnavailable:
             return False
         return len(rests) > 1 and all(rest is not None and rest.reason == UNKNOWN_KEY for rest in rests)
+
+    def _admit(self, request: Request) -> None:
+        try:
+            structured.admit(request)
+            self.provider().check(request)
+        except RequestRejected as error:
+            raise Rejected(str(error), reason=error.reason, code=error.code) from None
 
     def _model(self, job: Job) -> str:
         try:

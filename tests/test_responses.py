@@ -38,7 +38,8 @@ def classify(provider: str, answer: Answer, **given) -> Completion | ProviderErr
 
 def facts(outcome: Completion | ProviderError) -> dict:
     if isinstance(outcome, Completion):
-        return dataclasses.asdict(outcome) | {"usage": outcome.usage.model_dump(exclude_none=True)}
+        told = dataclasses.asdict(outcome) | {"usage": outcome.usage.model_dump(exclude_none=True)}
+        return {name: value for name, value in told.items() if name != "tool_calls" or value is not None}
     names = ("scope", "reason", "status", "code", "retry_after_s")
     return {"error": type(outcome).__name__} | {name: getattr(outcome, name) for name in names}
 

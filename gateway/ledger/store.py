@@ -13,9 +13,16 @@ or until its holder is known to be dead (`gateway/ledger/owner.py`). Then the ne
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.messages import Job
+
+#: What of a request does not decide its answer.
+_NO_CONTENT = {"request_id", "timestamp", "retry_count"}
+
+#: What is in every digest, with a value or without.
+_ALWAYS = frozenset({"prompt", "model", "parameters", "system_instruction", "metadata", "callback_queue"})
+_ALWAYS_OF_PARAMETERS = frozenset({"temperature", "top_p", "top_k", "max_output_tokens"})
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,16 @@ class Work:
 
     @classmethod
     def of(cls, job: Job) -> "Work":
-        content = job.request.model_dump(
-            mode="json",
-            include={"prompt", "model", "parameters", "system_instruction", "metadata", "callback_queue"},
-        )
+        content = job.request.model_dump(mode="json", exclude=_NO_CONTENT)
+        # What was added later counts where it is given: the digest of an older request is the one that it had.
+        content = _without_nothing(content, _ALWAYS)
+        content["parameters"] = _without_nothing(content["parameters"], _ALWAYS_OF_PARAMETERS)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return cls(job.request_id, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _without_nothing(content: dict[str, Any], always: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if value is not None or name in always}
 
 
 @dataclass(frozen=True)

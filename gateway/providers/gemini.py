@@ -5,11 +5,12 @@ import re
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from gateway.errors import ProviderError, RequestRejected
-from gateway.messages import Completion, Parameters, Request
+from gateway.messages import Completion, Request
 from gateway.providers.discretion import hidden
+from gateway.providers.gemini_requests import gemini_body
 from gateway.providers.gemini_responses import classify_gemini
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
 from gateway.reporting.redaction import escape_controls
@@ -37,6 +38,10 @@ class Gemini:
             raise RequestRejected(f"No Gemini model name: {escape_controls(model, limit=80)}", reason="invalid_model")
         return model
 
+    def check(self, request: Request) -> None:
+        """Raises RequestRejected for what Gemini has no word for."""
+        gemini_body(request)
+
     def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
         model = self.resolve_model(request.model)
@@ -57,25 +62,5 @@ class Gemini:
         return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/v1beta/models/{model}:generateContent",
             auth=KeyHeader(key, header="x-goog-api-key"),
-            payload=Payload(_body(request)),
+            payload=Payload(gemini_body(request)),
         )
-
-
-def _body(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {"contents": [{"role": "user", "parts": [{"text": request.prompt}]}]}
-    if request.system_instruction:
-        body["systemInstruction"] = {"parts": [{"text": request.system_instruction}]}
-    generation = _generation(request.parameters)
-    if generation:
-        body["generationConfig"] = generation
-    return body
-
-
-def _generation(parameters: Parameters) -> dict[str, float | int]:
-    stated = {
-        "temperature": parameters.temperature,
-        "topP": parameters.top_p,
-        "topK": parameters.top_k,
-        "maxOutputTokens": parameters.max_output_tokens,
-    }
-    return {name: value for name, value in stated.items() if value is not None}

@@ -4,6 +4,7 @@ Sources: https://ai.google.dev/api/generate-content, https://ai.google.dev/gemin
 captured in public issues.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from gateway.providers.responses import (
     name,
     read_object,
     string,
+    tool_call,
     unusable,
 )
 
@@ -93,21 +95,39 @@ def _completion(content: Mapping[str, Any], candidate: Mapping[str, Any], *, ask
     refused = mapping(content.get("promptFeedback")).get("blockReason")
     if ended in _FILTERED or (refused and not candidate):
         return blocked(WHO)
-    text = _text(candidate)
-    if not text.strip():
+    text, calls = _text(candidate), _tool_calls(candidate)
+    if not text.strip() and not calls:
         return exhausted(WHO) if ended == "MAX_TOKENS" else unusable(WHO, "an empty text", reason="empty_answer")
     return Completion(
         content=text,
         usage=_usage(mapping(content.get("usageMetadata"))),
         model_used=name(content.get("modelVersion")) or asked,
         generation_id=name(content.get("responseId")) or None,
+        tool_calls=calls,
     )
 
 
+def _parts(candidate: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [mapping(part) for part in _items(mapping(candidate.get("content")).get("parts"))]
+
+
 def _text(candidate: Mapping[str, Any]) -> str:
-    parts = [mapping(part) for part in _items(mapping(candidate.get("content")).get("parts"))]
     # A part marked `thought` is a summary of the reasoning and no part of the answer.
-    return "".join(string(part.get("text")) for part in parts if part.get("thought") is not True)
+    return "".join(string(part.get("text")) for part in _parts(candidate) if part.get("thought") is not True)
+
+
+def _tool_calls(candidate: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """As OpenRouter has them, each with the signature that Gemini wants back where its OpenAI-like API has it."""
+    calls: list[dict[str, Any]] = []
+    for part in _parts(candidate):
+        if called := mapping(part.get("functionCall")):
+            arguments = json.dumps(called.get("args") or {}, ensure_ascii=True)
+            call_id = string(called.get("id")) or f"call_{len(calls) + 1}"
+            call = tool_call(call_id, {"name": called.get("name"), "arguments": arguments})
+            if signature := string(part.get("thoughtSignature")):
+                call["extra_content"] = {"google": {"thought_signature": signature}}
+            calls.append(call)
+    return calls or None
 
 
 def _usage(usage: Mapping[str, Any]) -> Usage:

@@ -35,6 +35,7 @@ from gateway.providers.responses import (
     name,
     read_object,
     string,
+    tool_calls,
     unusable,
 )
 
@@ -206,16 +207,18 @@ def _completion(
 ) -> Completion | ProviderError:
     message = mapping(choice.get("message"))
     text = string(message.get("content"))
+    calls = tool_calls(message.get("tool_calls"))
     ended = choice.get("finish_reason")
     if ended in _FILTERED or (not text.strip() and message.get("refusal")):
         return blocked(WHO)
-    if not text.strip():
+    if not text.strip() and not calls:
         return exhausted(WHO) if ended == "length" else unusable(WHO, "an empty text", reason="empty_answer")
     return Completion(
         content=text,
         usage=_usage(mapping(content.get("usage"))),
         model_used=name(content.get("model")) or asked,
         generation_id=name(generation_id) or name(content.get("id")) or None,
+        tool_calls=calls,
     )
 
 

@@ -159,6 +159,18 @@ def name(value: object) -> str:
     return escape_controls(string(value))
 
 
+def tool_calls(value: object) -> list[dict[str, Any]] | None:
+    """Calls of tools in the form of OpenAI's API, which OpenRouter has; None where there are none."""
+    calls = [mapping(call) for call in value] if isinstance(value, list) else []
+    return [tool_call(string(call.get("id")), mapping(call.get("function"))) for call in calls] or None
+
+
+def tool_call(call_id: str, function: Mapping[str, Any]) -> dict[str, Any]:
+    """One call; what its arguments are is for the producer to read."""
+    called = {"name": string(function.get("name")), "arguments": string(function.get("arguments"))}
+    return {"id": call_id, "type": "function", "function": called}
+
+
 def count(value: object) -> int | None:
     """A number of tokens; None for whatever is not one."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
