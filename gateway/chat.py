@@ -7,7 +7,16 @@ nothing is dropped. Error texts name places and never values. Source: https://op
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, PlainSerializer, StringConstraints, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    Tag,
+    with_config,
+)
 from pydantic.functional_validators import WrapValidator
 from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
@@ -27,6 +36,18 @@ def _as_given(value: Any, check: Any) -> Any:
 
 #: A type that is checked and not changed. A serializer of our own, because a typed one leaves nulls out.
 AsGiven = Annotated[T, WrapValidator(_as_given), PlainSerializer(lambda value: value)]
+
+
+def _form(value: Any) -> str:
+    """Which of its forms a value has: so that only the faults of that one are told."""
+    if isinstance(value, list):
+        return "list"
+    return "object" if isinstance(value, dict) else "text"
+
+
+def _one_of(*forms: str) -> Discriminator:
+    message = f"should be a {' or a '.join(forms)}"
+    return Discriminator(_form, custom_error_type="form", custom_error_message=message)
 
 
 @with_config(_OPEN)
@@ -64,6 +85,12 @@ def _whole_part(part: Any) -> Any:
     return part
 
 
+_Content = Annotated[
+    Annotated[str, Tag("text")] | Annotated[list[Annotated[Part, AfterValidator(_whole_part)]], Tag("list")],
+    _one_of("text", "list"),
+]
+
+
 @with_config(_OPEN)
 class ToolCall(TypedDict):
     id: Name
@@ -74,7 +101,7 @@ class ToolCall(TypedDict):
 @with_config(_OPEN)
 class _Message(TypedDict):
     role: Literal["system", "user", "assistant", "tool"]
-    content: NotRequired[str | list[Annotated[Part, AfterValidator(_whole_part)]] | None]
+    content: NotRequired[_Content | None]
     tool_calls: NotRequired[list[ToolCall] | None]
     tool_call_id: NotRequired[Name | None]
 
@@ -140,6 +167,14 @@ def _whole_format(given: Any) -> Any:
 
 Message = AsGiven[Annotated[_Message, AfterValidator(_whole_message)]]
 Tool = AsGiven[Annotated[_Tool, AfterValidator(_whole_tool)]]
-ToolChoice = Annotated[str | dict[str, Any], AfterValidator(_whole_choice)]
+ToolChoice = Annotated[
+    Annotated[str, Tag("text")] | Annotated[dict[str, Any], Tag("object")],
+    _one_of("text", "object"),
+    AfterValidator(_whole_choice),
+]
+Stop = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("list")],
+    _one_of("text", "list"),
+]
 ResponseFormat = AsGiven[Annotated[_Format, AfterValidator(_whole_format)]]
 Reasoning = AsGiven[_Reasoning]

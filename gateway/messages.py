@@ -59,7 +59,7 @@ class Parameters(_Message):
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(default=None, ge=1, le=1_000_000)
     max_output_tokens: int | None = Field(default=None, ge=1, le=10_000_000)
-    stop: chat.Text | Annotated[list[chat.Text], Field(min_length=1)] | None = None
+    stop: chat.Stop | None = None
     seed: int | None = None
     frequency_penalty: Penalty | None = None
     presence_penalty: Penalty | None = None

@@ -48,9 +48,11 @@ def _content(request: Request) -> list[Any]:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string in `value`, names included."""
+    """Every string in `value`: names, too, and what is in a string that is JSON, as arguments of functions are."""
     if isinstance(value, str):
         yield value[:_MOST_DATA_CHARS] if value.startswith("data:") else value
+        if value[:1] in {"{", "["}:
+            yield from _inside(value)
     elif isinstance(value, dict):
         for name, inner in value.items():
             yield name
@@ -58,3 +60,10 @@ def _strings(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _strings(inner)
+
+
+def _inside(text: str) -> list[str]:
+    try:
+        return list(_strings(json.loads(text)))
+    except (ValueError, RecursionError):
+        return []
