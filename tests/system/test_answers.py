@@ -57,7 +57,13 @@ def test_the_example_request_gets_the_documented_answer(running_stack: Running):
         "model_used",
         "timestamp",
         "metadata",
+        "attempts",
+        "waited_ms",
+        "call_ms",
+        "generation_id",
     }
+    assert answer["attempts"] == 1
+    assert answer["waited_ms"] + answer["call_ms"] == answer["processing_time_ms"]
     assert answer["request_id"] == EXAMPLE["request_id"]
     assert answer["status"] == "success"
     assert answer["metadata"] == EXAMPLE["metadata"]
