@@ -60,8 +60,8 @@ def admit(
         raise InvalidMessage(f"callback_queue: {why}", code=ErrorCode.CALLBACK_REFUSED, request_id=request_id)
     # Without an id nobody could tell whose error lies in the shared response queue.
     answerable = callback if named is not None or request_id is not None else None
-    if not any_parameters and (unknown := unknown_parameters(fields.get("parameters"))):
-        raise InvalidMessage(_first_few(unknown), request_id=request_id, callback_queue=answerable)
+    if not any_parameters and (unknown := unknown_parameters(fields.get("parameters"), most=MAX_FAULTS)):
+        raise InvalidMessage("; ".join(unknown), request_id=request_id, callback_queue=answerable)
     try:
         return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
     except ValidationError as error:
@@ -112,11 +112,6 @@ def _text(value: object) -> str | None:
 
 def _faults(error: ValidationError) -> str:
     """`field: what is wrong` for each fault; never a value, which may be the prompt."""
-    return _first_few(
-        [f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors(include_input=False)]
-    )
-
-
-def _first_few(faults: list[str]) -> str:
+    faults = [f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors(include_input=False)]
     shown = "; ".join(faults[:MAX_FAULTS])
     return shown if len(faults) <= MAX_FAULTS else f"{shown}; and {len(faults) - MAX_FAULTS} more"

@@ -13,11 +13,14 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
-def unknown_parameters(given: Any) -> list[str]:
-    """A fault for each name that is no parameter's; none for what is no object, which is a fault of another kind."""
+def unknown_parameters(given: Any, *, most: int) -> list[str]:
+    """The faults of the first names that are no parameter's, `most` of them: to guess what was meant takes time.
+
+    None for what is no object, which is a fault of another kind.
+    """
     if not isinstance(given, dict) or given.keys() <= Parameters.model_fields.keys():
         return []
-    return [_fault(name) for name in _shown_once(name for name in given if name not in _KNOWN)]
+    return [_fault(name) for name in _shown_once(name for name in given if name not in _KNOWN)[:most]]
 
 
 def _shown_once(names: Iterable[str]) -> list[str]:

@@ -23,6 +23,9 @@ from typing_extensions import TypedDict
 
 T = TypeVar("T")
 
+#: A list of which the first fault is told: to list the faults of a hundred thousand items takes many seconds.
+Many = Annotated[list[T], Field(min_length=1, fail_fast=True)]
+
 _OPEN = ConfigDict(extra="allow")
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -86,7 +89,7 @@ def _whole_part(part: Any) -> Any:
 
 
 _Content = Annotated[
-    Annotated[str, Tag("text")] | Annotated[list[Annotated[Part, AfterValidator(_whole_part)]], Tag("list")],
+    Annotated[str, Tag("text")] | Annotated[Many[Annotated[Part, AfterValidator(_whole_part)]], Tag("list")],
     _one_of("text", "list"),
 ]
 
@@ -102,7 +105,7 @@ class ToolCall(TypedDict):
 class _Message(TypedDict):
     role: Literal["system", "user", "assistant", "tool"]
     content: NotRequired[_Content | None]
-    tool_calls: NotRequired[list[ToolCall] | None]
+    tool_calls: NotRequired[Annotated[list[ToolCall], Field(fail_fast=True)] | None]
     tool_call_id: NotRequired[Name | None]
 
 
@@ -173,7 +176,7 @@ ToolChoice = Annotated[
     AfterValidator(_whole_choice),
 ]
 Stop = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[list[Text], Field(min_length=1), Tag("list")],
+    Annotated[Text, Tag("text")] | Annotated[Many[Text], Tag("list")],
     _one_of("text", "list"),
 ]
 ResponseFormat = AsGiven[Annotated[_Format, AfterValidator(_whole_format)]]

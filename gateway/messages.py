@@ -68,10 +68,10 @@ class Parameters(_Message):
     top_a: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     response_format: chat.ResponseFormat | None = None
     reasoning: chat.Reasoning | None = None
-    tools: Annotated[list[chat.Tool], Field(min_length=1)] | None = None
+    tools: chat.Many[chat.Tool] | None = None
     tool_choice: chat.ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    models: Annotated[list[Model], Field(min_length=1)] | None = None
+    models: chat.Many[Model] | None = None
     provider: dict[str, Any] | None = None
 
     @property
@@ -85,7 +85,7 @@ class Request(_Message):
 
     request_id: ShortString
     prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")] | None = None
-    messages: Annotated[list[chat.Message], Field(min_length=1)] | None = None
+    messages: chat.Many[chat.Message] | None = None
     model: Model | None = None
     parameters: Parameters = Parameters()
     system_instruction: str | None = None
