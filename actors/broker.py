@@ -15,6 +15,7 @@ from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
 from middleware.held_replies import HeldReplies
+from middleware.keeper import Keeper
 from middleware.key_selection import KeySelection
 from middleware.ledger import Ledger
 from middleware.log_context import LogContext
@@ -47,6 +48,7 @@ cooldown = Cooldown(key_selection, pool, resources.suspect)
 
 #: First halves run from the top to the actor, second halves and verdicts from the bottom.
 MIDDLEWARE: list[dramatiq.Middleware] = [
+    Keeper(stopping),  # before anything is opened: it forks, and what was open then would belong to two processes
     Process(stopping, settings),  # above all: a stopping worker starts nothing; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last

@@ -78,6 +78,10 @@ class Delivery:
         self._source.call_soon(settle)
         self._source.settled(self)  # there is room for another one while the ack is on its way
 
+    def later(self, call: Callable[[], object], *, after_s: float) -> bool:
+        """Run `call` after so many seconds on the thread that received it; False when that ends."""
+        return not self.is_gone and self._source.call_soon(call, after_s=after_s)
+
     def park(self, message: "Delivered", parking: Parking) -> bool:
         """Hand it out again later, unsettled; False when that cannot be, and it is to be settled now."""
         return not self.is_settled and not self.is_gone and self._source.park(message, parking)

@@ -8,7 +8,7 @@ from functools import partial
 import pika
 
 from bridge.delivery import RETRY_S, Delivered, Delivery
-from gateway.errors import ErrorCode, PublishError
+from gateway.errors import ConfirmTimeout, ConnectionLost, ErrorCode, PublishError, TooLarge
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.publisher import Publisher
 
@@ -30,8 +30,13 @@ class Door:
         raise NotImplementedError
 
     def move(self, delivery: Delivery, queue: str, body: bytes, properties: pika.BasicProperties) -> None:
-        """Publish to `queue`; the delivery is acked when that is confirmed."""
-        self.publisher().submit(queue, body, properties).add_done_callback(partial(_moved, delivery))
+        """Publish to `queue`; the delivery is acked when that is confirmed.
+
+        While RabbitMQ takes no publishes it is tried again and not given back: a queue of others may have a limit of
+        deliveries, with nowhere to go beyond it.
+        """
+        again = partial(self.move, delivery, queue, body, properties)
+        self.publisher().submit(queue, body, properties).add_done_callback(partial(self._moved, delivery, queue, again))
 
     def to_dead_queue(self, delivery: Delivery, *, reason: str, code: ErrorCode, request_id: str | None = None) -> None:
         """Keep what nobody can run for an operator."""
@@ -40,13 +45,17 @@ class Door:
         )
         self.move(delivery, self.dead_queue, delivery.body, properties)
 
-
-def _moved(delivery: Delivery, confirmed: "Future[None]") -> None:
-    """Runs on the publisher's thread."""
-    error = confirmed.exception()
-    if error is None:
-        delivery.settle(confirmed=True)
-        return
-    level = logging.WARNING if isinstance(error, PublishError) else logging.ERROR
-    logger.log(level, "Not moved, it stays in %s: %s", delivery.queue, error)
-    delivery.settle(confirmed=False, after_s=RETRY_S)
+    def _moved(self, delivery: Delivery, queue: str, again: Callable[[], object], confirmed: "Future[None]") -> None:
+        """Runs on the publisher's thread."""
+        error = confirmed.exception()
+        if error is None:
+            delivery.settle(confirmed=True)
+        elif isinstance(error, ConfirmTimeout | ConnectionLost) and delivery.later(again, after_s=RETRY_S):
+            logger.warning("Not moved yet from %s: %s", delivery.queue, error)
+        elif isinstance(error, TooLarge) and queue != self.dead_queue:
+            # With what is added on the way; as it came RabbitMQ has taken it once.
+            self.to_dead_queue(delivery, reason=str(error), code=ErrorCode.INVALID_REQUEST)
+        else:
+            level = logging.WARNING if isinstance(error, PublishError) else logging.ERROR
+            logger.log(level, "Not moved, it stays in %s: %s", delivery.queue, error)
+            delivery.settle(confirmed=False, after_s=RETRY_S)

@@ -20,6 +20,18 @@ def members(leader: int) -> list[int]:
     return found
 
 
+def children(pid: int) -> list[int]:
+    """The processes that this one has started and that are there, in the order of their numbers."""
+    with suppress(OSError):
+        return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return []
+
+
+def workers(master: int) -> list[int]:
+    """The processes that do the work: each is the child of a keeper, which is a child of Dramatiq's master."""
+    return [worker for keeper in children(master) for worker in children(keeper)]
+
+
 def cpu_seconds(pid: int) -> float:
     """User and system time of a process so far; 0 when there is none."""
     with suppress(OSError):

@@ -11,6 +11,7 @@
     ├── PublishError                   RabbitMQ has not confirmed a message
     │   ├── Unroutable                 the queue does not exist
     │   ├── Nacked                     the queue refused it (full, reject-publish)
+    │   │   └── TooLarge               no queue takes it: it is larger than `max_message_size`
     │   ├── ConfirmTimeout             no answer within the deadline; it may have been stored
     │   └── ConnectionLost             the connection ended first; it may have been stored
     ├── TopologyError                  RabbitMQ does not have, or does not let us have, a queue we need
@@ -168,6 +169,10 @@ class Unroutable(PublishError):
 
 class Nacked(PublishError):
     """The queue exists and refused the message, as a full queue with `reject-publish` does."""
+
+
+class TooLarge(Nacked):
+    """The message is larger than RabbitMQ takes, wherever it goes: another try is in vain."""
 
 
 class ConfirmTimeout(PublishError):

@@ -136,6 +136,7 @@ class Job(_Message):
     `received_at` is epoch seconds when the request was read: `processing_time_ms` counts from there.
     `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
     `wait_counts` says whether the running wait for a key is in `retry_count`.
+    `redriven` counts how often an operator has sent it again after it was dead.
     `spent` counts the calls of earlier attempts.
     """
 
@@ -147,6 +148,7 @@ class Job(_Message):
     redelivered: bool = False
     hop: int = Field(default=0, ge=0)
     wait_counts: bool = True
+    redriven: int = Field(default=0, ge=0)
     spent: Spent | None = None
 
     @classmethod
@@ -264,6 +266,7 @@ class Reply(_Message):
     """A finished envelope on its way out: the exact bytes, the queue they go to and the `message_id` of every copy.
 
     `attempts` counts deliveries that the callback queue refused, `first_refused_at` is epoch seconds of the first.
+    `redriven` counts as in a job.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -274,6 +277,7 @@ class Reply(_Message):
     success: bool
     attempts: int = Field(default=0, ge=0)
     first_refused_at: float | None = None
+    redriven: int = Field(default=0, ge=0)
 
     @classmethod
     def of(cls, envelope: Envelope, *, queue: str, work_id: str) -> Self:

@@ -6,9 +6,18 @@ from collections.abc import Callable
 
 from dramatiq import Actor, Broker
 
-from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, StoreUnavailable, Unroutable
+from gateway.errors import (
+    ConfirmTimeout,
+    ConnectionLost,
+    ErrorCode,
+    GatewayError,
+    Nacked,
+    StoreUnavailable,
+    TooLarge,
+    Unroutable,
+)
 from gateway.ledger.store import Ledger
-from gateway.messages import Reply
+from gateway.messages import Failure, Reply
 from gateway.reporting import sentry
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, NotRun
@@ -38,10 +47,9 @@ class Callbacks(Verdict[JobAttempt]):
     def after(self, broker: Broker, attempt: JobAttempt, error: BaseException | None) -> None:
         if attempt.reply is None or not _is_to_publish(attempt, error):
             return
-        actor = _callback(broker, attempt, attempt.reply)
         while attempt.outcome is None and attempt.parking is None:
             try:
-                attempt.outcome = self._deliver(actor, attempt.reply)
+                attempt.outcome = self._deliver(broker, attempt, attempt.reply)
             except (ConfirmTimeout, ConnectionLost) as late:
                 logger.warning("Not confirmed yet: %s", late)
                 if self.stopping.is_set():
@@ -51,9 +59,20 @@ class Callbacks(Verdict[JobAttempt]):
         if attempt.outcome is not None:
             self._mark_published(attempt)
 
-    def _deliver(self, actor: Actor[[Reply], None], reply: Reply) -> Outcome:
+    def _deliver(self, broker: Broker, attempt: JobAttempt, reply: Reply) -> Outcome:
+        try:
+            return self._publish_or_hold(_callback(broker, attempt, reply), reply)
+        except TooLarge as refused:
+            logger.error("The answer cannot be delivered: %s", refused)  # noqa: TRY400 - the text says it all
+            sentry.tell_operator("answer_too_large", str(refused), about=reply.queue)
+            notice = _notice(attempt, reply, refused)
+            return self._publish_or_hold(_callback(broker, attempt, notice), notice)
+
+    def _publish_or_hold(self, actor: Actor[[Reply], None], reply: Reply) -> Outcome:
         try:
             actor.fn(reply)
+        except TooLarge:
+            raise
         except (Unroutable, Nacked) as refused:
             logger.warning("The callback queue refused the reply, held for later: %s", refused)
             sentry.tell_operator("callback_refused", str(refused), about=reply.queue)
@@ -81,3 +100,11 @@ def _is_to_publish(attempt: JobAttempt, error: BaseException | None) -> bool:
 def _callback(broker: Broker, attempt: JobAttempt, reply: Reply) -> Actor[[Reply], None]:
     options = broker.get_actor(attempt.message.actor_name).options
     return broker.get_actor(options["on_success" if reply.success else "on_failure"])
+
+
+def _notice(attempt: JobAttempt, reply: Reply, refused: TooLarge) -> Reply:
+    """What the producer gets in place of an envelope that is too large, without what may have made it so."""
+    text = f"The answer is larger than RabbitMQ takes (max_message_size): {refused}"
+    error = GatewayError(text, code=ErrorCode.CALLBACK_REFUSED)
+    envelope = Failure.of(error, request_id=reply.request_id, processing_time_ms=attempt.job.age_ms)
+    return Reply.of(envelope, queue=reply.queue, work_id=attempt.delivery_id)

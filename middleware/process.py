@@ -19,7 +19,6 @@ from middleware.attempt import Attempt, current
 from middleware.errors import Stopping
 from middleware.hook import Around, Hook
 from middleware.progress import Progress
-from middleware.siblings import Siblings
 
 #: How often the threads are looked at, in seconds.
 LOOK_EVERY_S = 5.0
@@ -40,11 +39,8 @@ class Process(Hook[Attempt]):
     every process of the group, and Dramatiq's master sends it on, so each worker gets two at once.
 
     When a consumer or worker thread has ended by itself, the process drains, and ends with a code that is not 0: half a
-    process looks alive and lets requests wait. One that has deliveries and has settled none for longer than any call
-    can take says so once, as long as that lasts.
-
-    When one process of a worker has ended by itself, Dramatiq's master sends SIGTERM to the others, and starts none
-    anew. They go on: service at less strength is better than none and calls cut short. Their next SIGTERM counts.
+    process looks alive and lets requests wait. Its keeper starts another one (`middleware/keeper.py`). One that has
+    deliveries and has settled none for longer than any call can take says so once, as long as that lasts.
     """
 
     def __init__(
@@ -60,8 +56,6 @@ class Process(Hook[Attempt]):
         self.stands_still = False
         self.look_every_s = look_every_s
         self.lost: str | None = None
-        self._siblings = Siblings()
-        self._goes_on = False  # although a sibling has died: the master says so once
         self._signals: tuple[socket.socket, socket.socket] | None = None  # both ends stay open as long as the process
 
     def around(self, attempt: Attempt) -> Around:
@@ -92,7 +86,6 @@ class Process(Hook[Attempt]):
         threading.Thread(target=self._wait, args=(reader, stops), name="signals", daemon=True).start()
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
-        self._siblings.look()
         threading.Thread(target=self._watch, args=(worker,), name="watchdog", daemon=True).start()
 
     def before_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
@@ -112,21 +105,13 @@ class Process(Hook[Attempt]):
         """Read signals. The first one that stops the worker does; what comes after it is ignored."""
         while received := reader.recv(1):
             handler = stops.get(received[0])
-            if handler is None or self.stopping.is_set():
-                continue
-            if received[0] == signal.SIGTERM and not self._goes_on and (lost := self._siblings.lost()):
-                self._goes_on = True
-                text = f"{len(lost)} of the worker's processes ended by itself: the others go on, restart the worker"
-                logger.critical(text)
-                sentry.tell_operator("process_died", text)
-            else:
+            if handler is not None and not self.stopping.is_set():
                 self.stopping.set()
                 with suppress(SystemExit):  # of a second signal, as Dramatiq counts: the first came before this hook
                     handler(received[0], None)
 
     def _watch(self, worker: Worker) -> None:
         while not self.stopping.wait(self.look_every_s):
-            self._siblings.look()
             self.lost = _lost_thread(worker)
             self._say_whether_it_stands_still()
             if self.lost is not None:

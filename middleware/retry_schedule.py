@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dramatiq import Broker
 
-from gateway.errors import ErrorCode, GatewayError
+from gateway.errors import ErrorCode, GatewayError, TooLarge
 from gateway.messages import Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
@@ -52,7 +52,10 @@ class RetrySchedule(Verdict[JobAttempt]):
             return
         match next_step(attempt.job, error, self.schedules()):
             case Wait() as wait:
-                self._schedule(attempt, wait, error)
+                try:
+                    self._schedule(attempt, wait, error)
+                except TooLarge as refused:
+                    attempt.reply = _failure(attempt, End(_too_large(refused), expected=True), refused)
             case End() as end:
                 attempt.reply = _failure(attempt, end, error)
 
@@ -72,6 +75,11 @@ class RetrySchedule(Verdict[JobAttempt]):
             wait.job.upstream_retries,
             why if isinstance(why, GatewayError) else type(why).__name__,
         )
+
+
+def _too_large(refused: TooLarge) -> GatewayError:
+    text = f"The request has to wait, and is larger than RabbitMQ takes (max_message_size): {refused}"
+    return GatewayError(text, code=ErrorCode.INVALID_REQUEST)
 
 
 def _finished(attempt: JobAttempt) -> Reply:

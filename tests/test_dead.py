@@ -179,6 +179,45 @@ def test_a_redriven_request_has_what_its_sender_gave_it(run: Run, channel: Any):
     assert json.loads(run("show", "--all")[1])["redriven"] == 2
 
 
+@pytest.mark.parametrize("count", [True, -1, 0, 2**63 - 1, "many"])
+def test_a_count_that_a_sender_has_made_up_stops_no_redrive(count: Any):
+    """Anybody may write the header: what is no count of ours counts as none."""
+    sender = pika.BasicProperties(headers={"x-redriven": count})
+    properties = dead_letter(reason="no", code=ErrorCode.INVALID_REQUEST, source="gemini.requests", sender=sender)
+    again = DeadLetter(DEAD_REQUESTS, b"{}", properties).redriven("gemini.requests")
+    assert again is not None
+    assert again[2].headers == {"x-redriven": 1}
+    assert b"".join(again[2].encode())
+
+
+def test_what_a_sender_has_given_is_shown_without_what_it_holds(run: Run, channel: Any):
+    """P4, S6: where the answer would go and under which id, on one line each; of headers only their names."""
+    reject(
+        channel,
+        reply_to="mine\nINFO forged",
+        correlation_id="sk-or-v1-canary-key-0001",
+        headers={"authorization": "Bearer canary-token", "h\x1b[31m": "canary-text"},
+    )
+    out = run("show", "--all")[1]
+    assert json.loads(out)["sender"] == {
+        "reply_to": r"mine\nINFO forged",
+        "correlation_id": "****",
+        "headers": ["authorization", r"h\x1b[31m"],
+    }
+    assert "canary" not in out
+
+
+@pytest.mark.parametrize("said", [None, "text", {"reply_to": 7, "headers": "x"}])
+def test_a_letter_of_which_nothing_was_kept_is_shown_and_sent_again(said: object):
+    """One from an older version, or one that somebody else has written: under its own name, and that of its request."""
+    headers = {} if said is None else {"x-sender": said}
+    letter = DeadLetter(DEAD_REQUESTS, b"{}", pika.BasicProperties(message_id="m-1", headers=headers))
+    assert letter.facts["sender"] == ({"headers": []} if isinstance(said, dict) else None)
+    again = letter.redriven("gemini.requests")
+    assert again is not None
+    assert again[2].headers == {"x-redriven": 1}
+
+
 def test_a_redrive_is_dry_unless_it_is_meant(run: Run, channel: Any):
     reject(channel)
     code, out, _ = run("redrive", "--all")
@@ -218,6 +257,20 @@ def test_a_reply_is_delivered_and_not_generated_again(run: Run, channel: Any):
     _, body = take(channel, CALLBACKS)
     reply = json.loads(body)["args"][0]
     assert (code, reply["message_id"], reply["attempts"], "first_refused_at" in reply) == (0, "m-2", 0, False)
+
+
+@pytest.mark.parametrize(("bury", "queue"), [(bury_work, WORK), (bury_reply, CALLBACKS)])
+def test_a_message_of_ours_keeps_its_count_through_all_its_queues(
+    run: Run, channel: Any, bury: Callable[[Any], str], queue: str
+):
+    """What waits is a copy with properties of its own: the count goes with the message, and is shown by a header."""
+    bury(channel)
+    for count in (1, 2):
+        assert run("redrive", "--all", "--yes")[0] == 0
+        properties, body = take(channel, queue)
+        assert (properties.headers["x-redriven"], json.loads(body)["args"][0]["redriven"]) == (count, count)
+        channel.basic_publish("", DEAD_WORK, body, dead_letter(reason="no", code=ErrorCode.INTERNAL, source=queue))
+    assert json.loads(run("show", "--all")[1])["redriven"] == 2
 
 
 def test_what_is_no_message_of_ours_stays(run: Run, channel: Any):

@@ -70,6 +70,8 @@ def test_what_the_sender_has_said_comes_back_as_it_came():
         {"float": 1.5},
         {"large": 2**63},
         {"long": "x" * (LONGEST_TEXT + 1)},
+        {"bytes": b"\xff"},
+        {"nothing": None},
     ],
 )
 def test_nothing_is_kept_that_rabbitmq_would_obey_or_that_is_not_plain(headers: dict[str, Any]):
@@ -77,6 +79,25 @@ def test_nothing_is_kept_that_rabbitmq_would_obey_or_that_is_not_plain(headers: 
     found = kept(expiration="1", user_id="admin", priority=9, headers={**headers, "kept": 1})
     assert found.headers == {"kept": 1}
     assert (found.expiration, found.user_id, found.priority) == (None, None, None)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1, int(1e300), 0.5, float("nan")])
+def test_a_number_that_cannot_be_written_is_not_kept(number: float):
+    """RabbitMQ delivers numbers that pika reads and cannot write: their letter would come back for ever."""
+    sender = pika.BasicProperties(reply_to="answers", headers={"wide": number, "last": 2**63 - 1, "first": -(2**63)})
+    letter = dead_letter(reason="no", code=ErrorCode.INTERNAL, source="q", sender=sender)
+    assert letter.headers["x-sender"]["headers"] == {"last": 2**63 - 1, "first": -(2**63)}
+    assert b"".join(letter.encode())
+
+
+def test_the_largest_letter_fits_into_a_frame():
+    """AMQP sends all properties of a message in one frame; RabbitMQ's largest is 128 KiB."""
+    sender = pika.BasicProperties(
+        **dict.fromkeys(("reply_to", "correlation_id", "message_id", "content_type", "type", "app_id"), "x" * 255),
+        headers={f"{number:255d}": "x" * LONGEST_TEXT for number in range(100)},
+    )
+    letter = dead_letter(reason="x" * 600, code=ErrorCode.INTERNAL, source="q" * 255, sender=sender)
+    assert len(b"".join(letter.encode())) < 64 * 1024
 
 
 def test_a_crowd_of_headers_is_kept_in_part():

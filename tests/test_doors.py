@@ -10,12 +10,13 @@ import pytest
 from bridge.delivery import Delivered, Delivery
 from bridge.requests import RequestDoor
 from bridge.work import WorkDoor
-from gateway.errors import ConnectionLost, Nacked
+from gateway.errors import ConnectionLost, Nacked, TooLarge
 from gateway.messages import Job
 from tests.world import Channel, Source, World, delivery, job, world
 
 REQUEST = {"request_id": "r-1", "prompt": "Hello canary-prompt"}
 LOST = ConnectionLost("gone", queue="any")
+FULL = Nacked("full", queue="any")
 
 
 @pytest.fixture
@@ -57,11 +58,29 @@ def test_a_request_that_comes_again_is_relayed(here: World, redelivered: bool, r
 
 def test_what_could_not_be_relayed_goes_back_a_moment_later(here: World):
     """Not at once: it would come back, and be refused again, as fast as it can loop."""
-    here.publisher.refuse["gemini.generate"] = [LOST]
+    here.publisher.refuse["gemini.generate"] = [FULL]
     source = Source()
     requests_of(here).open(arrival(channel := Channel(), REQUEST, source, redelivered=True))
     assert channel.sent == ["requeue"]
     assert source.later == [1.0]
+
+
+def test_while_rabbitmq_takes_no_publishes_nothing_goes_to_and_fro(here: World):
+    """F73: RabbitMQ 4 gives up what a queue of others has delivered 20 times, and drops it unless told where to."""
+    here.publisher.refuse["gemini.generate"] = [LOST] * 30
+    source = Source()
+    requests_of(here).open(arrival(channel := Channel(), REQUEST, source, redelivered=True))
+    assert source.later == [1.0] * 30
+    assert channel.sent == ["ack"]
+
+
+def test_what_is_too_large_to_be_relayed_is_kept(here: World):
+    """F72: as it came, for that RabbitMQ has taken."""
+    here.publisher.refuse["gemini.generate"] = [TooLarge("17000000 bytes", queue="gemini.generate")]
+    requests_of(here).open(arrival(channel := Channel(), REQUEST, redelivered=True))
+    ((queue, kept, _properties),) = here.publisher.sent
+    assert (queue, json.loads(kept)) == ("gemini.requests.dead", REQUEST)
+    assert channel.sent == ["ack"]
 
 
 def test_a_refused_request_is_answered(here: World):
@@ -125,7 +144,7 @@ def test_work_of_ours_runs(here: World):
     assert (message.message_id, message.args[0].request_id, channel.sent) == (sent.message_id, "r-1", [])
 
 
-@pytest.mark.parametrize(("error", "settled"), [(None, "ack"), (LOST, "requeue")])
+@pytest.mark.parametrize(("error", "settled"), [(None, "ack"), (FULL, "requeue")])
 def test_a_foreign_message_is_acked_when_its_dead_copy_is_confirmed(here: World, error: Exception | None, settled: str):
     """F3: it runs nothing."""
     here.publisher.refuse["gemini.generate.dead"] = [error] if error else []

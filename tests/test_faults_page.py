@@ -16,7 +16,7 @@ EXPECTED = [
         ("F", 39, 39),
         ("F", 40, 45),
         ("F", 50, 54),
-        ("F", 60, 71),
+        ("F", 60, 73),
         ("S", 1, 11),
     )
     for number in range(first, last + 1)

@@ -18,6 +18,7 @@ from gateway.errors import (
     Nacked,
     RateLimited,
     RequestRejected,
+    TooLarge,
     Unroutable,
     UpstreamFailed,
 )
@@ -39,6 +40,7 @@ def here(tmp_path: Path) -> Iterator[World]:
 def test_the_order_of_the_middleware_is_pinned():
     """Each position has its reason in actors/broker.py; a change there is a decision."""
     assert [type(m).__name__ for m in MIDDLEWARE] == [
+        "Keeper",
         "Process",
         "Boot",
         "LogContext",
@@ -275,6 +277,36 @@ def test_a_refused_callback_queue_holds_the_finished_reply(here: World):
     assert here.deliver(held) == ("ack",)
     assert [e["status"] for e in here.publisher.to("gemini.responses")] == ["success"]
     assert len(here.provider.calls) == 1
+
+
+def test_an_answer_that_is_larger_than_rabbitmq_takes_is_an_error(here: World):
+    """F72: no queue takes it, now or later: the producer hears of it, without what may be so large."""
+    here.publisher.refuse["gemini.responses"] = [TooLarge("17000000 bytes", queue="gemini.responses")]
+    assert here.deliver(here.message(job())) == ("ack",)
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert (envelope["request_id"], envelope["error_code"]) == ("r-1", "callback_refused")
+    assert "max_message_size" in envelope["error"]
+    assert "metadata" not in envelope
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert len(here.provider.calls) == 1
+
+
+def test_an_answer_that_is_too_large_to_be_held_is_an_error(here: World):
+    """F72: a held reply is larger than its envelope."""
+    here.publisher.refuse["gemini.responses"] = [Unroutable("missing", queue="gemini.responses")] * 2
+    here.publisher.refuse["gemini.callbacks.delay.5s"] = [TooLarge("17000000 bytes", queue="gemini.callbacks")]
+    assert here.deliver(here.message(job())) == ("ack",)
+    (held,) = here.copies("gemini.callbacks.delay.5s")
+    assert held.actor_name == "publish_error"
+
+
+def test_a_request_that_is_too_large_to_wait_is_an_error(here: World):
+    """F72: as a message of ours it is a little larger than it came."""
+    here.provider.script = [BROKEN]
+    here.publisher.refuse["gemini.generate.backoff.2s"] = [TooLarge("17000000 bytes", queue="gemini.generate")]
+    assert here.deliver(here.message(job())) == ("ack",)
+    (envelope,) = here.publisher.to("gemini.responses")
+    assert envelope["error_code"] == "invalid_request"
 
 
 def test_a_reply_that_is_refused_for_a_day_is_kept_for_an_operator(here: World):

@@ -70,3 +70,54 @@ def test_a_return_of_what_is_not_in_flight_is_ignored():
 def test_nothing_of_the_body_is_shown():
     """P4."""
     assert "body" not in repr(message())
+
+
+def given_up_in_an_alarm() -> tuple[InFlight, Outgoing]:
+    first = message()
+    in_flight = sent(first)
+    in_flight.note_alarm()
+    first.confirmed.set_exception(TimeoutError())
+    return in_flight, first
+
+
+def test_what_was_sent_before_an_alarm_is_not_sent_again():
+    """F9: the word about the first is said of the second. A third is sent: that word may never come."""
+    in_flight, _first = given_up_in_an_alarm()
+    again, third = message(), message()
+    assert in_flight.take_over(again)
+    assert again.sent
+    assert not in_flight.take_over(third)
+    assert in_flight.settle(1, multiple=False) == [again]
+
+
+def test_what_was_stored_after_an_alarm_is_stored():
+    """Its caller had given up, and is about to ask again."""
+    in_flight, _first = given_up_in_an_alarm()
+    for one in in_flight.settle(1, multiple=False):
+        one.succeed()
+    again = message()
+    assert in_flight.take_over(again)
+    again.confirmed.result(0)
+
+
+def test_what_was_refused_after_an_alarm_is_sent_again():
+    in_flight, _first = given_up_in_an_alarm()
+    in_flight.settle(1, multiple=False)
+    assert not in_flight.take_over(message())
+
+
+def test_what_came_back_after_an_alarm_has_come_back_for_who_took_it_over():
+    in_flight, _first = given_up_in_an_alarm()
+    in_flight.mark_returned("q", "m")
+    again = message()
+    assert in_flight.take_over(again)
+    assert again.returned
+
+
+def test_another_message_is_sent():
+    """Of another body, or one whose first caller still waits."""
+    in_flight, _first = given_up_in_an_alarm()
+    assert not in_flight.take_over(Outgoing("q", b"other", pika.BasicProperties(message_id="m"), deadline=0.0))
+    waits = sent(message())
+    waits.note_alarm()
+    assert not waits.take_over(message())

@@ -39,7 +39,6 @@ from middleware.hook import Hook
 from middleware.ledger import GIVEN_UP_AT, SUSPECT_FROM
 from middleware.process import STILL_MARGIN_S, Process
 from middleware.progress import Progress
-from middleware.siblings import Siblings
 from tests.clock import Clock
 from tests.world import Channel, Source, World, completion, delivery, job, world
 
@@ -558,35 +557,6 @@ def test_the_first_signal_stops_and_the_second_is_ignored(here: World):
         Process(stopping, resources.settings)._wait(reader, stops)
     assert handled == [signal.SIGTERM]
     assert stopping.is_set()
-
-
-def test_a_signal_that_comes_because_a_sibling_has_died_stops_nothing(
-    here: World, monkeypatch: pytest.MonkeyPatch, sentry_events: list[Any]
-):
-    """F68: Dramatiq's master sends it to all that are left. The next one is a platform's."""
-    there = [{101, 102, 103}, {101}, {101}]
-    monkeypatch.setattr("middleware.siblings._children_of_our_parent", lambda: there.pop(0))
-    process = Process(stopping, resources.settings)
-    process._siblings.look()
-    for signals, handled_then in ((1, []), (1, [signal.SIGTERM])):
-        handled: list[int] = []
-        reader, writer = socket.socketpair()
-        with reader:
-            writer.send(bytes([signal.SIGTERM] * signals))
-            writer.close()
-            process._wait(reader, {signal.SIGTERM: lambda number, _frame, to=handled: to.append(number)})
-        assert handled == handled_then
-    assert len(sentry_events) == 1
-
-
-def test_the_siblings_are_the_other_children_of_the_parent():
-    """This process is none of them; one that has ended is told once."""
-    siblings = Siblings()
-    siblings.look()
-    assert siblings.lost() == set()
-    siblings._known.add(2**22 + 1)  # more than any id of a process
-    assert siblings.lost() == {2**22 + 1}
-    assert siblings.lost() == set()
 
 
 def test_a_signal_is_handled_in_a_thread_of_its_own(here: World, monkeypatch: pytest.MonkeyPatch):

@@ -11,6 +11,7 @@ import pytest
 
 from dev.launcher import ROOT, procfile
 from gateway.settings import Settings
+from tests.chaos.suites import SUITES
 
 #: Heroku and `docker compose` (as configured here) kill what has not ended by then.
 GRACE_MS = 30_000
@@ -171,6 +172,12 @@ def test_a_command_can_be_typed(name: str):
     assert os.access(command, os.X_OK)
     shell = command.read_text().splitlines()[0].removeprefix("#!")
     subprocess.run([shell, "-n", str(command)], check=True)
+
+
+def test_every_long_test_is_played_by_a_suite():
+    """Otherwise nobody ever plays it: `script/test` leaves it out."""
+    files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "long").glob("test_*.py")}
+    assert files <= {test for _shows, tests in SUITES.values() for test in tests}
 
 
 def test_ci_types_what_people_type():

@@ -13,7 +13,7 @@ import pika
 import pytest
 
 from dev.rabbitmq import Node, Server
-from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
+from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, TooLarge, Unroutable
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.window import Window
@@ -241,6 +241,17 @@ def test_a_suspect_that_is_not_confirmed_holds_up_no_other(vhost_url: str, rabbi
         assert isinstance(silent.exception(60), ConfirmTimeout)
         assert good.exception(60) is None
         assert isinstance(bad.exception(60), Nacked)
+
+
+def test_a_message_that_is_too_large_fails_alone_and_says_so(own_rabbitmq: Node):
+    """F72: RabbitMQ closes the channel over it; no queue would take it."""
+    own_rabbitmq.limit_messages(100_000)
+    declare(own_rabbitmq.url, "q")
+    with publishing(own_rabbitmq.url) as publisher:
+        bodies = (b"small", b"x" * 100_001, b"small")
+        futures = [publisher.submit("q", body, properties(), timeout_s=60) for body in bodies]
+        wait(futures, timeout=60)
+        assert [type(future.exception()) for future in futures] == [type(None), TooLarge, type(None)]
 
 
 def test_messages_go_together_again_when_the_bad_one_is_found(vhost_url: str, rabbitmq_server: Server):

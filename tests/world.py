@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -160,7 +161,7 @@ def delivery(  # what AMQP says of one
 class World:
     """The resources of one test: real pool, ledger, topology and policy; played publisher and provider."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] | None = None) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self.settings = settings
         self.stores = open_stores(settings)
         self.publisher = Publisher()
@@ -171,6 +172,7 @@ class World:
             max_per_window=settings.keys_max_per_minute,
             window_s=settings.keys_window_seconds,
             cooldown_s=settings.keys_cooldown_seconds,
+            clock=clock,
         )
         self.topology = Topology(settings)
         self.on_parked: Callable[[Parking], None] = lambda _parking: _moment()
@@ -225,7 +227,7 @@ def _moment() -> None:
 
 
 @contextmanager
-def world(folder: Path, **environment: str) -> Iterator[World]:
+def world(folder: Path, clock: Callable[[], float] = time.time, **environment: str) -> Iterator[World]:
     """A world with its own state file and the given settings, as environment variables name them."""
     defaults = {
         "OPENROUTER_API_KEYS": "sk-or-v1-key-one-1111,sk-or-v1-key-two-2222",
@@ -233,7 +235,7 @@ def world(folder: Path, **environment: str) -> Iterator[World]:
     }
     with mock.patch.dict(os.environ, {**defaults, **environment}, clear=True):
         settings = load_settings()
-    made = World(settings)
+    made = World(settings, clock)
     made.install()
     try:
         yield made

@@ -18,6 +18,12 @@ from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, WORK
 from gateway.reporting.redaction import escape_controls, redact
 from middleware.outbox import message_properties
 
+#: Of what a sender gave its message these are shown.
+SHOWN = ("reply_to", "correlation_id", "message_id", "content_type")
+
+#: So often nothing is sent again: a larger count is made up.
+MOST_REDRIVES = 1_000_000
+
 #: `request`: bytes as a producer sent them; `work`: a request that was accepted; `reply`: a finished envelope.
 Kind = Literal["request", "work", "reply", "unknown"]
 
@@ -81,6 +87,7 @@ class DeadLetter:
             "last": _time(headers.get("x-last-time")) or _time(death.get("time")) if headers else None,
             "reason": _text(headers.get(REASON_HEADER)) or _reason(death),
             "redriven": self.redriven_before,
+            "sender": _sender(headers),
             "bytes": len(self.body),
         }
 
@@ -98,11 +105,12 @@ class DeadLetter:
         old id and with its old `hop`: the ledger knows both, and what is answered already is not called again. A reply
         is delivered, not generated again.
         """
+        again = {"redriven": self.redriven_before + 1}
         match self.message.args if self.message is not None else ():
             case (Job() as job,):
-                return self._again(job.model_copy(update={"retry_count": 0, "upstream_retries": 0}))
+                return self._again(job.model_copy(update={"retry_count": 0, "upstream_retries": 0, **again}))
             case (Reply() as reply,):
-                return self._again(reply.model_copy(update={"attempts": 0, "first_refused_at": None}))
+                return self._again(reply.model_copy(update={"attempts": 0, "first_refused_at": None, **again}))
         if self.queue != DEAD_REQUESTS:
             return None
         return request_queue, self.body, self._marked(as_it_came(self._headers) or self._named())
@@ -120,12 +128,13 @@ class DeadLetter:
 
     @property
     def redriven_before(self) -> int:
-        """How often it was sent again."""
+        """How often it was sent again. Messages of ours say so themselves: they may have been through many queues."""
+        if self.message is not None:
+            return _count(self.message.args[0].redriven)
         said = self._headers.get(SENDER_HEADER)
         kept = said.get("headers") if isinstance(said, dict) else None
         for headers in (self._headers, kept if isinstance(kept, dict) else {}):
-            count = headers.get(REDRIVEN_HEADER)
-            if isinstance(count, int) and count > 0:
+            if (count := _count(headers.get(REDRIVEN_HEADER))) > 0:
                 return count
         return 0
 
@@ -154,6 +163,20 @@ def _reason(death: dict[str, Any]) -> str | None:
     if death.get("reason") == "delivery_limit":
         return f"delivered again and again from {_line(death.get('queue'), 80)}, and settled never: it ends its worker"
     return f"{_line(death.get('reason'), 40)} in {_line(death.get('queue'), 80)}"
+
+
+def _sender(headers: dict[str, Any]) -> dict[str, Any] | None:
+    """What the sender gave the letter, for an operator's screen: of headers only their names, they may hold a token."""
+    kept = as_it_came(headers)
+    if kept is None:
+        return None
+    said = {name: _line(value, 200) for name in SHOWN if (value := getattr(kept, name))}
+    return {**said, "headers": [_line(name, 80) for name in kept.headers]}
+
+
+def _count(value: object) -> int:
+    """A count of ours; 0 for what somebody else has written there."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST_REDRIVES else 0
 
 
 def _text(value: object) -> str | None:

@@ -93,6 +93,11 @@ class Server:
         """Raise or end a memory alarm, which blocks every connection that publishes."""
         self.control("set_vm_memory_high_watermark", "0.00000001" if on else "0.6")
 
+    def limit_messages(self, size: int) -> None:
+        """Set `max_message_size` for channels that are opened from now on, in bytes; until the server starts anew."""
+        in_3_10 = f"persistent_term:put(max_message_size, {size})"
+        self.control("eval", f"{in_3_10}, application:set_env(rabbit, max_message_size, {size}).")
+
     @contextmanager
     def stuck(self, url: str, queue: str) -> Iterator[None]:
         """Meanwhile a classic queue of the virtual host of `url` takes, confirms and gives nothing."""

@@ -66,6 +66,8 @@ class ConfirmChannel:
 
     def send(self, outgoing: Outgoing) -> bool:
         """Send a message; False, for another time, when the channel has just gone. One that has no wire form fails."""
+        if self.in_flight.take_over(outgoing):
+            return True
         try:
             self._channel.basic_publish("", outgoing.queue, outgoing.body, outgoing.properties, mandatory=True)
         except (ChannelWrongStateError, ConnectionWrongStateError):
@@ -140,6 +142,7 @@ class ConfirmChannel:
     def _on_blocked(self, _connection: Any, _method: Any) -> None:
         logger.warning("RabbitMQ takes no publishes: memory or disk alarm")
         self._blocked = True
+        self.in_flight.note_alarm()
         self.ready.clear()
 
     def _on_unblocked(self, _connection: Any, _method: Any) -> None:

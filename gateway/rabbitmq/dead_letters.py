@@ -22,6 +22,9 @@ _KEPT = ("reply_to", "correlation_id", "message_id", "content_type", "type", "ap
 #: How many headers of a sender are kept, and how long a text in one may be, in bytes.
 MOST_HEADERS, LONGEST_TEXT = 32, 1024
 
+#: What AMQP can write of whole numbers. pika reads wider ones, and other numbers as whole ones, and can write neither.
+_SMALLEST, _LARGEST = -(2**63), 2**63 - 1
+
 #: RabbitMQ obeys these, or writes them itself.
 _NOT_KEPT = frozenset({"cc", "bcc", "x-death", "x-delay", "x-delivery-count", "x-acquired-count"})
 
@@ -102,7 +105,7 @@ def _is_name(value: object) -> bool:
 def _is_plain(value: object) -> bool:
     """Whether pika can read it and write it again; a float it cannot write."""
     if isinstance(value, int):
-        return -(2**63) <= value < 2**63
+        return _SMALLEST <= value <= _LARGEST
     return isinstance(value, str) and _fits(value, LONGEST_TEXT)
 
 

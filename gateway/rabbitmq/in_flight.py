@@ -22,12 +22,14 @@ class Outgoing:
     sent: bool = False
     returned: bool = False
     redeclared: bool = False
+    stored: bool = False
 
     @property
     def done(self) -> bool:
         return self.confirmed.done()
 
     def succeed(self) -> None:
+        self.stored = True
         with suppress(InvalidStateError):  # its caller has given up
             self.confirmed.set_result(None)
 
@@ -42,6 +44,7 @@ class InFlight:
     def __init__(self) -> None:
         self._tags = itertools.count(1)
         self._by_tag: dict[int, Outgoing] = {}
+        self._late: dict[tuple[str, str | None], tuple[int, Outgoing]] = {}
 
     def __len__(self) -> int:
         return len(self._by_tag)
@@ -54,6 +57,27 @@ class InFlight:
         """Count a message that was just handed to the channel."""
         outgoing.sent, outgoing.returned = True, False
         self._by_tag[next(self._tags)] = outgoing
+
+    def note_alarm(self) -> None:
+        """Note that RabbitMQ reads nothing more for now: what it says of these comes late, and comes."""
+        self._late = {(one.queue, one.properties.message_id): (tag, one) for tag, one in self._by_tag.items()}
+
+    def take_over(self, outgoing: Outgoing) -> bool:
+        """Whether RabbitMQ has this message from before an alarm, and its caller has given it up meanwhile.
+
+        Then it is not sent again: what RabbitMQ says of the first is said of this one. Only once, for it may say
+        nothing after all.
+        """
+        tag, first = self._late.pop((outgoing.queue, outgoing.properties.message_id), (0, None))
+        if first is None or not first.done or first.body != outgoing.body:
+            return False
+        if tag in self._by_tag:
+            outgoing.sent, outgoing.returned = True, first.returned
+            self._by_tag[tag] = outgoing
+            return True
+        if first.stored:
+            outgoing.succeed()
+        return first.stored
 
     def mark_returned(self, queue: str, message_id: str | None) -> None:
         """Note that a message came back; its confirm follows.

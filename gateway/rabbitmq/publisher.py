@@ -13,6 +13,7 @@ Other threads touch the window, the answers, and the end of what waits; the rest
 """
 
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from typing import Any
 import pika
 from pika.adapters.select_connection import IOLoop
 
-from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, Unroutable
+from gateway.errors import ConfirmTimeout, ConnectionLost, Nacked, TooLarge, Unroutable
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.confirm_channel import CLOSE_TIMEOUT_S, ConfirmChannel, Settled
 from gateway.rabbitmq.in_flight import Outgoing
@@ -42,6 +43,9 @@ GRACE_S = 5.0
 
 #: What may wait for its outcome at a time; the rest waits in `submit`. Bytes count the bodies.
 MAX_MESSAGES, MAX_BYTES = 10_000, 64 * 1024 * 1024
+
+#: How RabbitMQ 3.8 to 4.x says that a message is over `max_message_size`, or over what no setting allows.
+TOO_LARGE = re.compile(r"message size \d+ (?:is )?larger than")
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +233,8 @@ class Publisher:
         """Send again what was in flight, unless it is the one that was the cause."""
         if blame is not None and len(lost) == 1:
             text = f"RabbitMQ refused a message to {lost[0].queue}: {blame}"
-            lost[0].fail(Nacked(text, queue=lost[0].queue))
+            refusal = TooLarge if TOO_LARGE.search(blame) else Nacked
+            lost[0].fail(refusal(text, queue=lost[0].queue))
             self._suspects = max(0, self._suspects - 1)
             return
         if blame is not None:

@@ -2,7 +2,7 @@
 
     script/chaos [rounds] [--seed N] [--rounds N] [--only FAULT]   rounds of random faults; five unless told otherwise
     script/chaos failpoints [--case NAME]                          a process ends at each step: every cell of the matrix
-    script/chaos fuzz | hammer | bursts | limits | kills | speed | properties      one of the suites of pytest
+    script/chaos NAME                                              one of the suites of pytest; they are named below
     script/chaos all [--seed N] [--rounds N]                       everything, one after the other
 
 Each prints a line a step, and how to play a failure again.

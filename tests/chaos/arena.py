@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from dev.backend import Backend
 from dev.launcher import Process
+from dev.process_group import workers
 from dev.stack import Stack
 from fake_openrouter.client import FakeClient
 from tests.chaos.checker import Envelope
@@ -91,11 +92,9 @@ class Arena:
                 self.running[name].signal_group(signal.SIGKILL)
 
     def kill_one_child(self, name: str) -> None:
-        """SIGKILL to one worker process."""
-        parent = self.running[name].popen.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children")
+        """SIGKILL to one worker process; its keeper starts another one."""
         with suppress(OSError, IndexError):
-            os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+            os.kill(workers(self.running[name].popen.pid)[-1], signal.SIGKILL)
 
     def terminate(self, name: str) -> None:
         if name in self.running:

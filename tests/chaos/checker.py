@@ -120,7 +120,7 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
     deliveries in one process has sent an envelope the journal cannot tell: a late one counts when it is alone.
     """
     sent: Counter[str] = Counter()
-    sends: Counter[str] = Counter()
+    copies: Counter[tuple[str, str]] = Counter()  # by request, and by where they were seen: one was not seen everywhere
     done: set[str] = set()
     held: set[str] = set()
     under_way: Counter[tuple[str, int]] = Counter()  # deliveries by request and process
@@ -130,11 +130,12 @@ def _sent(verdict: Verdict, journal: Journal, asked: Mapping[str, Request]) -> C
         if request_id not in asked:
             continue
         match line["step"]:
-            case "arrived" if not line["redelivered"]:
-                sends[request_id] += 1
+            case "arrived" | "relay: ack asked" as seen if not line.get("redelivered"):
+                copies[request_id, seen] += 1
             case "received":
                 if not under_way[delivery]:
-                    late[delivery] = request_id in done - held and sends[request_id] <= 1
+                    most = max(copies[request_id, "arrived"], copies[request_id, "relay: ack asked"])
+                    late[delivery] = request_id in done - held and most <= 1
                 under_way[delivery] += 1
             case "ack asked" | "given back" | "parked":
                 under_way[delivery] -= 1

@@ -11,6 +11,13 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
     "hammer": ("many processes on one store", ("tests/long/test_hammer.py",)),
     "bursts": ("bursts, backlogs and outages in real time", ("tests/long/test_bursts.py",)),
     "limits": ("every recorded answer of a provider, to a running worker", ("tests/long/test_limits.py",)),
+    "outages": (
+        "stores and RabbitMQ that are away, silent or full",
+        ("tests/long/test_outages.py", "tests/long/test_stores.py"),
+    ),
+    "bystanders": ("trouble of others: who is held up by it, and for how long", ("tests/long/test_bystanders.py",)),
+    "overload": ("more requests than the keys allow, for minutes", ("tests/long/test_overload.py",)),
+    "crashes": ("a worker that is killed again and again", ("tests/long/test_crash_loop.py",)),
     "kills": ("a worker that is killed with every thread in a call", ("tests/long/test_kills.py",)),
     "speed": ("what must not cost more, as ratios", ("tests/long/test_speed.py",)),
     "properties": (

@@ -1,8 +1,12 @@
 """The worker on greenlets, as the Procfile starts it, and on threads, as plain `dramatiq` does."""
 
+import os
+import signal
+
 import pytest
 
 from dev.launcher import procfile
+from dev.process_group import workers
 from dev.waiting import wait_until
 from tests.system.conftest import KEYS, MakeStack
 
@@ -47,3 +51,20 @@ def test_both_launchers_drain(make_stack: MakeStack, launcher: str):
     assert worker.wait() == 0
     assert [answer["request_id"] for answer in stack.answers(1)] == ["r-1"]
     assert len(fake.calls()) == 1
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_both_launchers_replace_a_process_that_dies(make_stack: MakeStack, launcher: str):
+    """F52: again and again, with one process as well; each of them answers, and the last one stops when asked to."""
+    stack, _fake = make_stack(WORKER_PROCESSES=1)
+    worker = stack.start_worker(command=command(launcher))
+    for number in range(3):
+        os.kill(workers(worker.popen.pid)[0], signal.SIGKILL)
+        worker.wait_for_output("this one has taken its place", count=number + 1)
+        queue = f"answers-{number}"  # of its own: a kill right after an answer can make a copy of that one
+        with stack.channel() as channel:
+            channel.queue_declare(queue, durable=True)
+        stack.publish({"request_id": f"r-{number}", "prompt": "Hello", "callback_queue": queue})
+        assert stack.answers(1, queue=queue)[0]["status"] == "success"
+    os.kill(worker.popen.pid, signal.SIGTERM)
+    assert worker.wait() == 0
