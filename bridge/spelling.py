@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from gateway.messages import Parameters, Request
 
-_KNOWN: Final = tuple(Parameters.model_fields)
+_KNOWN: Final = dict.fromkeys(Parameters.model_fields)
 #: What looks like a name is one, and may be shown; anything else could be a prompt in the wrong place.
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,39}")
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -18,7 +18,7 @@ def unknown_parameters(given: Any, *, most: int) -> list[str]:
 
     None for what is no object, which is a fault of another kind.
     """
-    if not isinstance(given, dict) or given.keys() <= Parameters.model_fields.keys():
+    if not isinstance(given, dict) or given.keys() <= _KNOWN.keys():
         return []
     return [_fault(name) for name in _shown_once(name for name in given if name not in _KNOWN)[:most]]
 

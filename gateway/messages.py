@@ -77,7 +77,7 @@ class Parameters(_Message):
     @property
     def given(self) -> dict[str, Any]:
         """Those that have a value, by name."""
-        return {name: value for name, value in self if value is not None}
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class Request(_Message):

@@ -20,9 +20,10 @@ from gateway.messages import Job
 #: What of a request does not decide its answer.
 _NO_CONTENT = {"request_id", "timestamp", "retry_count"}
 
-#: What is in every digest, with a value or without.
-_ALWAYS = frozenset({"prompt", "model", "parameters", "system_instruction", "metadata", "callback_queue"})
-_ALWAYS_OF_PARAMETERS = frozenset({"temperature", "top_p", "top_k", "max_output_tokens"})
+#: What is in every digest, given or not. What was added later is in it where it is given: so the digest of an older
+#: request is the one that it had.
+_WITHOUT: dict[str, Any] = dict.fromkeys(("prompt", "model", "system_instruction", "metadata"))
+_WITHOUT_PARAMETERS: dict[str, Any] = dict.fromkeys(("temperature", "top_p", "top_k", "max_output_tokens"))
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,10 @@ class Work:
 
     @classmethod
     def of(cls, job: Job) -> "Work":
-        content = job.request.model_dump(mode="json", exclude=_NO_CONTENT)
-        # What was added later counts where it is given: the digest of an older request is the one that it had.
-        content = _without_nothing(content, _ALWAYS)
-        content["parameters"] = _without_nothing(content["parameters"], _ALWAYS_OF_PARAMETERS)
+        given = job.request.model_dump(mode="json", exclude=_NO_CONTENT, exclude_none=True)
+        content = _WITHOUT | given | {"parameters": _WITHOUT_PARAMETERS | given["parameters"]}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return cls(job.request_id, hashlib.sha256(text.encode()).hexdigest())
-
-
-def _without_nothing(content: dict[str, Any], always: frozenset[str]) -> dict[str, Any]:
-    return {name: value for name, value in content.items() if value is not None or name in always}
 
 
 @dataclass(frozen=True)
