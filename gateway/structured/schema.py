@@ -1,13 +1,11 @@
 """JSON schemas of strangers: nothing is fetched, and no schema and no answer keeps a worker busy for long.
 
-A schema is bounded in size, its references point into it, and its patterns are matched in linear time by the engine of
-pydantic: Python's own takes a lifetime for `(a+)+$`. What is left, as references that double at each step, is bounded
-by a budget of steps, in which other requests get their turns.
+A schema is bounded in size, its references point into it, and its patterns are matched in linear time: Python's own
+engine takes a lifetime for `(a+)+$`. What is left, as references that double at each step, is bounded by a budget of
+steps, in which other requests get their turns.
 """
 
 import json
-import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
@@ -20,12 +18,12 @@ from jsonschema import Draft7Validator, Draft202012Validator, ValidationError
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend
 from jsonschema_specifications import REGISTRY
-from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
+from gateway.structured.patterns import MAX_WEIGHT, UnusablePattern, compiled, weight
+
 MAX_SCHEMA_BYTES: Final = 64 * 1024
-MAX_PATTERN_CHARS: Final = 512
 
 #: A step takes some 5 to 10 µs. An answer of 250 kB, of small objects, has fewer.
 MAX_STEPS: Final = 300_000
@@ -49,7 +47,6 @@ _SINGLE: Final = (
     *("additionalProperties", "additionalItems", "propertyNames", "items", "contains"),
     *("not", "if", "then", "else"),
 )
-_REPEATED: Final = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 
 Keyword = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
 
@@ -106,6 +103,7 @@ def _usable(text: str) -> Schema:
     found = dict(_subschemas(schema, "#"))
     for inner in found.values():
         _look_at(inner, found)
+    _compile(found)
     try:
         keyword = _first_fault(draft(_without_draft(draft.META_SCHEMA), registry=_METASCHEMAS), schema)
     except TooCostly:
@@ -152,18 +150,22 @@ def _look_at(schema: Any, found: Mapping[str, Any]) -> None:
         raise UnusableSchema(f"{unknown[0]} is not supported in a schema")
     if "$ref" in schema and unquote(str(schema["$ref"])) not in found:
         raise UnusableSchema("a $ref points to no schema inside the schema itself")
-    if isinstance(pattern := schema.get("pattern"), str):
-        _matcher(pattern)
 
 
-@lru_cache(maxsize=1024)
-def _matcher(pattern: str) -> SchemaValidator:
-    if len(pattern) > MAX_PATTERN_CHARS:
-        raise UnusableSchema(f"a pattern is longer than {MAX_PATTERN_CHARS} characters")
+def _compile(found: Mapping[str, Any]) -> None:
+    texts = {inner["pattern"] for inner in found.values() if _has_pattern(inner)}
     try:
-        return SchemaValidator(core_schema.str_schema(pattern=pattern))
-    except SchemaError:
-        raise UnusableSchema("a pattern is none, looks around, or refers back: these cannot be checked") from None
+        total = sum(weight(text) for text in texts)
+        for text in texts if total <= MAX_WEIGHT else ():
+            compiled(text)
+    except UnusablePattern as error:
+        raise UnusableSchema(str(error)) from None
+    if total > MAX_WEIGHT:
+        raise UnusableSchema("the patterns are too large")
+
+
+def _has_pattern(schema: Any) -> bool:
+    return isinstance(schema, dict) and isinstance(schema.get("pattern"), str)
 
 
 def _first_fault(validator: Any, instance: Any) -> str | None:
@@ -195,9 +197,9 @@ def _size(value: Any) -> int:
 def _pattern(_validator: Any, pattern: Any, instance: Any, _schema: Any) -> Iterator[ValidationError]:
     if not isinstance(instance, str):
         return
-    repeated = math.prod(max(1, int(most or least)) for least, most in _REPEATED.findall(pattern))
-    _budget.get().spend(len(pattern) * repeated * len(instance) // _STATES_A_STEP)
-    if not _matcher(pattern).isinstance_python(instance):
+    wanted = compiled(pattern)
+    _budget.get().spend(wanted.states * len(instance) // _STATES_A_STEP)
+    if not wanted.matches(instance):
         yield ValidationError("pattern")
 
 
