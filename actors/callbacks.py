@@ -7,7 +7,8 @@ import pika
 
 from actors.broker import outbox
 from gateway.errors import PublishError
-from gateway.messages import Reply, fits_amqp
+from gateway.fields import fits_amqp
+from gateway.messages import Reply
 from gateway.rabbitmq.topology import CALLBACKS
 
 

@@ -6,6 +6,7 @@ import time
 import dramatiq
 
 from actors.broker import cooldown, provider, settings, usage
+from gateway import structured
 from gateway.errors import AuthenticationFailed, CallTooLarge, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job, Request
 from gateway.rabbitmq.topology import WORK
@@ -46,8 +47,12 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
     if time_left_s <= 0:
         raise UpstreamFailed("No key was accepted in time", reason="deadline", code=ErrorCode.TIMEOUT)
     attempt.called = True
-    with sentry.traced("generate"), usage.of_call(attempt.lease) as call:
-        completion = call.completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
+    begun = time.monotonic()
+    try:
+        with sentry.traced("generate"), usage.of_call(attempt.lease) as call:
+            completion = call.completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
+    finally:
+        attempt.spent = attempt.spent.and_call(round((time.monotonic() - begun) * 1000))
     logger.info(
         "Answered by %s with key %s after %d ms (%d tokens, finish_reason=%s)",
         completion.model_used,
@@ -56,4 +61,6 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
         completion.usage.total_tokens,
         completion.finish_reason,
     )
+    # After the call is counted: it is paid for, whatever is found.
+    structured.hold(request, completion)
     return completion

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bridge.body import NoRequest, fields_of
+from bridge.spelling import unknown_parameters
 from gateway.errors import ErrorCode, InvalidMessage
 from gateway.messages import Cancel, Request
 from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_direct, is_of_a_client, queue_of
@@ -51,8 +52,13 @@ class _Address:
         return None
 
 
-def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusal) -> Request | Cancel:
+def admit(
+    body: bytes, sender: Sender, *, default_callback: str, refusal: Refusal, any_parameters: bool = False
+) -> Request | Cancel:
     """The request in `body`, or the cancel of one.
+
+    With `any_parameters` those that are unknown are left out, else they are refused: what is asked for and not done
+    would be paid for all the same.
 
     Raises InvalidMessage, which carries the request id and the callback queue where they could be read by any means and
     may be used, so that the sender can be answered.
@@ -69,14 +75,20 @@ def admit(body: bytes, sender: Sender, *, default_callback: str, refusal: Refusa
     callback = named.queue if named is not None else default_callback
     given = fields.get("request_id", sender.request_id)
     request_id = given if given is not None else _made_up(body, named)
-    try:
-        return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
-    except ValidationError as error:
-        invalid = _told(InvalidMessage(_faults(error)), fields, sender, refusal)
+
+    def refused(why: str) -> InvalidMessage:
+        invalid = _told(InvalidMessage(why), fields, sender, refusal)
         if named is None and invalid.request_id is not None:
             # Without an id nobody could tell whose error lies in the shared response queue.
             invalid.callback_queue = default_callback
-        raise invalid from None
+        return invalid
+
+    if not any_parameters and (unknown := unknown_parameters(fields.get("parameters"), most=MAX_FAULTS)):
+        raise refused("; ".join(unknown))
+    try:
+        return Request.model_validate({**fields, "request_id": request_id, "callback_queue": callback}, strict=True)
+    except ValidationError as error:
+        raise refused(_faults(error)) from None
 
 
 def admit_cancel(body: bytes) -> Cancel:

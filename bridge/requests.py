@@ -77,6 +77,7 @@ class RequestDoor(Door):
             sender,
             default_callback=self.settings().response_queue,
             refusal=self.topology().refusal,
+            any_parameters=self.settings().parameters_unknown == "ignore",
         )
 
     def _accept(self, delivery: Delivery, request: Request) -> Delivered | None:

@@ -11,47 +11,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
+from gateway import chat
 from gateway.errors import ErrorCode, GatewayError
+from gateway.fields import Instant, ShortString, Whole
 
 #: The form of `Job` and of `Reply` on the wire. A worker reads this form and the one before it.
 WIRE_VERSION: Literal[1] = 1
-
-
-def fits_amqp(value: str) -> bool:
-    """Whether it is one of AMQP's short strings, which carry ids and queue names and end at 255 bytes."""
-    return len(value.encode()) <= 255  # noqa: PLR2004 - the limit of the protocol
-
-
-def _short(value: str) -> str:
-    if not fits_amqp(value):
-        raise ValueError("longer than 255 bytes")
-    return value
-
-
-def _whole(value: Any) -> Any:
-    """JSON has one kind of numbers: 2048.0 is the integer."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-
-ShortString = Annotated[str, StringConstraints(min_length=1), AfterValidator(_short)]
-
-
-def _instant(value: str) -> str:
-    """A time that everybody reads as the same; its text stays as it is."""
-    try:
-        has_zone = datetime.fromisoformat(value).tzinfo is not None
-    except ValueError:
-        has_zone = False
-    if not has_zone:
-        raise ValueError("not a time such as 2026-01-01T00:00:00Z: ISO 8601 with a date, a time, and Z or an offset")
-    return value
-
-
-Instant = Annotated[str, AfterValidator(_instant)]
 
 
 def now() -> str:
@@ -68,29 +36,67 @@ class _Message(BaseModel):
     __str__ = __repr__
 
 
+Model = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+
+
 class Parameters(_Message):
-    """Sampling parameters, each passed on only when given."""
+    """How to answer; each is passed on only when given, under its name but for `max_output_tokens`."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
     top_k: Whole | None = Field(default=None, ge=1, le=1_000_000)
     max_output_tokens: Whole | None = Field(default=None, ge=1, le=10_000_000)
+    stop: chat.Stop | None = None
+    seed: Whole | None = None
+    frequency_penalty: Penalty | None = None
+    presence_penalty: Penalty | None = None
+    repetition_penalty: float | None = Field(default=None, gt=0, le=2, allow_inf_nan=False)
+    min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    top_a: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    response_format: chat.ResponseFormat | None = None
+    reasoning: chat.Reasoning | None = None
+    tools: chat.Many[chat.Tool] | None = None
+    tool_choice: chat.ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    models: chat.Many[Model] | None = None
+    provider: dict[str, Any] | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that have a value, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class Request(_Message):
-    """One request as a producer publishes it to `gemini.requests`."""
+    """One request as a producer publishes it to `gemini.requests`: it has a `prompt` or `messages`."""
 
     request_id: ShortString
-    prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
-    model: Annotated[str, StringConstraints(min_length=1, max_length=200)] | None = None
+    prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")] | None = None
+    messages: chat.Many[chat.Message] | None = None
+    model: Model | None = None
     parameters: Parameters = Parameters()
     system_instruction: str | None = None
+    user: chat.Name | None = None
+    session_id: chat.Name | None = None
     metadata: dict[str, Any] | None = None
     callback_queue: ShortString
     timestamp: str | int | float | None = None
     retry_count: Whole = Field(default=0, ge=0, le=1_000)
     expires_at: Instant | None = None
     expires_in_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _is_about_one_thing(self) -> Self:
+        if (self.prompt is None) is (self.messages is None):
+            raise PydanticCustomError("prompt", "give either prompt or messages")
+        return self
+
+    @property
+    def conversation(self) -> list[Any]:
+        """All that is said, in the form of `messages`; the system instruction comes first."""
+        system = [{"role": "system", "content": self.system_instruction}] if self.system_instruction else []
+        return [*system, *(self.messages or [{"role": "user", "content": self.prompt}])]
 
 
 class Cancel(_Message):
@@ -127,6 +133,26 @@ class Caller(_Message):
 NOBODY = Caller()
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a request has taken so far: calls to a provider, and milliseconds of all of them and of the last one.
+
+    A call that its process has not survived is not in it.
+    """
+
+    calls: int = 0
+    calls_ms: int = 0
+    call_ms: int | None = None
+
+    def and_call(self, ms: int) -> "Spent":
+        return Spent(self.calls + 1, self.calls_ms + ms, ms)
+
+    def told(self, processing_time_ms: int) -> dict[str, int | None]:
+        """As the envelope has it."""
+        waited_ms = max(0, processing_time_ms - self.calls_ms)
+        return {"attempts": self.calls, "waited_ms": waited_ms, "call_ms": self.call_ms}
+
+
 class Job(_Message):
     """A request on its way through the worker: the only argument of the actor `generate`.
 
@@ -136,6 +162,7 @@ class Job(_Message):
     `wait_counts` says whether the running wait for a key is in `retry_count`.
     `redriven` counts how often an operator has sent it again after it was dead.
     `expires_at` is epoch seconds from when on nobody waits for the answer, None for a request without a deadline.
+    `spent` counts the calls of earlier attempts.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -149,6 +176,7 @@ class Job(_Message):
     redriven: int = Field(default=0, ge=0)
     caller: Caller = NOBODY
     expires_at: float | None = Field(default=None, allow_inf_nan=False)
+    spent: Spent | None = None
 
     @classmethod
     def of(
@@ -195,39 +223,51 @@ class Usage(_Message):
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a provider answered: the text, what it cost, the model that served it, and why it stopped."""
+    """What a provider answered: text or calls of tools, what it cost, the model that served it, and why it stopped."""
 
     content: str = field(repr=False)
     usage: Usage
     model_used: str
     generation_id: str | None = None
+    tool_calls: list[dict[str, Any]] | None = field(default=None, repr=False)
     finish_reason: str | None = None  # one of a few: `gateway.providers.endings`
 
 
 class Success(_Message):
-    """The envelope of an answered request."""
+    """The envelope of an answered request.
+
+    `attempts` are calls to a provider, `call_ms` is the time of the last one, `waited_ms` that of all but calls.
+    """
 
     request_id: str
     status: Literal["success"] = "success"
     content: str
+    tool_calls: list[dict[str, Any]] | None = None
     usage: Usage
     processing_time_ms: int
     model_used: str
     finish_reason: str | None = None
     timestamp: str
     metadata: dict[str, Any] | None = None
+    attempts: int | None = None
+    waited_ms: int | None = None
+    call_ms: int | None = None
+    generation_id: str | None = None
 
     @classmethod
-    def of(cls, job: Job, completion: Completion, *, processing_time_ms: int) -> Self:
+    def of(cls, job: Job, completion: Completion, *, processing_time_ms: int, spent: Spent) -> Self:
         return cls(
             request_id=job.request_id,
             content=completion.content,
+            tool_calls=completion.tool_calls,
             usage=completion.usage,
             processing_time_ms=processing_time_ms,
             model_used=completion.model_used,
             finish_reason=completion.finish_reason,
             timestamp=now(),
             metadata=job.request.metadata,
+            generation_id=completion.generation_id,
+            **spent.told(processing_time_ms),
         )
 
 
@@ -241,6 +281,9 @@ class Failure(_Message):
     processing_time_ms: int
     timestamp: str
     metadata: dict[str, Any] | None = None
+    attempts: int | None = None
+    waited_ms: int | None = None
+    call_ms: int | None = None
 
     @classmethod
     def of(
@@ -250,6 +293,7 @@ class Failure(_Message):
         request_id: str | None,
         processing_time_ms: int,
         metadata: dict[str, Any] | None = None,
+        spent: Spent | None = None,
     ) -> Self:
         return cls(
             request_id=request_id,
@@ -258,6 +302,7 @@ class Failure(_Message):
             processing_time_ms=processing_time_ms,
             timestamp=now(),
             metadata=metadata,
+            **(spent.told(processing_time_ms) if spent is not None else {}),
         )
 
 

@@ -158,8 +158,9 @@ def _upstream(job: Job, error: BaseException, schedules: Schedules) -> Step:
 
 def _request(_job: Job, error: BaseException, _schedules: Schedules) -> Step:
     assert isinstance(error, RequestRejected)  # noqa: S101 - told apart by the table
-    expected = error.code in {ErrorCode.CONTENT_BLOCKED, ErrorCode.OUTPUT_EXHAUSTED}
-    return End(error, expected=expected or isinstance(error, CallTooLarge))  # of that an operator has been told
+    # Of a call that is too dear an operator has been told.
+    expected = error.code in _EXPECTED or error.reason in _REFUSED_BY_US or isinstance(error, CallTooLarge)
+    return End(error, expected=expected)
 
 
 def _unwanted(_job: Job, error: BaseException, _schedules: Schedules) -> Step:
@@ -182,6 +183,10 @@ def _short_wait(job: Job, schedules: Schedules, *, at_least_s: float = 0.0) -> W
         delay_s = min(longer, default=max(schedules.upstream_retry_delays))
     return Wait(delay_s, job.model_copy(update={"upstream_retries": job.upstream_retries + 1}), for_key=False)
 
+
+#: What an operator can do nothing about: the provider's filter, and what the gate would refuse if it knew the provider.
+_EXPECTED = frozenset({ErrorCode.CONTENT_BLOCKED, ErrorCode.OUTPUT_EXHAUSTED})
+_REFUSED_BY_US = frozenset({"not_for_gemini", "unusable_schema"})
 
 _Rule = Callable[[Job, BaseException, Schedules], Step]
 

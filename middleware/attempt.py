@@ -13,7 +13,7 @@ from dramatiq.broker import MessageProxy
 
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
-from gateway.messages import Completion, Job, Reply
+from gateway.messages import Completion, Job, Reply, Spent
 from gateway.usage.store import Waiting
 from middleware.errors import Parked
 
@@ -91,6 +91,7 @@ class JobAttempt(Attempt):
     called: bool = False  # a provider has been called with `lease`
     reductions: int = 0  # how often it has asked for fewer tokens than the request wants
     completion: Completion | None = None
+    spent: Spent  # by this attempt and those before it
     reply: Reply | None = None
     waiting: Waiting | None = None  # its copy in a delay queue
     stored: bool = False  # `reply` is in the ledger
@@ -142,7 +143,7 @@ def _made(delivery: MessageProxy) -> Attempt:
     }
     match message.args:
         case (Job() as job,):
-            return JobAttempt(request_id=job.request_id, job=job, **facts)
+            return JobAttempt(request_id=job.request_id, job=job, spent=job.spent or Spent(), **facts)
         case (Reply() as reply,):
             return ReplyAttempt(request_id=reply.request_id, reply=reply, **facts)
     return Attempt(request_id=None, **facts)

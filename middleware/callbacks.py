@@ -107,5 +107,7 @@ def _notice(attempt: JobAttempt, reply: Reply, refused: TooLarge) -> Reply:
     """What the producer gets in place of an envelope that is too large, without what may have made it so."""
     text = f"The answer is larger than RabbitMQ takes (max_message_size): {refused}"
     error = GatewayError(text, code=ErrorCode.CALLBACK_REFUSED)
-    envelope = Failure.of(error, request_id=reply.request_id, processing_time_ms=attempt.job.age_ms)
+    envelope = Failure.of(
+        error, request_id=reply.request_id, processing_time_ms=attempt.job.age_ms, spent=attempt.spent
+    )
     return Reply.of(envelope, queue=reply.queue, work_id=attempt.delivery_id, caller=reply.caller)

@@ -4,9 +4,10 @@ import logging
 import uuid
 from collections.abc import Callable
 
+from gateway import structured
 from gateway.errors import ErrorCode, RequestRejected, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.messages import Job
+from gateway.messages import Job, Request
 from gateway.providers import Provider
 from gateway.secrets import ApiKey
 from middleware.attempt import JobAttempt
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class KeySelection(Hook[JobAttempt]):
-    """The actor runs with a leased key in its attempt, or not at all.
+    """The actor runs with a leased key in its attempt, or not at all; what cannot be asked takes none.
 
     A delivery that was released early brings the lease that it was released for.
     """
@@ -35,6 +36,7 @@ class KeySelection(Hook[JobAttempt]):
         self.suspect = suspect
 
     def around(self, attempt: JobAttempt) -> Around:
+        self._admit(attempt.job.request)
         attempt.lease = attempt.lease or self.acquire(attempt)
         yield
         self.release(attempt)
@@ -85,6 +87,13 @@ class KeySelection(Hook[JobAttempt]):
         for key, reason in guesses.items():
             self.suspect(key, reason)
         return bool(guesses)
+
+    def _admit(self, request: Request) -> None:
+        try:
+            structured.admit(request)
+            self.provider().check(request)
+        except RequestRejected as error:
+            raise Rejected(str(error), reason=error.reason, code=error.code) from None
 
     def _model(self, job: Job) -> str:
         try:

@@ -68,7 +68,7 @@ class RetrySchedule(Verdict[JobAttempt]):
     def _schedule(self, attempt: JobAttempt, wait: Wait, why: BaseException) -> None:
         topology = self.topology()
         queue = topology.key_wait(wait.delay_s) if wait.for_key else topology.upstream_wait(wait.delay_s)
-        job = wait.job.model_copy(update={"hop": wait.job.hop + 1})
+        job = wait.job.model_copy(update={"hop": wait.job.hop + 1, "spent": attempt.spent})
         copy = attempt.message.copy(args=(job,), options={}, message_id=attempt.delivery_id)
         self.outbox.send(copy, queue)
         attempt.outcome = Outcome.SCHEDULED
@@ -117,7 +117,7 @@ def _success(attempt: JobAttempt) -> Reply:
     job = attempt.job
     if attempt.completion is None:
         raise LookupError("the actor has ended without an error and without a completion")
-    envelope = Success.of(job, attempt.completion, processing_time_ms=job.age_ms)
+    envelope = Success.of(job, attempt.completion, processing_time_ms=job.age_ms, spent=attempt.spent)
     return _reply(attempt, envelope)
 
 
@@ -127,7 +127,11 @@ def _failure(attempt: JobAttempt, end: End, cause: BaseException) -> Reply:
     if not end.expected:
         sentry.capture_failure(end.error, request_id=job.request_id, model=job.request.model, cause=cause)
     envelope = Failure.of(
-        end.error, request_id=job.request_id, processing_time_ms=job.age_ms, metadata=job.request.metadata
+        end.error,
+        request_id=job.request_id,
+        processing_time_ms=job.age_ms,
+        metadata=job.request.metadata,
+        spent=attempt.spent,
     )
     return _reply(attempt, envelope)
 

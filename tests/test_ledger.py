@@ -428,11 +428,32 @@ def test_equal_requests_are_the_same_work():
         {"system_instruction": "Be brief"},
         {"metadata": {"user": 1}},
         {"callback_queue": "other"},
+        {"prompt": None, "messages": [{"role": "user", "content": "Hello"}]},
+        {"parameters": Parameters(seed=0)},
+        {"parameters": Parameters(stop="END")},
+        {"user": "u-1"},
+        {"session_id": "s-1"},
     ],
 )
 def test_whatever_decides_the_answer_makes_other_work(fields: dict[str, Any]):
     """S10: never somebody else's answer."""
     assert Work.of(job(**fields)) != Work.of(job())
+
+
+def test_every_field_of_a_request_is_part_of_its_work_or_known_not_to_be():
+    """A field that is added later decides the answer, unless somebody says here that it does not."""
+    apart = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s"}
+    given = {"messages": [{"role": "user", "content": "x"}], "parameters": Parameters(top_k=9), "metadata": {"x": 1}}
+    for name in Request.model_fields.keys() - apart:
+        other = job().request.model_copy(update={name: given.get(name, "x")})
+        assert Work.of(job().model_copy(update={"request": other})) != Work.of(job()), name
+
+
+def test_the_digest_of_a_plain_request_stays_what_it_was():
+    """After an upgrade a redelivery still finds the answer that was paid for before."""
+    given = {"request_id": "r-1", "prompt": "Hello", "callback_queue": "q", "parameters": {"top_k": 40}}
+    digest = Work.of(Job(request=Request(**given), received_at=1.0)).digest
+    assert digest == "3bc1b7037ec4bcd5c03cabd3e8f1e959511da7023e35b95ec50f556d6b931e60"
 
 
 def test_no_answer_is_in_the_text_of_an_entry():

@@ -14,6 +14,7 @@ from gateway.messages import Request
 from gateway.providers.openrouter import OpenRouter
 from gateway.providers.transport import Transport
 from gateway.secrets import ApiKey
+from tests.test_chat import CONVERSATION, PARAMETERS
 
 BASE = "https://openrouter.test/api/v1"
 URL = f"{BASE}/chat/completions"
@@ -104,6 +105,49 @@ def test_a_bare_request_has_the_default_model_and_a_cap(make, http):
 
     messages = [{"role": "user", "content": PROMPT}]
     assert sent(http) == {"model": DEFAULT, "messages": messages, "max_tokens": 8192, "stream": False}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_each_parameter_goes_out_under_its_name(make, http, name):
+    """To the last key and null; only the cap has another name, and models are resolved."""
+    http.post(URL, json=completion())
+    value = {"models": [DEFAULT, "openai/gpt-5-mini"]}.get(name, PARAMETERS[name])
+
+    make().complete(request(parameters={name: PARAMETERS[name]}), KEY, deadline_s=5)
+
+    bare = {"model": DEFAULT, "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 8192, "stream": False}
+    assert sent(http) == {**bare, {"max_output_tokens": "max_tokens"}.get(name, name): value}
+
+
+def test_messages_go_out_as_they_were_given(make, http):
+    """To the last key and null, and so do the names of the user and the session."""
+    http.post(URL, json=completion())
+
+    about = {"user": "u-1", "session_id": "s-1", "system_instruction": SYSTEM}
+    make().complete(request(prompt=None, messages=CONVERSATION, **about), KEY, deadline_s=5)
+
+    assert sent(http) == {
+        "model": DEFAULT,
+        "messages": [{"role": "system", "content": SYSTEM}, *CONVERSATION],
+        "user": "u-1",
+        "session_id": "s-1",
+        "max_tokens": 8192,
+        "stream": False,
+    }
+
+
+def test_a_fallback_that_cannot_be_a_name_is_refused(make):
+    """Before a key is taken."""
+    with pytest.raises(RequestRejected):
+        make().check(request(parameters={"models": ["a/b", "../../key"]}))
+
+
+def test_a_fallback_that_served_is_no_news(make, http, caplog):
+    """It was asked for."""
+    http.post(URL, json=completion(model="openai/gpt-5-mini"))
+    with caplog.at_level(logging.WARNING):
+        make().complete(request(parameters={"models": ["openai/gpt-5-mini"]}), KEY, deadline_s=5)
+    assert caplog.text == ""
 
 
 def test_a_temperature_of_zero_is_sent(make, http):

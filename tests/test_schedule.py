@@ -147,6 +147,13 @@ def test_a_request_at_fault_ends_at_once(code: ErrorCode, expected: bool):
     assert next_step(job(), error, SCHEDULES) == End(error, expected=expected)
 
 
+@pytest.mark.parametrize("reason", ["not_for_gemini", "unusable_schema"])
+def test_what_we_refuse_ourselves_is_the_producers_to_mend(reason: str):
+    """As what the gate refuses: Sentry does not hear of it."""
+    error = RequestRejected("no", reason=reason)
+    assert next_step(job(), error, SCHEDULES) == End(error, expected=True)
+
+
 def test_an_unexpected_exception_is_tried_again_and_its_text_never_leaves():
     """A bug must not lose a request, and its text may quote the prompt."""
     bug = RuntimeError("canary prompt")

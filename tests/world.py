@@ -81,6 +81,9 @@ class Provider:
     def resolve_model(self, model: str | None) -> str:
         return model or "google/gemini-2.5-flash"
 
+    def check(self, request: Request) -> None:
+        """Anything can be asked."""
+
     def complete(self, request: Request, key: Any, *, deadline_s: float) -> Completion:
         self.calls.append(key.reveal())
         self.requests.append(request)

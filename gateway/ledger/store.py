@@ -13,9 +13,17 @@ or until its holder is known to be dead (`gateway/ledger/owner.py`). Then the ne
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.messages import Job
+
+#: What of a request does not decide its answer.
+_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s"}
+
+#: What is in every digest, given or not. What was added later is in it where it is given: so the digest of an older
+#: request is the one that it had.
+_WITHOUT: dict[str, Any] = dict.fromkeys(("prompt", "model", "system_instruction", "metadata"))
+_WITHOUT_PARAMETERS: dict[str, Any] = dict.fromkeys(("temperature", "top_p", "top_k", "max_output_tokens"))
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,8 @@ class Work:
 
     @classmethod
     def of(cls, job: Job) -> "Work":
-        content = job.request.model_dump(
-            mode="json",
-            include={"prompt", "model", "parameters", "system_instruction", "metadata", "callback_queue"},
-        )
+        given = job.request.model_dump(mode="json", exclude=_NO_CONTENT, exclude_none=True)
+        content = _WITHOUT | given | {"parameters": _WITHOUT_PARAMETERS | given["parameters"]}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return cls(job.request_id, hashlib.sha256(text.encode()).hexdigest())
 

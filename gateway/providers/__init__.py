@@ -23,6 +23,9 @@ class Provider(Protocol):
         Raises RequestRejected for what cannot be a model's name. Pure.
         """
 
+    def check(self, request: Request) -> None:
+        """Raises RequestRejected for a request that this provider cannot be asked as it is. Pure."""
+
     def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds. Asks the provider once.
 

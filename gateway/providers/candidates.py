@@ -1,4 +1,4 @@
-"""From the candidates of an answer that was paid for to its text, or to why there is none. Pure.
+"""From the candidates of an answer that was paid for to its text or calls of tools, or to why there are none. Pure.
 
 A provider's module finds the pieces: of a whole answer there is one a candidate, of a stream many.
 """
@@ -6,10 +6,12 @@ A provider's module finds the pieces: of a whole answer there is one a candidate
 from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
+from itertools import chain
 from typing import Any
 
 from gateway.errors import ErrorCode, ProviderError, RequestRejected, UpstreamFailed
 from gateway.providers.endings import Ending
+from gateway.providers.tools import ToolCall, joined
 from gateway.providers.values import items, mapping, string
 
 #: Parts of a content that are no part of the answer.
@@ -21,6 +23,7 @@ class Piece:
     """A piece of the candidate number `index`.
 
     `is_whole` marks all of its text, as against a piece of a stream. `is_odd`: there is content, in no form we know.
+    `calls_tool`: the model calls one, offered or not; `calls` are those of a request that offers tools.
     """
 
     index: int
@@ -29,20 +32,32 @@ class Piece:
     is_whole: bool
     is_refused: bool = False
     is_odd: bool = False
+    calls_tool: bool = False
+    calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def is_answer(self) -> bool:
+        return bool(self.text.strip() or self.calls)
+
+    @property
+    def finish_reason(self) -> Ending | None:
+        """Why the model stopped; Gemini has no word of its own for a call."""
+        return Ending.TOOL_CALLS if self.calls and self.ending is not Ending.LENGTH else self.ending
 
 
 def chosen(pieces: Iterable[Piece]) -> Piece | None:
-    """The first candidate that has a text which no filter has touched, else the first; None where there is none."""
+    """The first candidate that is an answer which no filter has touched, else the first; None where there is none."""
     by_index: dict[int, list[Piece]] = {}
     for piece in pieces:
         by_index.setdefault(piece.index, []).append(piece)
     candidates = [_joined(index, found) for index, found in sorted(by_index.items())]
-    usable = (one for one in candidates if one.text.strip() and one.ending is not Ending.CONTENT_FILTER)
+    usable = (one for one in candidates if one.is_answer and one.ending is not Ending.CONTENT_FILTER)
     return next(usable, candidates[0] if candidates else None)
 
 
 def _joined(index: int, pieces: list[Piece]) -> Piece:
     whole = [piece for piece in pieces if piece.is_whole and piece.text]
+    whole_calls = [piece.calls for piece in pieces if piece.is_whole and piece.calls]
     endings = [piece.ending for piece in pieces if piece.ending is not None]
     return Piece(
         index,
@@ -51,21 +66,22 @@ def _joined(index: int, pieces: list[Piece]) -> Piece:
         is_whole=any(piece.is_whole for piece in pieces),
         is_refused=any(piece.is_refused for piece in pieces),
         is_odd=any(piece.is_odd for piece in pieces),
+        calls_tool=any(piece.calls_tool for piece in pieces),
+        calls=joined(whole_calls[-1] if whole_calls else chain.from_iterable(piece.calls for piece in pieces)),
     )
 
 
 def trouble(candidate: Piece, *, who: str, is_done: bool) -> ProviderError | None:
     """Why `candidate` is no answer; None when it is one. `is_done`: its stream has come to an end."""
-    has_text = bool(candidate.text.strip())
-    if candidate.ending is Ending.CONTENT_FILTER or (candidate.is_refused and not has_text):
+    if candidate.ending is Ending.CONTENT_FILTER or (candidate.is_refused and not candidate.is_answer):
         return blocked(who)
-    if has_text:
+    if candidate.is_answer:
         breaks_off = not (candidate.is_whole or is_done or candidate.ending)
         return unusable(who, "a stream that breaks off", reason="broken_answer") if breaks_off else None
+    if candidate.calls_tool or candidate.ending is Ending.TOOL_CALLS:
+        return unreadable(who, "a call of a tool in place of a text", reason="tool_call")
     if candidate.ending is Ending.LENGTH:
         return exhausted(who)
-    if candidate.ending is Ending.TOOL_CALLS:
-        return unreadable(who, "a call of a tool in place of a text", reason="tool_call")
     if candidate.is_odd:
         return unreadable(who, "content in a form that is not known")
     return unusable(who, "an empty text", reason="empty_answer")

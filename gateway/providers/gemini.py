@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 from gateway.errors import AuthenticationFailed, ProviderError, RequestRejected
-from gateway.messages import Completion, Parameters, Request
+from gateway.messages import Completion, Request
 from gateway.model_names import bare, resolve
 from gateway.providers.discretion import hidden
+from gateway.providers.gemini_requests import gemini_body
 from gateway.providers.gemini_responses import classify_gemini, classify_gemini_key
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.providers.responses import Answer, Hide
@@ -46,12 +47,17 @@ class Gemini:
             raise RequestRejected(f"No Gemini model name: {escape_controls(model, limit=80)}", reason="invalid_model")
         return model
 
+    def check(self, request: Request) -> None:
+        """Raises RequestRejected for what Gemini has no word for."""
+        gemini_body(request)
+
     def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
         model = self.resolve_model(request.model)
         answer = self.transport.send(self._outgoing(request, model, key), deadline_s=deadline_s)
         hide = partial(hidden, request, {*self.keys, key})
-        outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide)
+        offers = request.parameters.tools is not None
+        outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
             raise outcome
         if outcome.model_used != model:
@@ -90,7 +96,7 @@ class Gemini:
         return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/v1beta/models/{model}:generateContent",
             auth=KeyHeader(key, header=_KEY_HEADER),
-            payload=Payload(_body(request)),
+            payload=Payload(gemini_body(request)),
         )
 
 
@@ -103,23 +109,3 @@ def _models(answer: Answer, *, hide: Hide) -> Mapping[str, str | None] | Provide
         return failed
     rows = next(one["models"] for one in answer.content.objects if isinstance(one.get("models"), list))
     return {string(mapping(row).get("name")).removeprefix("models/"): None for row in rows}
-
-
-def _body(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {"contents": [{"role": "user", "parts": [{"text": request.prompt}]}]}
-    if request.system_instruction:
-        body["systemInstruction"] = {"parts": [{"text": request.system_instruction}]}
-    generation = _generation(request.parameters)
-    if generation:
-        body["generationConfig"] = generation
-    return body
-
-
-def _generation(parameters: Parameters) -> dict[str, float | int]:
-    stated = {
-        "temperature": parameters.temperature,
-        "topP": parameters.top_p,
-        "topK": parameters.top_k,
-        "maxOutputTokens": parameters.max_output_tokens,
-    }
-    return {name: value for name, value in stated.items() if value is not None}

@@ -5,6 +5,8 @@ captured in public issues.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import count as numbers
 from typing import Any, Final
 
 from gateway.errors import (
@@ -28,10 +30,11 @@ from gateway.providers.candidates import (
     unreadable,
     unusable,
 )
-from gateway.providers.endings import Ending, ending
+from gateway.providers.endings import ending
 from gateway.providers.evidence import KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG, STATUSES
 from gateway.providers.hints import header_waits, in_words, longest, stated, until_midnight_pacific
 from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, Rule, judge, spoiled, stranger
+from gateway.providers.tools import ToolCall, as_told
 from gateway.providers.values import count, first_name, items, mapping, string
 
 WHO: Final = "Gemini"
@@ -78,16 +81,19 @@ TABLE: Final[tuple[Rule, ...]] = (
 )
 
 
-def classify_gemini(answer: Answer, *, asked: str, now: float, hide: Hide) -> Completion | ProviderError:
+def classify_gemini(
+    answer: Answer, *, asked: str, now: float, hide: Hide, with_tools: bool = False
+) -> Completion | ProviderError:
     """The completion in `answer`, or the error that it means. Returned and never raised; pure.
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
+    With `with_tools` the request offers tools, so that a call of one is an answer.
     """
     content = answer.content.unpacked("candidates")
     error = _error(content)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
-    found = chosen(_pieces(content.objects))
+    found = chosen(_pieces(content.objects, with_tools=with_tools))
     if found is None:
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
@@ -150,26 +156,38 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
     return spoiled(WHO, answer, content, field=b'"candidates"') or stranger(WHO, answer, now=now)
 
 
-def _pieces(objects: list[dict[str, Any]]) -> Iterator[Piece]:
+def _pieces(objects: list[dict[str, Any]], *, with_tools: bool) -> Iterator[Piece]:
+    calls = numbers()  # none of them comes in pieces
     for content in objects:
         for position, candidate in enumerate(items(content.get("candidates"))):
             if isinstance(candidate, dict):
-                yield _piece(candidate, position)
+                yield _piece(candidate, position, calls if with_tools else None)
 
 
-def _piece(candidate: Mapping[str, Any], position: int) -> Piece:
+def _piece(candidate: Mapping[str, Any], position: int, calls: Iterator[int] | None) -> Piece:
     inside = candidate.get("content")
     parts = mapping(inside).get("parts", inside) or candidate.get("text") or candidate.get("output")
-    calls_tool = any("functionCall" in mapping(part) for part in items(parts))
+    called = [mapping(part) for part in items(parts) if "functionCall" in mapping(part)]
     text = text_of(parts)
     number = count(candidate.get("index"))
     return Piece(
         position if number is None else number,
         text,
-        Ending.TOOL_CALLS if calls_tool and not text.strip() else ending(candidate.get("finishReason")),
+        ending(candidate.get("finishReason")),
         is_whole=False,  # a whole answer is a stream of one piece
         is_odd=not text and is_odd([part for part in items(parts) if mapping(part).get("thought") is not True]),
+        calls_tool=bool(called),
+        calls=tuple(_call(part, next(calls)) for part in called) if calls is not None else (),
     )
+
+
+def _call(part: Mapping[str, Any], index: int) -> ToolCall:
+    """With the signature that Gemini wants back, where its OpenAI-like API has it."""
+    called = mapping(part.get("functionCall"))
+    function = {"name": called.get("name"), "arguments": called.get("args") or {}}
+    call = ToolCall.of({"id": called.get("id"), "function": function}, index=index)
+    signature = string(part.get("thoughtSignature"))
+    return replace(call, extra={"extra_content": {"google": {"thought_signature": signature}}}) if signature else call
 
 
 def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str) -> Completion:
@@ -178,7 +196,8 @@ def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str) -> C
         usage=_usage(objects),
         model_used=first_name(objects, "modelVersion") or asked,
         generation_id=first_name(objects, "responseId") or None,
-        finish_reason=found.ending,
+        finish_reason=found.finish_reason,
+        tool_calls=as_told(found.calls),
     )
 
 

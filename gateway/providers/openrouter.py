@@ -47,15 +47,20 @@ class OpenRouter:
             raise RequestRejected(f"No model name: {escape_controls(model, limit=80)}", reason="invalid_model")
         return model
 
+    def check(self, request: Request) -> None:
+        """Raises RequestRejected for a model, or one to fall back to, that cannot be a name."""
+        self._models(request)
+
     def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
-        model = self.resolve_model(request.model)
-        answer = self.transport.send(self._outgoing(request, model, key), deadline_s=deadline_s)
+        model, *fallbacks = self._models(request)
+        answer = self.transport.send(self._outgoing(request, model, fallbacks, key), deadline_s=deadline_s)
         hide = partial(hidden, request, {*self.keys, key})
-        outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide)
+        offers = request.parameters.tools is not None
+        outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
             raise outcome
-        if outcome.model_used != model:
+        if outcome.model_used not in (model, *fallbacks):
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)
         return outcome
 
@@ -88,14 +93,18 @@ class OpenRouter:
         """Close the connections. Idempotent."""
         self.transport.close()
 
-    def _outgoing(self, request: Request, model: str, key: ApiKey) -> HttpRequest:
+    def _models(self, request: Request) -> list[str]:
+        """The model, and those to fall back to."""
+        return [self.resolve_model(name) for name in (request.model, *(request.parameters.models or ()))]
+
+    def _outgoing(self, request: Request, model: str, fallbacks: list[str], key: ApiKey) -> HttpRequest:
         # As bytes: a name in Greek is no header text to http.client.
         site = {"HTTP-Referer": self.site_url.encode(), "X-Title": self.site_name.encode()}
         return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/chat/completions",
             auth=_bearer(key),
             headers={name: value for name, value in site.items() if value},
-            payload=Payload(_body(request, model, self.max_tokens)),
+            payload=Payload(_body(request, model, fallbacks, self.max_tokens)),
         )
 
 
@@ -103,15 +112,17 @@ def _bearer(key: ApiKey) -> KeyHeader:
     return KeyHeader(key, header="Authorization", prefix="Bearer ")
 
 
-def _body(request: Request, model: str, max_tokens: int) -> dict[str, Any]:
-    parameters = request.parameters
-    system = [{"role": "system", "content": request.system_instruction}] if request.system_instruction else []
-    sampling = {"temperature": parameters.temperature, "top_p": parameters.top_p, "top_k": parameters.top_k}
+def _body(request: Request, model: str, fallbacks: list[str], max_tokens: int) -> dict[str, Any]:
+    """Everything that was given, under OpenRouter's names, which are ours but for the cap."""
+    given = request.parameters.given
+    cap = given.pop("max_output_tokens", max_tokens)
+    about = {"models": fallbacks or None, "user": request.user, "session_id": request.session_id}
     return {
         "model": model,
-        "messages": [*system, {"role": "user", "content": request.prompt}],
-        **{name: value for name, value in sampling.items() if value is not None},
+        "messages": request.conversation,
+        **given,
+        **{name: value for name, value in about.items() if value is not None},
         # Always: without a cap the account's budget in flight is charged with the model's maximum.
-        "max_tokens": parameters.max_output_tokens or max_tokens,
+        "max_tokens": cap,
         "stream": False,
     }

@@ -24,11 +24,12 @@ from gateway.providers.candidates import (
     unreadable,
     unusable,
 )
-from gateway.providers.endings import Ending, ending
+from gateway.providers.endings import ending
 from gateway.providers.evidence import STATUSES
 from gateway.providers.hints import header_waits, in_words, longest, stated
 from gateway.providers.openrouter_rules import TABLE
 from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, judge, spoiled, stranger
+from gateway.providers.tools import ToolCall, as_told
 from gateway.providers.values import amount, count, first_name, items, mapping, name, string
 
 WHO: Final = "OpenRouter"
@@ -38,16 +39,19 @@ _UNKNOWN: Final = HTTPStatus.BAD_GATEWAY
 _AFFORDABLE: Final = re.compile(r"can only afford ([\d,]{1,12})")
 
 
-def classify_openrouter(answer: Answer, *, asked: str, now: float, hide: Hide) -> Completion | ProviderError:
+def classify_openrouter(
+    answer: Answer, *, asked: str, now: float, hide: Hide, with_tools: bool = False
+) -> Completion | ProviderError:
     """The completion in `answer`, or the error that it means. Returned and never raised; pure.
 
     `asked` is the model that was asked for, `now` epoch seconds, `hide` takes secrets and the prompt out of a text.
+    With `with_tools` the request offers tools, so that a call of one is an answer.
     """
     content = answer.content.unpacked("choices")
     error = _error(answer, content.objects)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
-    found = chosen(_pieces(content.objects))
+    found = chosen(_pieces(content.objects, with_tools=with_tools))
     if found is None:
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
@@ -143,27 +147,39 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
     return spoiled(WHO, answer, content, field=b'"choices"') or stranger(WHO, answer, now=now)
 
 
-def _pieces(objects: list[dict[str, Any]]) -> Iterator[Piece]:
+def _pieces(objects: list[dict[str, Any]], *, with_tools: bool) -> Iterator[Piece]:
     for content in objects:
         for position, choice in enumerate(items(content.get("choices"))):
             if isinstance(choice, dict):
-                yield _piece(choice, position)
+                yield _piece(choice, position, with_tools=with_tools)
 
 
-def _piece(choice: Mapping[str, Any], position: int) -> Piece:
+def _piece(choice: Mapping[str, Any], position: int, *, with_tools: bool) -> Piece:
     said = choice.get("message") or choice.get("delta") or choice.get("text")
     message = mapping(said)
     content = message.get("content") or choice.get("text") if message else said
-    calls_tool = bool(message.get("tool_calls") or message.get("function_call"))
-    ends = ending(choice.get("finish_reason"), choice.get("native_finish_reason"))
+    is_whole = "message" in choice
     number = count(choice.get("index"))
     return Piece(
         position if number is None else number,
         text_of(content),
-        Ending.TOOL_CALLS if calls_tool and not string(content).strip() else ends,
-        is_whole="message" in choice,
+        ending(choice.get("finish_reason"), choice.get("native_finish_reason")),
+        is_whole,
         is_refused=bool(message.get("refusal")) or is_refusal(content),
         is_odd=is_odd(content),
+        calls_tool=bool(message.get("tool_calls") or message.get("function_call")),
+        calls=_calls(message, is_whole=is_whole) if with_tools else (),
+    )
+
+
+def _calls(message: Mapping[str, Any], *, is_whole: bool) -> tuple[ToolCall, ...]:
+    """Those of a message, or pieces of them in a stream; `function_call` is the older form, of one call."""
+    older = mapping(message.get("function_call"))
+    given = [mapping(call) for call in items(message.get("tool_calls"))] or ([{"function": older}] if older else [])
+    numbers = [None if is_whole else count(call.get("index")) for call in given]
+    return tuple(
+        ToolCall.of(call, index=position if number is None else number)
+        for position, (call, number) in enumerate(zip(given, numbers, strict=True))
     )
 
 
@@ -173,7 +189,8 @@ def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str, gene
         usage=_usage(objects),
         model_used=first_name(objects, "model") or asked,
         generation_id=name(generation_id) or first_name(objects, "id") or None,
-        finish_reason=found.ending,
+        finish_reason=found.finish_reason,
+        tool_calls=as_told(found.calls),
     )
 
 

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
     `gemini.callbacks` until its queue is there, and lies in `gemini.generate.dead` after about a day. `RESPONSE_QUEUE`
     is always made, the queue of a client that waits (`reply_to`) never."""
 
+    parameters_unknown: Annotated[Literal["refuse", "ignore"], LowerCase] = "refuse"
+    """What becomes of a request with an unknown name in `parameters`. `refuse`: it is answered with an error that says
+    what may have been meant; an answer without what was asked for would be paid for all the same. `ignore` leaves the
+    name out, for old producers."""
+
     worker_prefetch_count: int = Field(default=100, ge=1, le=65535)
     """Only for `python -m bridge`: requests that it has fetched and not yet relayed, enough to keep its publisher busy.
     A worker holds as many requests as it has threads."""

@@ -38,6 +38,9 @@ FIELDS = (
     "prompt",
     "model",
     "parameters",
+    "messages",
+    "user",
+    "session_id",
     "system_instruction",
     "metadata",
     "callback_queue",
@@ -80,7 +83,7 @@ def one_odd_field(rng: Random) -> bytes:
 
 
 def odd_parameters(rng: Random) -> bytes:
-    names = ("temperature", "top_p", "top_k", "max_output_tokens")
+    names = ("temperature", "top_p", "top_k", "max_output_tokens", "stop", "seed", "response_format", "tools", "models")
     return json.dumps(good(rng) | {"parameters": {rng.choice(names): rng.choice(ODD)}}).encode()
 
 

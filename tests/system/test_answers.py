@@ -58,7 +58,13 @@ def test_the_example_request_gets_the_documented_answer(running_stack: Running):
         "finish_reason",
         "timestamp",
         "metadata",
+        "attempts",
+        "waited_ms",
+        "call_ms",
+        "generation_id",
     }
+    assert answer["attempts"] == 1
+    assert answer["waited_ms"] == max(0, answer["processing_time_ms"] - answer["call_ms"])
     assert answer["request_id"] == EXAMPLE["request_id"]
     assert answer["status"] == "success"
     assert answer["metadata"] == EXAMPLE["metadata"]
@@ -141,8 +147,12 @@ def test_every_failure_of_the_provider_ends_in_one_error_envelope(running_stack:
             "processing_time_ms",
             "timestamp",
             "metadata",
+            "attempts",
+            "waited_ms",
+            "call_ms",
         }
         assert (name, envelope["status"], envelope["error_code"]) == (name, "error", code)
+        assert (name, envelope["attempts"]) == (name, calls)
         assert (name, len(calls_about(fake, f"Fail: {name}"))) == (name, calls)
     assert stack.depth("gemini.responses") == 0
 

@@ -9,7 +9,7 @@ import json
 import signal
 import sqlite3
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,10 @@ class Scenario:
     behaviour: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     status: str | None = "error"
+    shape: Callable[[str, str], dict[str, Any]] = lambda prompt, instruction: {
+        "prompt": prompt,
+        "system_instruction": instruction,
+    }
     prompt: Canary = field(init=False)
     instruction: Canary = field(init=False)
     said: Canary = field(init=False)
@@ -57,7 +61,7 @@ class Scenario:
 
     @property
     def request(self) -> dict[str, Any]:
-        texts = {"prompt": self.prompt.value, "system_instruction": self.instruction.value}
+        texts = self.shape(self.prompt.value, self.instruction.value)
         return {"request_id": self.request_id, "model": f"vendor/{self.name}", **texts, **self.fields}
 
     @property
@@ -88,6 +92,52 @@ def error(status: int, **metadata: object) -> dict[str, Any]:
     }
 
 
+def parts(prompt: str, instruction: str) -> dict[str, Any]:
+    image = {"type": "image_url", "image_url": {"url": f"https://example.org/{quote(instruction)}"}}
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": prompt}, image]}]}
+
+
+def arguments(prompt: str, instruction: str) -> dict[str, Any]:
+    call = {"id": "c-1", "type": "function", "function": {"name": "f", "arguments": json.dumps({"a": instruction})}}
+    result = {"role": "tool", "tool_call_id": "c-1", "content": instruction}
+    user = {"role": "user", "content": prompt}
+    return {"messages": [user, {"role": "assistant", "tool_calls": [call]}, result]}
+
+
+def tools(prompt: str, instruction: str) -> dict[str, Any]:
+    function = {"name": "f", "description": instruction, "parameters": {"properties": {instruction: {}}}}
+    return {"prompt": prompt, "parameters": {"tools": [{"type": "function", "function": function}]}}
+
+
+def answers_in(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"parameters": {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}}}
+
+
+def schema(prompt: str, instruction: str) -> dict[str, Any]:
+    return {"prompt": prompt, **answers_in({"properties": {instruction: {"enum": [instruction]}}})}
+
+
+def more_than_a_prompt() -> list[Scenario]:
+    """Words in every place that has some, to be refused by us, refused by the provider, or answered."""
+    calls = [{"id": "c-1", "type": "function", "function": {"name": "f", "arguments": "CONTENT"}}]
+    called = {"message": {"role": "assistant", "content": None, "tool_calls": calls}, "finish_reason": "tool_calls"}
+    return [
+        Scenario("parts", error(400), shape=parts),
+        Scenario("arguments", error(400), shape=arguments),
+        Scenario("tools", error(400), shape=tools),
+        Scenario("schema", error(400), shape=schema),
+        Scenario("tool-calls", {"body": {**completion(""), "choices": [called]}}, shape=arguments, status="success"),
+        Scenario("off-schema", shape=schema),
+        Scenario("wrong-message", shape=lambda prompt, said: {"messages": [{"role": prompt, "content": said}]}),
+        Scenario(
+            "wrong-part", shape=lambda prompt, said: {"messages": [{"role": "user", "content": [{prompt: said}]}]}
+        ),
+        Scenario("no-parameter", shape=lambda prompt, said: {"prompt": prompt, "parameters": {said: prompt}}),
+        Scenario("wrong-schema", shape=lambda prompt, said: {"prompt": prompt, **answers_in({"$ref": said})}),
+        Scenario("no-type", shape=lambda prompt, said: {"prompt": prompt, **answers_in({"items": {"type": said}})}),
+    ]
+
+
 def at_once() -> list[Scenario]:
     """What leaves the keys as they are."""
     cut_answer = {
@@ -113,6 +163,7 @@ def at_once() -> list[Scenario]:
         Scenario("refused-callback", fields={"callback_queue": "gemini.generate"}, status=None),
         Scenario("full-callback", fields={"callback_queue": "full"}, status=None),
         Scenario("waiting", error(429, provider_name="vendor"), status=None),
+        *more_than_a_prompt(),
     ]
 
 
