@@ -2,13 +2,14 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from gateway.errors import RateLimited, RequestRejected, UpstreamFailed
+from gateway.errors import CallTooLarge, RateLimited, RequestRejected, UpstreamFailed
 from gateway.messages import Completion, Request, Usage
 from tests.world import World, completion, job, world
 
@@ -152,6 +153,25 @@ def test_the_final_envelope_says_that_no_answer_held(here: World, caplog: pytest
     assert (told["error_code"], told["attempts"]) == ("upstream", 3)
     assert told["error"] == "The model's answer does not hold the JSON schema of response_format (at 'required')"
     assert "canary" not in caplog.text
+
+
+def test_an_answer_that_was_cut_is_final(here: World):
+    """One call; nobody at the worker can mend it."""
+    here.provider.script = [replace(completion('{"na'), finish_reason="length")]
+    assert here.deliver(here.message(asking())) == ("ack",)
+    told = envelope(here)
+    assert (told["error_code"], told["attempts"]) == ("output_exhausted", 1)
+
+
+def test_a_call_that_is_too_dear_is_asked_for_less_and_for_all_else(here: World):
+    """Both calls count; the answer has to hold the schema as before."""
+    dear = CallTooLarge("HTTP 402: fewer max_tokens", reason="call_too_large", status=402)
+    dear.affordable_tokens = 3919
+    here.provider.script = [dear, completion('{"name": "Rhine"}')]
+    here.deliver(here.message(asking()))
+    first, second = (request.parameters.given for request in here.provider.requests)
+    assert second == {**first, "max_output_tokens": 3919}
+    assert envelope(here)["attempts"] == 2
 
 
 def test_a_schema_that_cannot_be_used_takes_no_key(here: World):

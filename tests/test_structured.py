@@ -10,6 +10,7 @@ import pytest
 from gateway import structured
 from gateway.errors import ErrorCode, RequestRejected, UpstreamFailed
 from gateway.messages import Completion, Request, Usage
+from gateway.providers.endings import Ending
 from gateway.structured import answers
 from gateway.structured import schema as schemas
 from gateway.structured.schema import Schema, TooCostly
@@ -89,6 +90,20 @@ def test_an_answer_that_is_no_json_is_the_providers_fault(text: str, kind: str):
     with pytest.raises(UpstreamFailed, match="is no JSON, which response_format asks for") as caught:
         hold(text, type=kind, json_schema={"schema": {}})
     assert "canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ['{"name": "canary', '{"name": "canary"}', ""])
+def test_an_answer_that_was_cut_is_not_asked_for_again(text: str):
+    """The next one would be cut there, too, and be paid for."""
+    with pytest.raises(RequestRejected, match="cut at max_output_tokens") as caught:
+        structured.hold(request(RIVER), answer(text, finish_reason=Ending.LENGTH))
+    assert caught.value.code is ErrorCode.OUTPUT_EXHAUSTED
+    assert "canary" not in str(caught.value)
+
+
+def test_an_answer_that_was_cut_and_holds_is_one():
+    """Of what the cap has cut off there was nothing but white space."""
+    structured.hold(request(RIVER), answer(json.dumps(RHINE), finish_reason=Ending.LENGTH))
 
 
 def test_a_json_object_was_asked_for():

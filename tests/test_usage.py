@@ -12,7 +12,7 @@ from actors import publish_error
 from actors.broker import broker, process, usage
 from dev.waiting import wait_until
 from gateway.errors import ErrorCode, Nacked, RateLimited, RequestRejected, StoreUnavailable, UpstreamFailed
-from gateway.messages import Completion, Failure, Reply, Usage
+from gateway.messages import Completion, Failure, Reply, Request, Usage
 from gateway.secrets import ApiKey
 from gateway.usage.meter import COUNTS_AT_ONCE, MOST_ENDS, MOST_WAITS, Meter
 from gateway.usage.reporter import Reporter
@@ -73,6 +73,17 @@ def test_an_answer_counts_for_its_key_its_model_and_its_outcome(here: World):
         (OUTCOME, "answered", REQUESTS): 1,
     }
     assert usage.meter.in_flight == 0
+
+
+def test_an_answer_that_is_not_used_counts_with_what_it_has_cost(here: World):
+    """It does not hold its format, and is paid for."""
+    wanted = Request(
+        request_id="r-1", prompt="Hi", callback_queue="q", parameters={"response_format": {"type": "json_object"}}
+    )
+    run(here, PAID, request=wanted)
+    facts = counted()
+    assert (facts[KEY, ONE, CALLS], facts[KEY, ONE, COST_NANO]) == (1, 12_500)
+    assert (KEY, ONE, FAILED) not in facts
 
 
 def test_every_latency_has_a_bucket(here: World):

@@ -46,7 +46,14 @@ FIELDS = (
     "callback_queue",
     "timestamp",
     "retry_count",
+    "expires_at",
+    "expires_in_s",
     "unknown",
+)
+
+PARAMETERS = (
+    *("temperature", "top_p", "top_k", "max_output_tokens", "stop", "seed", "response_format", "reasoning", "tools"),
+    *("tool_choice", "models", "provider"),
 )
 
 CALLBACKS = (
@@ -83,8 +90,7 @@ def one_odd_field(rng: Random) -> bytes:
 
 
 def odd_parameters(rng: Random) -> bytes:
-    names = ("temperature", "top_p", "top_k", "max_output_tokens", "stop", "seed", "response_format", "tools", "models")
-    return json.dumps(good(rng) | {"parameters": {rng.choice(names): rng.choice(ODD)}}).encode()
+    return json.dumps(good(rng) | {"parameters": {rng.choice(PARAMETERS): rng.choice(ODD)}}).encode()
 
 
 def odd_everything(rng: Random) -> bytes:
