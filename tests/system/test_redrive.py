@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 def redrive(stack: Stack) -> str:
     """What an operator types; what it says."""
-    command = [sys.executable, "-m", "console.dead", "redrive", "--all", "--yes"]
+    command = [sys.executable, "-m", "console", "failed", "redrive", "--all", "--yes"]
     done = subprocess.run(command, cwd=ROOT, env=stack.environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -17,6 +17,9 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 THREADS = 8
 
+#: How many calls are cut off at a time.
+RUNNING = 32
+
 #: How long service may stand still after any single crash, in seconds.
 LONGEST_GAP_S = 15.0
 
@@ -51,19 +54,19 @@ def test_a_worker_that_is_killed_with_every_thread_in_a_call_holds_up_nobody(
 
 def test_a_connection_that_is_cut_in_mid_call_costs_no_call_and_no_copy(make_stack: MakeStack, rabbitmq_server: Server):
     """F4, F70: RabbitMQ delivers all again at once, to the process that still runs them."""
-    stack, fake = make_stack(WORKER_THREADS=2 * THREADS)
+    stack, fake = make_stack(WORKER_THREADS=2 * RUNNING)
     fake.script([{"gate": "held"}])
     stack.start_worker()
-    ids = [f"r-{number}" for number in range(THREADS)]
+    ids = [f"r-{number}" for number in range(RUNNING)]
     stack.publish(*({"request_id": one, "prompt": f"Question {one}"} for one in ids))
-    fake.wait_for_calls(THREADS)
+    fake.wait_for_calls(RUNNING)
     rabbitmq_server.close_connections(stack.url)
     stack.publish({"request_id": "another", "prompt": "Hello"})
-    fake.wait_for_calls(THREADS + 1)  # so all that came again before it have been looked at
+    fake.wait_for_calls(RUNNING + 1)  # so all that came again before it have been looked at
     fake.open_gate("held")
-    answers = stack.answers(THREADS + 1)
+    answers = stack.answers(RUNNING + 1)
     assert sorted(answer["request_id"] for answer in answers) == sorted([*ids, "another"])
-    assert fake.stats()["total"] == THREADS + 1
+    assert fake.stats()["total"] == RUNNING + 1
     stack.wait_for_depth("gemini.generate", 0)
     assert stack.depth("gemini.responses") == 0
 

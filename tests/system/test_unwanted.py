@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+from datetime import UTC, datetime
 
 import pytest
 
@@ -46,7 +47,7 @@ def rest_every_key(stack: Stack, fake: FakeClient) -> None:
 
 def clear_the_key(stack: Stack) -> None:
     """As an operator does: whoever waits for a key has it now."""
-    assert stack.start("keys", "exec python -m console.keys --offline --clear 1111").wait(60) == 0
+    assert stack.start("keys", "exec python -m console keys --offline --clear 1111").wait(60) == 0
 
 
 @pytest.fixture(params=["sqlite", "redis"])
@@ -111,8 +112,8 @@ def test_a_deadline_outlives_the_worker_that_has_read_it(make_stack: MakeStack):
     stack, fake = make_stack(QUEUE_RETRY_DELAYS="1,3600")
     worker = stack.start_worker()
     rest_every_key(stack, fake)
-    ask(stack, "late", expires_in_s=10)
     expired_at = time.time() + 10
+    ask(stack, "late", expires_at=datetime.fromtimestamp(expired_at, UTC).isoformat())
     worker.wait_for_output("[late] Waiting up to")
     worker.signal_group(signal.SIGKILL)
     worker.wait()
