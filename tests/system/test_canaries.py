@@ -126,7 +126,7 @@ def more_than_a_prompt() -> list[Scenario]:
         Scenario("arguments", error(400), shape=arguments),
         Scenario("tools", error(400), shape=tools),
         Scenario("schema", error(400), shape=schema),
-        Scenario("tool-calls", {"body": {**completion(""), "choices": [called]}}, shape=arguments, status="success"),
+        Scenario("tool-calls", {"body": {**completion(""), "choices": [called]}}, shape=tools, status="success"),
         Scenario("off-schema", shape=schema),
         Scenario("wrong-message", shape=lambda prompt, said: {"messages": [{"role": prompt, "content": said}]}),
         Scenario(
