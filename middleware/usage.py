@@ -27,6 +27,9 @@ from middleware.hook import Around, Hook
 #: How long the last report may take, in seconds.
 LAST_REPORT_S = 3.0
 
+#: How long the first report waits for RabbitMQ, in seconds: a process that connects has no trouble yet.
+STARTS_WITHIN_S = 5.0
+
 #: The outcome of a request that was refused as it came in: its envelope is published like one that was held.
 REJECTED = "rejected"
 
@@ -70,6 +73,7 @@ class Usage(Hook[Attempt]):
         self.publisher = publisher
         self.meter = Meter()
         self._reporter: Reporter | None = None
+        self._has_started = False
 
     def around(self, attempt: Attempt) -> Around:
         self.meter.begun()
@@ -108,6 +112,9 @@ class Usage(Hook[Attempt]):
             self._reporter.stop(LAST_REPORT_S)
 
     def _now(self, itself: store.Process) -> store.Process:
+        if not self._has_started:
+            self.publisher().wait_ready(STARTS_WITHIN_S)
+            self._has_started = True
         unsettled = self.life.progress.unsettled
         return replace(itself, in_flight=self.meter.in_flight, unsettled=unsettled, not_ready=self._not_ready())
 

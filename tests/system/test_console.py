@@ -235,7 +235,7 @@ def test_the_doctor_finds_nothing_where_nothing_is_wrong(well: tuple[Stack, Fake
     """No failure; what a person reads has a line for each area."""
     stack, _ = well
     ran = gemini(stack, "doctor")
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err) == (0, ""), ran.out
     assert "0 failures" in ran.out
     for area in (
         "settings",
