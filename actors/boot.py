@@ -60,6 +60,7 @@ class Boot(Middleware):
         gc.freeze()
         if _is_first() and self.resources.survey.is_open:
             self.resources.survey().start()
+        logger.info("OpenRouter Worker setup complete (%d threads)", worker.worker_threads)
 
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self.resources.close(timeout_s=5.0)

@@ -11,6 +11,7 @@ from gateway.errors import AuthenticationFailed, CallTooLarge, ErrorCode, Provid
 from gateway.messages import Completion, Job, Request
 from gateway.rabbitmq.topology import WORK
 from gateway.reporting import sentry
+from gateway.reporting.logs import facts
 from middleware.attempt import JobAttempt, current_attempt
 
 logger = logging.getLogger(__name__)
@@ -53,14 +54,32 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
             completion = call.completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
     finally:
         attempt.spent = attempt.spent.and_call(round((time.monotonic() - begun) * 1000))
-    logger.info(
-        "Answered by %s with key %s after %d ms (%d tokens, finish_reason=%s)",
-        completion.model_used,
-        attempt.lease.key,
-        attempt.elapsed_ms,
-        completion.usage.total_tokens,
-        completion.finish_reason,
-    )
+    _log(attempt, completion, str(attempt.lease.key), time.monotonic() - begun)
     # After the call is counted: it is paid for, whatever is found.
     structured.hold(request, completion)
     return completion
+
+
+def _log(attempt: JobAttempt, completion: Completion, key: str, call_s: float) -> None:
+    usage = completion.usage
+    logger.info(
+        "Content generated (tokens: %d, time: %.2fms) by %s with key %s (finish_reason=%s)",
+        usage.total_tokens,
+        call_s * 1000,
+        completion.model_used,
+        key,
+        completion.finish_reason,
+        extra=facts(
+            "content_generated",
+            key=key,
+            model=completion.model_used,
+            tokens_in=usage.prompt_tokens,
+            tokens_out=usage.completion_tokens,
+            cost_usd=usage.cost,
+            attempt=attempt.spent.calls,
+            retry_count=attempt.job.retry_count,
+            call_ms=attempt.spent.call_ms,
+            generation_id=completion.generation_id,
+            finish_reason=completion.finish_reason,
+        ),
+    )

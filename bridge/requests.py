@@ -5,6 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from dramatiq import Message
 
@@ -18,7 +19,7 @@ from gateway.messages import Caller, Cancel, Failure, Job, Reply, Request, encod
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.request_reply import is_of_a_client, queue_of
 from gateway.rabbitmq.topology import CANCELS, DEAD_REQUESTS, Topology
-from gateway.reporting.logs import request_id_var
+from gateway.reporting.logs import facts, request_id_var
 from gateway.reporting.redaction import escape_controls
 from gateway.settings import Settings
 from middleware.outbox import message_properties
@@ -61,7 +62,9 @@ class RequestDoor(Door):
         if isinstance(admitted, Cancel):
             self.move(delivery, CANCELS, encode(admitted), message_properties(str(uuid.uuid4())))
             return None
-        _log(logging.INFO, admitted.request_id, "Received request (retry_count=%d)", admitted.retry_count)
+        count = admitted.retry_count
+        fields = facts("received", retry_count=count)
+        _log(logging.INFO, admitted.request_id, "Received request (retry_count=%d)", count, fields)
         return self._accept(delivery, admitted)
 
     def _admitted(self, delivery: Delivery) -> Request | Cancel:
@@ -97,7 +100,8 @@ class RequestDoor(Door):
 
     def _reject(self, delivery: Delivery, error: InvalidMessage) -> None:
         """Answer the sender where one can be answered, else keep the message for an operator."""
-        _log(logging.WARNING, error.request_id, "Rejected: %s", escape_controls(str(error), 500))
+        fields = facts("rejected", error_code=error.code)
+        _log(logging.WARNING, error.request_id, "Rejected: %s", escape_controls(str(error), 500), fields)
         if error.callback_queue is None:
             self.to_dead_queue(delivery, reason=str(error), code=error.code, request_id=error.request_id)
             return
@@ -121,9 +125,9 @@ class RequestDoor(Door):
         self.move(delivery, message.queue_name, body, message_properties(message.message_id))
 
 
-def _log(level: int, request_id: str | None, text: str, fact: object) -> None:
+def _log(level: int, request_id: str | None, text: str, fact: object, fields: dict[str, Any] | None = None) -> None:
     request_id_var.set(request_id)
-    logger.log(level, text, fact)
+    logger.log(level, text, fact, extra=fields)
     request_id_var.set(None)
 
 

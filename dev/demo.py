@@ -121,7 +121,7 @@ def send(stack: Stack, worker: Process, request: dict[str, Any], *, show_request
             print(f"   worker  | {text}")
         if ended:
             raise Failed(f"the worker has ended. The last lines of the log:\n\n{worker.last_words()}", code=1)
-        return any(text.startswith("Settled: answered") for text in texts)
+        return any(text.startswith("Published response") for text in texts)
 
     wait_until(answered, timeout_s=ANSWER_TIMEOUT_S, pause_s=0.05, what="the answer")
     (answer,) = stack.answers(1, queue=request["callback_queue"])

@@ -2,8 +2,8 @@
 
 import logging
 
-from gateway.reporting.logs import request_id_var
-from middleware.attempt import Attempt
+from gateway.reporting.logs import facts, request_id_var
+from middleware.attempt import Attempt, Outcome
 from middleware.hook import Around, Hook
 
 logger = logging.getLogger(__name__)
@@ -20,5 +20,14 @@ class LogContext(Hook[Attempt]):
         elif attempt.outcome is None:
             logger.warning("Not settled: the delivery goes back to its queue")
         else:
-            logger.info("Settled: %s after %d ms", attempt.outcome, attempt.elapsed_ms)
+            _log_outcome(attempt)
         request_id_var.set(None)
+
+
+def _log_outcome(attempt: Attempt) -> None:
+    fields = facts("settled", outcome=attempt.outcome, elapsed_ms=attempt.elapsed_ms)
+    if attempt.outcome is Outcome.ANSWERED:
+        name = attempt.request_id or "without an id"
+        logger.info("Published response for request %s after %d ms", name, attempt.elapsed_ms, extra=fields)
+    else:
+        logger.info("Settled: %s after %d ms", attempt.outcome, attempt.elapsed_ms, extra=fields)

@@ -10,6 +10,7 @@ from gateway.errors import ErrorCode, GatewayError, TooLarge
 from gateway.messages import Envelope, Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
+from gateway.reporting.logs import facts
 from gateway.reporting.redaction import escape_controls
 from gateway.schedule import End, Schedules, Stay, Wait, next_step
 from gateway.usage.store import Waiting
@@ -76,11 +77,19 @@ class RetrySchedule(Verdict[JobAttempt]):
         if wait.for_key:
             self.requests_wait.set()
         logger.info(
-            "Waiting up to %g s (retry_count=%d, upstream_retries=%d): %s",
+            "Waiting up to %g s (retry_count=%d, upstream_retries=%d): %s%s",
             wait.delay_s,
             wait.job.retry_count,
             wait.job.upstream_retries,
+            "Rate limit hit, will retry with backoff: " if wait.for_key else "",
             why if isinstance(why, GatewayError) else type(why).__name__,
+            extra=facts(
+                "waiting",
+                wait_s=wait.delay_s,
+                retry_count=wait.job.retry_count,
+                attempt=attempt.spent.calls,
+                error_code=attempt.waiting.code,
+            ),
         )
 
 
@@ -123,7 +132,7 @@ def _success(attempt: JobAttempt) -> Reply:
 
 def _failure(attempt: JobAttempt, end: End, cause: BaseException) -> Reply:
     job = attempt.job
-    logger.error("Failed: %s", end.error)
+    logger.error("Failed: %s", end.error, extra=facts("failed", error_code=end.error.code, attempt=attempt.spent.calls))
     if not end.expected:
         sentry.capture_failure(end.error, request_id=job.request_id, model=job.request.model, cause=cause)
     envelope = Failure.of(

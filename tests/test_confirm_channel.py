@@ -46,6 +46,7 @@ def channel() -> ConfirmChannel:
     parameters = amqp.parameters("amqp://guest:guest@127.0.0.1:1/", name="test")
     found = ConfirmChannel(parameters, Owner(), stopping=threading.Event())
     found._connection = Connection()
+    found._loop = SimpleNamespace(call_later=lambda _seconds, _call: None)
     return found
 
 

@@ -100,6 +100,23 @@ def test_what_was_stored_after_an_alarm_is_stored():
     again.confirmed.result(0)
 
 
+def test_what_was_confirmed_in_time_is_no_other_message():
+    """The same answer for who asks again: it is sent, though the alarm has seen the first one."""
+    first = message()
+    in_flight = sent(first)
+    in_flight.note_alarm()
+    for one in in_flight.settle(1, multiple=False):
+        one.succeed()
+    assert not in_flight.take_over(message())
+
+
+def test_an_alarm_is_forgotten():
+    in_flight, _first = given_up_in_an_alarm()
+    in_flight.settle(1, multiple=False)[0].succeed()
+    in_flight.forget_alarm()
+    assert not in_flight.take_over(message())
+
+
 def test_what_was_refused_after_an_alarm_is_sent_again():
     in_flight, _first = given_up_in_an_alarm()
     in_flight.settle(1, multiple=False)

@@ -126,6 +126,15 @@ def test_times_are_utc(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     assert facts["time"] == "2025-01-01T00:00:01.250Z"
 
 
+def test_json_has_what_a_line_says_as_fields(configured, working_on):
+    """Masked like all that is logged; what has no value is left out."""
+    log = configured(log_format="json")
+    logging.getLogger("a").info("Waiting", extra=logs.facts("waiting", wait_s=60.0, cost_usd=None, model=f"m-{KEY}"))
+    assert (log.facts["event"], log.facts["wait_s"]) == ("waiting", 60.0)
+    assert "cost_usd" not in log.facts
+    assert KEY not in log.line
+
+
 def test_json_has_the_same_facts(configured, working_on):
     """One object a line; what has no value is left out."""
     log = configured(log_format="json")

@@ -13,7 +13,7 @@ import pytest
 from dev.waiting import wait_until
 from gateway.errors import Unroutable
 from gateway.rabbitmq.in_flight import Outgoing
-from gateway.rabbitmq.presence import Presence
+from gateway.rabbitmq.presence import MOST_UNANSWERED, Presence
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.request_reply import is_direct, is_of_a_client, queue_of
 
@@ -144,9 +144,11 @@ class Asked:
     def __init__(self, *addresses: str) -> None:
         self.found: list[tuple[str, bool]] = []
         self.lost: list[str] = []
+        self.deadlines: list[Callable[[], None]] = []
         self.presence = Presence(
             lambda outgoing, there: self.found.append((outgoing.queue, there)),
             lambda lost: self.lost.extend(one.queue for one in lost),
+            lambda _seconds, call: self.deadlines.append(call),
         )
         self.connection = Connection()
         for address in addresses:
@@ -167,6 +169,35 @@ def test_one_question_is_asked_after_the_other():
     assert asked.found == [("a", True), ("b", False), ("c", True)]
     assert len(asked.connection.channels) == 2
     assert asked.presence.messages() == []
+
+
+def test_an_address_that_does_not_answer_is_nobody_and_holds_up_no_other():
+    """A client's channel that hangs lets RabbitMQ wait for ever; what it says later is not about the next one."""
+    asked = Asked("a", "b")
+    late = asked.channel.questions[-1][1]
+    asked.deadlines[-1]()
+    assert asked.found == [("a", False)]
+    late(None)
+    assert asked.found == [("a", False)]
+    asked.channel.questions[-1][1](None)
+    for deadline in asked.deadlines:
+        deadline()
+    assert asked.found == [("a", False), ("b", True)]
+
+
+def test_after_many_addresses_that_do_not_answer_nobody_is_asked():
+    """Each keeps a channel, and a connection has not so many."""
+    asked = Asked(*(f"a-{number}" for number in range(MOST_UNANSWERED + 2)))
+    for _ in range(MOST_UNANSWERED):
+        asked.deadlines[-1]()
+    assert sorted(there for _queue, there in asked.found) == [False] * MOST_UNANSWERED + [True] * 2
+
+
+def test_one_whose_caller_has_given_up_is_not_asked_about():
+    asked = Asked("a", "b", "c")
+    asked.presence.messages()[1].confirmed.cancel()
+    asked.channel.questions[-1][1](None)
+    assert [queue for queue, _ in asked.channel.questions] == ["a", "c"]
 
 
 def test_a_broker_that_does_not_let_us_ask_gets_the_message():

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Any, Protocol
 
@@ -19,6 +20,9 @@ from gateway.reporting.redaction import redact
 
 #: How long a close waits for RabbitMQ's farewell, in seconds.
 CLOSE_TIMEOUT_S = 3.0
+
+#: How long after an alarm a message is looked for that was sent before it, in seconds.
+FORGET_ALARM_S = 30.0
 
 #: Reply codes with which RabbitMQ ends a connection over something that we have sent: frame, syntax and command errors.
 _OUR_FAULT = frozenset({501, 502, 503, 505})
@@ -54,7 +58,11 @@ class ConfirmChannel:
         self.in_flight = InFlight()
         self._parameters = parameters
         self._owner = owner
-        self._presence = Presence(self._on_presence, lambda lost: owner.on_lost(lost, None))
+        self._presence = Presence(
+            self._on_presence,
+            lambda lost: owner.on_lost(lost, None),
+            self._call_later,
+        )
         self._stopping = stopping
         self._loop: Any = None
         self._connection: Any = None
@@ -161,6 +169,7 @@ class ConfirmChannel:
     def _on_unblocked(self, _connection: Any, _method: Any) -> None:
         logger.info("RabbitMQ takes publishes again")
         self._blocked = False
+        self._loop.call_later(FORGET_ALARM_S, self.in_flight.forget_alarm)
         self._note_ready()
 
     def _note_ready(self) -> None:
@@ -168,6 +177,9 @@ class ConfirmChannel:
         if self._channel is not None and not self._blocked and not self._stopping.is_set():
             self.ready.set()
             self._owner.on_ready()
+
+    def _call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, call)
 
     def _on_presence(self, outgoing: Outgoing, there: bool) -> None:
         if not there:

@@ -63,8 +63,12 @@ class InFlight:
         """Note that RabbitMQ reads nothing more for now: what it says of these comes late, and comes."""
         self._late = {(one.queue, one.properties.message_id): (tag, one) for tag, one in self._by_tag.items()}
 
+    def forget_alarm(self) -> None:
+        """Long after its end: whoever has given up in it has come again, or never does."""
+        self._late = {}
+
     def take_over(self, outgoing: Outgoing) -> bool:
-        """Whether RabbitMQ has this message from before an alarm, and its caller has given it up meanwhile.
+        """Whether RabbitMQ has this message from before an alarm, and its caller has given it up before a word came.
 
         Then it is not sent again: what RabbitMQ says of the first is said of this one. Only once, for it may say
         nothing after all.
@@ -93,4 +97,8 @@ class InFlight:
     def settle(self, tag: int, *, multiple: bool) -> list[Outgoing]:
         """Take out the message of this tag, or all up to it."""
         tags = itertools.takewhile(lambda one: one <= tag, self._by_tag) if multiple else (tag,)
-        return [self._by_tag.pop(one) for one in list(tags) if one in self._by_tag]
+        settled = [self._by_tag.pop(one) for one in list(tags) if one in self._by_tag]
+        for one in settled if self._late else ():
+            if not one.done:  # its caller hears of it: the next one is another message
+                self._late.pop((one.queue, one.properties.message_id), None)
+        return settled

@@ -3,7 +3,7 @@
     2025-01-01 00:00:01 - bridge.requests - INFO - [<request_id>] Received request (retry_count=0)
 
 Times are UTC. With LOG_FORMAT=json each line is an object of the same facts: time, logger, level, request_id,
-message, exception.
+message, exception; and lines about a request have those that `facts` has been given as fields.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.parse import quote
 
 from gateway.reporting.redaction import escape_controls, redact
@@ -75,6 +75,11 @@ def configure(settings: "Settings", stream: TextIO) -> None:
     threading.excepthook = _report_thread
 
 
+def facts(event: str, **fields: object) -> dict[str, Any]:
+    """The `extra` of a log call: what the line says, as fields of its JSON form; those that are None are left out."""
+    return {"facts": {"event": event, **fields}}
+
+
 class _Lines(logging.Formatter):
     """What both formats share: the texts of a record, masked and on one line."""
 
@@ -128,15 +133,19 @@ class JsonFormatter(_Lines):
 
     def format(self, record: logging.LogRecord) -> str:
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        facts = {
+        line = {
             "time": at,
             "logger": record.name,
             "level": record.levelname,
             "request_id": self._request_id(),
             "message": self._message(record),
             "exception": self._exception(record),
+            **{name: self._masked_value(value) for name, value in getattr(record, "facts", {}).items()},
         }
-        return json.dumps({name: value for name, value in facts.items() if value is not None}, ensure_ascii=False)
+        return json.dumps({name: value for name, value in line.items() if value is not None}, ensure_ascii=False)
+
+    def _masked_value(self, value: object) -> object:
+        return value if value is None or isinstance(value, int | float) else self._masked(str(value))
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -35,7 +35,7 @@ def test_old_bridges_and_workers_beside_new_ones_lose_nothing(make_stack: MakeSt
     answers.wait_for_all()
     assert answers.with_other_copies() == []
     assert "Received request" in bridge.output()
-    assert "Settled: answered" in before.output()
+    assert "Published response for request" in before.output()
     assert "Received request" in again.output()
     for queue in ("gemini.requests", "gemini.generate", "gemini.requests.dead", "gemini.generate.dead"):
         stack.wait_for_depth(queue, 0)

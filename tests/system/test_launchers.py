@@ -45,7 +45,7 @@ def test_both_launchers_drain(make_stack: MakeStack, launcher: str):
 
     def settled() -> bool:
         worker.terminate()  # again and again: each may interrupt the handler of the one before
-        return "Settled: answered" in worker.output()
+        return "Published response for request" in worker.output()
 
     wait_until(settled, pause_s=0.0, what="the answer")
     assert worker.wait() == 0

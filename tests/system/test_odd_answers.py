@@ -179,7 +179,7 @@ def test_reasons_to_stop_reach_the_backend(running_stack: Running):
         "bad request": "invalid_request",
     }
     assert set(calls.values()) == {1}
-    assert "[length] Answered by served/model" in running_stack[0].processes[0].output()
+    assert "by served/model with key" in running_stack[0].processes[0].output()
     assert "finish_reason=length" in running_stack[0].processes[0].output()
 
 

@@ -85,7 +85,7 @@ class Attempt:
 
     @classmethod
     def of(cls, line: dict[str, str]) -> "Attempt | None":
-        found = re.fullmatch(r"Settled: \w+ after (\d+) ms", line["message"])
+        found = re.fullmatch(r"(?:Settled: \w+|Published response for request \S+) after (\d+) ms", line["message"])
         settled = datetime.fromisoformat(line["time"]).timestamp()
         return cls(settled - int(found[1]) / 1000, settled) if found else None
 
