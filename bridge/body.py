@@ -1,7 +1,7 @@
 """From untrusted bytes to the fields of a request: bounded, as lenient as JSON, and silent about what the bytes say."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pydantic_core import from_json
@@ -14,6 +14,9 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 
 #: Deeper nesting is refused: it is an attack on a parser further down, not metadata.
 MAX_DEPTH = 32
+
+#: More values are refused: a small body, decompressed, has millions of them, and each costs time and memory.
+MOST_VALUES = 100_000
 
 #: Larger integers are refused: JSON has no limit, most readers of `metadata` have this one.
 MAX_INTEGER_BITS = 64
@@ -46,7 +49,7 @@ def fields_of(body: bytes, *, content_type: str | None, content_encoding: str | 
     if not isinstance(parsed, dict):
         raise NoRequest(_NO_OBJECT.get(type(parsed), "the message is not a JSON object"), names_in(text))
     fields = _as_meant(parsed)
-    if (why_not := _beyond_limits(parsed, MAX_DEPTH)) is not None:
+    if (why_not := _beyond_limits(parsed)) is not None:
         raise NoRequest(why_not, fields)
     return fields
 
@@ -87,21 +90,30 @@ _MEANT: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _beyond_limits(value: object, levels: int) -> str | None:
-    """Why a later parser would choke on this value, None when it would not."""
-    match value:
-        case int() if value.bit_length() > MAX_INTEGER_BITS:
-            return f"the message has a number of more than {MAX_INTEGER_BITS} bits"
-        case float() if not math.isfinite(value):
-            return "the message has a number that is not finite"
-        case dict() | list() if levels == 0:
-            return f"the message is nested deeper than {MAX_DEPTH} levels"
-        case dict():
-            return _first(_beyond_limits(v, levels - 1) for v in value.values())
-        case list():
-            return _first(_beyond_limits(v, levels - 1) for v in value)
+def _beyond_limits(parsed: dict[str, Any]) -> str | None:
+    """Why a later parser would choke on this, None when it would not. Level by level: what is deep needs no stack."""
+    level: list[Any] = [parsed]
+    seen = 0
+    for _ in range(MAX_DEPTH):
+        inner: list[Any] = []
+        for container in level:
+            seen += len(container)
+            if seen > MOST_VALUES:
+                return f"the message has more than {MOST_VALUES} values"
+            for value in container.values() if isinstance(container, dict) else container:
+                if isinstance(value, dict | list):
+                    inner.append(value)
+                elif (why := _no_number(value)) is not None:
+                    return why
+        if not inner:
+            return None
+        level = inner
+    return f"the message is nested deeper than {MAX_DEPTH} levels"
+
+
+def _no_number(value: object) -> str | None:
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        return f"the message has a number of more than {MAX_INTEGER_BITS} bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "the message has a number that is not finite"
     return None
-
-
-def _first(faults: Iterable[str | None]) -> str | None:
-    return next((fault for fault in faults if fault is not None), None)

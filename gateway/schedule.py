@@ -30,6 +30,9 @@ from gateway.messages import Job
 #: For how long at most a request may wait in the process that has it, in seconds: unacked, and so not for long.
 LONGEST_STAY_S = 60.0
 
+#: With the plain schedule it looks for a key itself, not more often than this, in seconds.
+SHORTEST_STAY_S = 0.25
+
 
 class Schedules(Protocol):
     """The part of the settings that decides about waits; delays in seconds, None when the schedule is used up."""
@@ -88,15 +91,20 @@ def _in_time(step: Step, job: Job, error: BaseException, schedules: Schedules) -
     """
     left_s = job.time_left_s
     if isinstance(step, Wait) and step.delay_s >= left_s:
-        shorter = _shorter_wait(job, left_s, schedules) if step.for_key and left_s > 0 else None
+        shorter = _shorter_wait(job, left_s, error, schedules) if step.for_key and left_s > 0 else None
         return shorter or _expired(error)
     return _expired(error) if isinstance(error, UpstreamFailed) and left_s <= 0 else step
 
 
-def _shorter_wait(job: Job, left_s: float, schedules: Schedules) -> Step | None:
-    """To wait for a key until the deadline at most, counting no retry; None where no queue has so short a wait."""
+def _shorter_wait(job: Job, left_s: float, error: BaseException, schedules: Schedules) -> Step | None:
+    """To wait for a key until the deadline at most, counting no retry; None where no queue has so short a wait.
+
+    Who stays is handed the next key, or looks for one itself when it is due: with the plain schedule nobody hands it.
+    """
     if left_s <= LONGEST_STAY_S:
-        return Stay(left_s)
+        assert isinstance(error, KeysUnavailable)  # noqa: S101 - waits for a key
+        look_in_s = left_s if schedules.queue_early_release else max(SHORTEST_STAY_S, error.retry_in_s)
+        return Stay(min(left_s, look_in_s))
     uncounted = job.model_copy(update={"wait_counts": False})
     for delays, for_key in ((schedules.queue_retry_delays, True), (schedules.upstream_retry_delays, False)):
         if delay_s := max((delay for delay in delays if delay < left_s), default=None):

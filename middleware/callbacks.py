@@ -110,4 +110,4 @@ def _notice(attempt: JobAttempt, reply: Reply, refused: TooLarge) -> Reply:
     envelope = Failure.of(
         error, request_id=reply.request_id, processing_time_ms=attempt.job.age_ms, spent=attempt.spent
     )
-    return Reply.of(envelope, queue=reply.queue, work_id=attempt.delivery_id, caller=reply.caller)
+    return Reply.of(envelope, queue=reply.queue, work_id=reply.message_id, caller=reply.caller)
