@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from bridge.delivery import RETRY_S, Delivery
 from bridge.door import Door
@@ -20,11 +21,13 @@ class CancelDoor(Door):
     """A cancel is acked when the mark is in the ledger; it runs nothing, and takes no thread from what does.
 
     Whatever runs or waits ahead of it, it is received: its queue is not one that a process pauses or counts room for.
+    The ledger may be away, and a door must not wait: it is asked on a thread of its own.
     """
 
     def __init__(self, ledger: Callable[[], Ledger], publisher: Callable[[], Publisher]) -> None:
         super().__init__(publisher, dead_queue=DEAD_REQUESTS)
         self.ledger = ledger
+        self._marking = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cancels")  # no thread before the first
 
     def open(self, delivery: Delivery) -> None:
         try:
@@ -33,11 +36,10 @@ class CancelDoor(Door):
             logger.warning("Not a cancel, moved to the dead queue: %s", escape_controls(str(error), 500))
             self.to_dead_queue(delivery, reason=str(error), code=error.code)
             return
-        request_id_var.set(cancelled)
-        self._mark(delivery, cancelled)
-        request_id_var.set(None)
+        self._marking.submit(self._mark, delivery, cancelled)
 
     def _mark(self, delivery: Delivery, request_id: str) -> None:
+        request_id_var.set(request_id)
         try:
             remembered = self.ledger().cancel(request_id)
         except StoreUnavailable as error:

@@ -140,6 +140,11 @@ class Consumer(dramatiq.Consumer):
         except AMQPError as error:
             raise ConnectionClosed(error) from None
 
+    @property
+    def room(self) -> int:
+        """For how many more there is room in this process."""
+        return self.intake.room
+
     def get(self, queue: str) -> Delivery | None:
         """One message of a queue that may be missing, None when it has none now."""
         # A channel of its own: getting from a queue that is gone closes the channel, and with it every unsettled tag.
@@ -208,10 +213,11 @@ class Consumer(dramatiq.Consumer):
 
     def park(self, message: Delivered, parking: Parking) -> bool:
         """Keep a delivery and hand it out again later; False when there is no place. On any thread."""
-        if not self.parked.put(message, parking):
-            return False
         if not parking.keeps_room:
-            self.intake.parked(message.delivery)
+            self.intake.parked(message.delivery)  # first: once it has its place it may be handed out again
+        if not self.parked.put(message, parking):
+            self.intake.hand_out_again(message.delivery)
+            return False
         self.call_soon(self.intake.renew)  # and wake the loop: it looks when the next one is due
         return True
 

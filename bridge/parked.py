@@ -12,6 +12,9 @@ from middleware.attempt import Parking
 #: How many may wait for something of their own. Those beyond it go back to their queue, and come again after a pause.
 LIMIT = 1000
 
+#: How many bytes their bodies may have in all; each is there twice, as it came and as a request.
+MOST_BYTES = 64 * 1024 * 1024
+
 
 @dataclass(eq=False, slots=True)
 class _Place:
@@ -29,8 +32,11 @@ class _Place:
 class Parked:
     """The parked deliveries of a process, whichever connection they came over. Thread-safe; times are seconds."""
 
-    def __init__(self, *, limit: int = LIMIT, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, limit: int = LIMIT, most_bytes: int = MOST_BYTES, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
+        self._most_bytes = most_bytes
         self._clock = clock
         self._lock = threading.Lock()
         self._places: list[_Place] = []
@@ -41,7 +47,7 @@ class Parked:
     def put(self, message: Delivered, parking: Parking) -> bool:
         """Keep it until its time has come; False when there is no place."""
         with self._lock:
-            if not parking.keeps_room and sum(not place.keeps_room for place in self._places) >= self._limit:
+            if not parking.keeps_room and not self._has_place(len(message.delivery.body)):
                 return False
             place = _Place(message, self._clock() + parking.after_s, parking.keeps_room, parking.for_key)
             self._places.append(place)
@@ -80,6 +86,10 @@ class Parked:
         with self._lock:
             place = self._next(room=room)
             return float("inf") if place is None else max(0.0, place.next_at - self._clock())
+
+    def _has_place(self, size: int) -> bool:
+        sizes = [len(place.message.delivery.body) for place in self._places if not place.keeps_room]
+        return len(sizes) < self._limit and sum(sizes) + size <= self._most_bytes
 
     def _next(self, *, room: bool) -> _Place | None:
         places = (place for place in self._places if room or place.keeps_room)

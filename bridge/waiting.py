@@ -45,6 +45,10 @@ logger = logging.getLogger(__name__)
 class Queues(Protocol):
     """What the consumer does for this door."""
 
+    @property
+    def room(self) -> int:
+        """For how many more there is room in this process."""
+
     def get(self, queue: str) -> Delivery | None:
         """Take one message, None when there is none now."""
 
@@ -208,11 +212,14 @@ class WaitingDoor:
     def _read_ahead(self, queues: Queues, queue: str) -> None:
         """Read who comes next while no key is free: a cancel needs none, and a deadline does not wait for one.
 
-        That ends at the first request that has time: those behind it wait in their queue, in order and at no cost.
+        That ends at the first request that has time: those behind it wait in their queue, in order and at no cost. And
+        where this process has no more room: another one may have.
         """
         for _ in range(MOST_OPENED):
             staying = queues.parked_for_key()
-            if len(staying) >= MOST_AHEAD or any(_has_time(one) for one in staying if one.delivery.queue == queue):
+            if len(staying) >= min(MOST_AHEAD, queues.room) or any(
+                _has_time(one) for one in staying if one.delivery.queue == queue
+            ):
                 return
             if (delivery := queues.get(queue)) is None:
                 return

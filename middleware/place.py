@@ -26,6 +26,9 @@ SHORT_LIFE_S, LONGEST_PAUSE_S = 60.0, 5.0
 #: The end of a process by a signal, as a shell says it.
 _KILLED = 128
 
+#: A worker process is up, and its keeper has looked.
+_AND_SEEN = 2
+
 _STOPS = frozenset({signal.SIGTERM, signal.SIGHUP})
 
 
@@ -71,11 +74,17 @@ class Place:
         with suppress(ProcessLookupError):
             os.kill(self.keeper, signal.SIGCHLD)  # and its keeper looks who the siblings are
 
+    @property
+    def is_seen(self) -> bool:
+        """Whether the keeper knows that its worker process is up, and who the siblings are since then."""
+        return self._is_up[0] == _AND_SEEN
+
     def _wait(self, worker: int, siblings: Siblings) -> int:
         """Hand on the first signal to stop; the exit code of the worker process when it has ended."""
         while True:
             if self._is_up[0]:
                 siblings.look()
+                self._is_up[0] = _AND_SEEN
             heard = signal.sigtimedwait({*_STOPS, signal.SIGCHLD}, LOOK_EVERY_S)
             signum = heard.si_signo if heard is not None else signal.SIGCHLD
             if os.getppid() != self.master:

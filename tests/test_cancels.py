@@ -9,6 +9,7 @@ import pytest
 
 from bridge.cancels import CancelDoor
 from bridge.requests import RequestDoor
+from dev.waiting import wait_until
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import NullLedger
 from tests.world import Channel, Source, World, delivery, job, world
@@ -25,6 +26,7 @@ def opened(here: World, body: bytes, ledger: Any = None, source: Source | None =
     door = CancelDoor(lambda: ledger or here.stores.ledger, lambda: cast("Any", here.publisher))
     channel = Channel()
     door.open(delivery(channel, queue="gemini.cancels", body=body, source=source))
+    wait_until(lambda: channel.sent, what="the end of the delivery")
     return tuple(channel.sent)
 
 

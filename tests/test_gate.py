@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.body import MAX_BODY_BYTES
+from bridge.body import MAX_BODY_BYTES, MOST_VALUES
 from bridge.gate import Sender, admit, admit_cancel
 from gateway.errors import ErrorCode, InvalidMessage
 from gateway.messages import Cancel, Request
@@ -37,6 +37,13 @@ def rejected(body: object, sender: Sender = NOBODY) -> InvalidMessage:
     with pytest.raises(InvalidMessage) as caught:
         gate(body, sender)
     return caught.value
+
+
+def test_a_message_of_many_values_is_refused():
+    """A few bytes, decompressed, have millions."""
+    body = json.dumps({**REQUEST, "metadata": {"rows": [[]] * (MOST_VALUES + 1)}}).encode()
+    with pytest.raises(InvalidMessage, match="more than 100000 values"):
+        admit(body, NOBODY, default_callback="gemini.responses", refusal=lambda _queue: None)
 
 
 def test_a_small_request_gets_the_documented_defaults():

@@ -54,6 +54,16 @@ def test_the_places_for_those_who_wait_for_something_of_their_own_are_limited():
     assert len(parked) == 0
 
 
+def test_so_are_their_bytes():
+    """A large body is there twice."""
+    parked = Parked(most_bytes=10)
+    large = delivered(1)
+    large.delivery.body = b"x" * 11
+    assert not parked.put(large, Parking(1.0, keeps_room=False))
+    assert parked.put(large, Parking(1.0, keeps_room=True))
+    assert parked.put(delivered(2), Parking(1.0, keeps_room=False))
+
+
 def test_a_parked_delivery_is_not_settled():
     """It is unacked until it has an outcome, and starts anew then."""
     source, channel = Source(), Channel()

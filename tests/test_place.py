@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: A worker process without work. It says who it is and who was before it, comes up or not, and is then there.
 WORKER = """
-import os, signal, sys
+import os, signal, sys, time
 from middleware import place as places
 places.LOOK_EVERY_S = 0.05
 place = places.Place()
@@ -30,6 +30,8 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 if "up" in sys.argv:
     place.is_up()
+    while not place.is_seen:
+        time.sleep(0.01)
 print(os.getpid(), place.predecessor or "first", flush=True)
 if "ends" in sys.argv:
     sys.exit(78)

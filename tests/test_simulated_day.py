@@ -67,6 +67,10 @@ class Rabbitmq:
     def open(self, delivery: Delivery) -> Delivered:
         return Delivered(the_broker.encoder.read(delivery.body, queue=WORK), delivery)
 
+    @property
+    def room(self) -> int:
+        return 1
+
     def parked_for_key(self) -> list[Delivered]:
         return [message for _due, message in self.process.staying]
 

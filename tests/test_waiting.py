@@ -49,6 +49,8 @@ class DelayQueues:
         self.got.append((queue, body))
         return delivery(self.channel, queue=queue, body=body, source=self.source)
 
+    room = 1000
+
     def parked_for_key(self) -> list[Delivered]:
         return list(self.parked)
 
@@ -470,6 +472,16 @@ def test_no_more_is_read_ahead_than_a_process_may_keep(here: World, queues: Dela
         staying(here, queues, number)
     soon = here.message(job(4, expires_at=time.time() + 5.0)).encode()
     queues.waiting = {"gemini.requests": [soon, soon]}
+    use_up_the_keys(here)
+    assert room(queues).next() is None
+    assert queues.waiting["gemini.requests"] == [soon]
+
+
+def test_no_more_is_read_ahead_than_there_is_room_for(here: World, queues: DelayQueues):
+    """Else it would wait for a busy thread of this process, while another process has a key and a thread."""
+    soon = here.message(job(4, expires_at=time.time() + 5.0)).encode()
+    queues.waiting = {"gemini.requests": [soon, soon, soon]}
+    queues.room = 2
     use_up_the_keys(here)
     assert room(queues).next() is None
     assert queues.waiting["gemini.requests"] == [soon]

@@ -89,7 +89,7 @@ class SqliteLedger:
         self._max_bytes = max_bytes
         self._ttl_s = ttl_s
         self._clock = clock
-        self._answers = itertools.count(1)
+        self._added = itertools.count(1)
 
     def begin(self, claim: Claim) -> Entry:
         facts = {**vars(claim), **vars(claim.work), **self._times(claim.lease_s)}
@@ -108,9 +108,7 @@ class SqliteLedger:
         now = self._clock()
         answer = (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope, now)
         is_first = bool(self._file.run(ANSWER, answer))
-        if next(self._answers) % SWEEP_EVERY == 0:
-            with suppress(StoreUnavailable):  # the answer is stored; what has expired can wait
-                self._sweep()
+        self._sweep_now_and_then()
         return is_first
 
     def published(self, work: Work) -> None:
@@ -134,12 +132,19 @@ class SqliteLedger:
 
     def cancel(self, request_id: str) -> bool:
         self._file.run(CANCEL, (request_id, CANCELLED, self._clock() + self._ttl_s))
+        self._sweep_now_and_then()
         return True
 
     def _times(self, lease_s: float) -> dict[str, float]:
         now = self._clock()
         # The answer does not touch the end of the entry again, and is the cheaper for it.
         return {"now": now, "lease_ends_at": now + lease_s, "expires_at": now + lease_s + self._ttl_s}
+
+    def _sweep_now_and_then(self) -> None:
+        """After every so many entries that stay."""
+        if next(self._added) % SWEEP_EVERY == 0:
+            with suppress(StoreUnavailable):  # what was to be stored is; what has expired can wait
+                self._sweep()
 
     def _sweep(self) -> None:
         """Remove some entries that have expired, and where the file is too large some that were delivered."""
