@@ -206,6 +206,15 @@ def test_a_deadline_that_is_nearer_than_every_wait_is_waited_for_here(now: float
     assert step.for_s == pytest.approx(left_s)
 
 
+@pytest.mark.parametrize(("retry_in_s", "for_s"), [(12.0, 12.0), (3600.0, 30.0), (0.0, 0.25)])
+def test_with_the_plain_schedule_who_stays_looks_for_a_key_itself(now: float, retry_in_s: float, for_s: float):
+    """Nobody hands it one: when the first is back, at the deadline at the latest, and not in a loop."""
+    error = KeysUnavailable("No key available", retry_in_s=retry_in_s)
+    step = next_step(job(expires_at=now + 30), error, Schedules(queue_early_release=False))
+    assert isinstance(step, Stay)
+    assert step.for_s == pytest.approx(for_s)
+
+
 def test_where_the_waits_for_a_key_are_long_those_for_a_provider_are_lent(now: float):
     """It must not be unacked for so long."""
     waiting = job(expires_at=now + 300)
