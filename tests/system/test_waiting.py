@@ -1,11 +1,11 @@
 """Waiting for a key: each step once, on time, whatever else waits."""
 
 import json
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -63,14 +63,14 @@ def attempts(worker: Process, name: str, delays: Sequence[float]) -> "list[Attem
     return [attempt for line in told(worker, name) if (attempt := Attempt.of(line)) is not None]
 
 
-def told(worker: Process, name: str) -> list[dict[str, str]]:
+def told(worker: Process, name: str) -> list[dict[str, Any]]:
     """The worker's log about a request (JSON); a last line may be half written."""
     return [json.loads(line) for line in worker.output().rpartition("\n")[0].splitlines() if f'"{name}"' in line]
 
 
 def wait_for_attempts(worker: Process, name: str, count: int) -> None:
     wait_until(
-        lambda: sum(line["message"].startswith("Settled") for line in told(worker, name)) >= count,
+        lambda: sum(line.get("event") == "settled" for line in told(worker, name)) >= count,
         timeout_s=60,
         what=f"{count} attempts of {name}",
     )
@@ -84,10 +84,9 @@ class Attempt:
     settled: float
 
     @classmethod
-    def of(cls, line: dict[str, str]) -> "Attempt | None":
-        found = re.fullmatch(r"(?:Settled: \w+|Published response for request \S+) after (\d+) ms", line["message"])
+    def of(cls, line: dict[str, Any]) -> "Attempt | None":
         settled = datetime.fromisoformat(line["time"]).timestamp()
-        return cls(settled - int(found[1]) / 1000, settled) if found else None
+        return cls(settled - line["elapsed_ms"] / 1000, settled) if line.get("event") == "settled" else None
 
 
 def test_a_short_wait_is_served_behind_long_ones(make_stack: MakeStack):
