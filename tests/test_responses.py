@@ -189,6 +189,14 @@ def test_the_facts_of_a_key_are_read():
     assert "user_1" not in repr(info)
 
 
+@pytest.mark.parametrize("left", [-0.0123, 250_000])
+def test_what_is_left_of_a_key_may_be_any_number(left):
+    """Below zero it is used up, and not without a limit."""
+    body = json.dumps({"data": {"limit_remaining": left}}).encode()
+
+    assert classify_key(Answer(200, {}, body), now=NOW, hide=redact).limit_remaining == left
+
+
 @pytest.mark.parametrize(
     ("status", "body", "reason"),
     [

@@ -30,7 +30,7 @@ from gateway.providers.hints import header_waits, in_words, longest, stated
 from gateway.providers.openrouter_rules import TABLE
 from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, judge, spoiled, stranger
 from gateway.providers.tools import ToolCall, as_told
-from gateway.providers.values import amount, count, first_name, items, mapping, name, string
+from gateway.providers.values import amount, count, first_name, items, mapping, name, number, string
 
 WHO: Final = "OpenRouter"
 
@@ -159,9 +159,9 @@ def _piece(choice: Mapping[str, Any], position: int, *, with_tools: bool) -> Pie
     message = mapping(said)
     content = message.get("content") or choice.get("text") if message else said
     is_whole = "message" in choice
-    number = count(choice.get("index"))
+    index = count(choice.get("index"))
     return Piece(
-        position if number is None else number,
+        position if index is None else index,
         text_of(content),
         ending(choice.get("finish_reason"), choice.get("native_finish_reason")),
         is_whole,
@@ -178,8 +178,8 @@ def _calls(message: Mapping[str, Any], *, is_whole: bool) -> tuple[ToolCall, ...
     given = [mapping(call) for call in items(message.get("tool_calls"))] or ([{"function": older}] if older else [])
     numbers = [None if is_whole else count(call.get("index")) for call in given]
     return tuple(
-        ToolCall.of(call, index=position if number is None else number)
-        for position, (call, number) in enumerate(zip(given, numbers, strict=True))
+        ToolCall.of(call, index=position if index is None else index)
+        for position, (call, index) in enumerate(zip(given, numbers, strict=True))
     )
 
 
@@ -210,7 +210,9 @@ def _usage(objects: list[dict[str, Any]]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What `GET /key` tells about a key; `limit_remaining` is in credits (US dollars). None: not told, or no limit.
+    """What `GET /key` tells about a key. None: not told, or no limit.
+
+    `limit_remaining` is in credits (US dollars), and below zero where the last call has cost more than there was.
 
     `manages` is True of a key that makes and ends other keys, and cannot make calls:
     https://openrouter.ai/docs/features/provisioning-api-keys
@@ -231,7 +233,7 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
         return unusable(WHO, "something else than a key's facts", reason="invalid_answer")
     data = mapping(content[0]["data"])
     return KeyInfo(
-        limit_remaining=amount(data.get("limit_remaining")),
+        limit_remaining=number(data.get("limit_remaining")),
         creator_user_id=name(data.get("creator_user_id")) or None,
         expires_at=name(data.get("expires_at")) or None,
         manages=any(data.get(word) is True for word in ("is_management_key", "is_provisioning_key")),
