@@ -25,10 +25,19 @@ from gateway.providers.candidates import (
     unusable,
 )
 from gateway.providers.endings import ending
-from gateway.providers.evidence import STATUSES
 from gateway.providers.hints import header_waits, in_words, longest, stated
 from gateway.providers.openrouter_rules import TABLE
-from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, judge, spoiled, stranger
+from gateway.providers.responses import (
+    MAX_READ_CHARS,
+    Answer,
+    Fault,
+    Hide,
+    code_of,
+    is_meant,
+    judge,
+    spoiled,
+    stranger,
+)
 from gateway.providers.tools import ToolCall, as_told
 from gateway.providers.values import amount, count, first_name, items, mapping, name, number, string
 
@@ -36,6 +45,9 @@ WHO: Final = "OpenRouter"
 
 #: What a failed 200 counts as when its code says nothing.
 _UNKNOWN: Final = HTTPStatus.BAD_GATEWAY
+#: Where a choice has what was said: a message, a piece of a stream, a text of the older completions.
+_SAID: Final = ("message", "delta", "text")
+_CONTENTS: Final = ("content", "tool_calls", "function_call", "refusal")
 _AFFORDABLE: Final = re.compile(r"can only afford ([\d,]{1,12})")
 
 
@@ -48,25 +60,48 @@ def classify_openrouter(
     With `with_tools` the request offers tools, so that a call of one is an answer.
     """
     content = answer.content.unpacked("choices")
-    error = _error(answer, content.objects)
+    failed = _failed_choices(content.objects)
+    pieces = _pieces(content.objects, with_tools=with_tools)
+    found = chosen(piece for piece in pieces if piece.index not in failed)
+    error = _error(answer, content.objects, beside=found)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
-    found = chosen(_pieces(content.objects, with_tools=with_tools))
     if found is None:
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
     return bad or _completion(content.objects, found, asked=asked, generation_id=answer.header("X-Generation-Id"))
 
 
-def _error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
-    """The provider's error object, wherever it stands; None where there is none."""
+def _error(answer: Answer, objects: list[dict[str, Any]], *, beside: Piece | None = None) -> Mapping[str, Any] | None:
+    """The provider's error object, wherever it stands; None where there is none.
+
+    `beside` an answer it is none that says nothing, and none that is about another choice.
+    """
+    is_answered = answer.is_success and beside is not None and beside.is_answer
     for content in objects:
-        if mapping(content.get("error")):
-            return mapping(content["error"])
-        for choice in map(mapping, items(content.get("choices"))):
-            if mapping(choice.get("error")) or choice.get("finish_reason") == "error":
-                return mapping(choice.get("error"))
+        error = mapping(content.get("error"))
+        if error and (not is_answered or is_meant(error, _code(error))):
+            return error
+        failed = next((failure for choice in _choices(content) if (failure := _failure_of(choice)) is not None), None)
+        if failed is not None and not is_answered:
+            return failed
     return _bare_error(answer, objects)
+
+
+def _failed_choices(objects: list[dict[str, Any]]) -> set[int]:
+    """The numbers of those that have ended in an error."""
+    numbered = (one for content in objects for one in enumerate(_choices(content)))
+    return {
+        _number(choice, position)
+        for position, choice in numbered
+        if (error := _failure_of(choice)) is not None
+        and (choice.get("finish_reason") == "error" or is_meant(error, _code(error)))
+    }
+
+
+def _failure_of(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    error = mapping(choice.get("error"))
+    return error if error or choice.get("finish_reason") == "error" else None
 
 
 def _bare_error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
@@ -122,46 +157,50 @@ def _signs(error: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 
 
 def _code(error: Mapping[str, Any]) -> int | None:
-    """The status that the error stands for, in digits or in words; None where it says nothing of the kind."""
-    kinds = (
-        error.get("code"),
-        error.get("type"),
-        error.get("status"),
-        mapping(error.get("metadata")).get("error_type"),
-    )
-    for kind in kinds:
-        code = count(kind) or STATUSES.get(string(kind).lower().replace(" ", "_").replace("-", "_"))
-        if code in range(400, 600):
-            return code
-    return None
+    """The status that the error stands for; None where it says nothing of the kind."""
+    told = mapping(error.get("metadata")).get("error_type")
+    return code_of(error.get("code"), error.get("type"), error.get("status"), told)
 
 
 def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> ProviderError:
     """What a success without a candidate means."""
-    if any("choices" in one for one in content.objects):
-        return unusable(WHO, "an empty text", reason="empty_answer")
     if _usage(content.objects).completion_tokens:
         return unreadable(WHO, "no text in any place that is known, and the bill for one")
+    if any("choices" in one for one in content.objects):
+        return unusable(WHO, "an empty text", reason="empty_answer")
     if not answer.body.strip():
         return unusable(WHO, "an empty body", reason="invalid_answer")
     return spoiled(WHO, answer, content, field=b'"choices"') or stranger(WHO, answer, now=now)
 
 
+def _choices(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of one object; some servers give the choice without a list, choices by their numbers, or texts."""
+    given = content.get("choices")
+    if isinstance(given, dict):
+        given = [given] if given.keys() & _SAID else list(given.values())
+    found = [{"text": choice} if isinstance(choice, str) else choice for choice in items(given)]
+    return [choice for choice in found if isinstance(choice, dict)]
+
+
 def _pieces(objects: list[dict[str, Any]], *, with_tools: bool) -> Iterator[Piece]:
     for content in objects:
-        for position, choice in enumerate(items(content.get("choices"))):
-            if isinstance(choice, dict):
-                yield _piece(choice, position, with_tools=with_tools)
+        for position, choice in enumerate(_choices(content)):
+            yield _piece(choice, position, with_tools=with_tools)
+
+
+def _number(choice: Mapping[str, Any], position: int) -> int:
+    number = count(choice.get("index"))
+    return position if number is None else number
 
 
 def _piece(choice: Mapping[str, Any], position: int, *, with_tools: bool) -> Piece:
-    said = choice.get("message") or choice.get("delta") or choice.get("text")
+    place = next((place for place in _SAID if _says(choice.get(place))), "message")
+    said = choice.get(place)
     message = mapping(said)
     content = message.get("content") or choice.get("text") if message else said
-    is_whole = "message" in choice
-    index = count(choice.get("index"))
+    is_whole = place == "message" and "message" in choice
     return Piece(
-        position if index is None else index,
+        _number(choice, position),
         text_of(content),
         ending(choice.get("finish_reason"), choice.get("native_finish_reason")),
         is_whole,
@@ -170,6 +209,12 @@ def _piece(choice: Mapping[str, Any], position: int, *, with_tools: bool) -> Pie
         calls_tool=bool(message.get("tool_calls") or message.get("function_call")),
         calls=_calls(message, is_whole=is_whole) if with_tools else (),
     )
+
+
+def _says(said: object) -> bool:
+    """Whether a message, or what stands in its place, holds more than its role."""
+    message = mapping(said)
+    return any(message.get(field) for field in _CONTENTS) if message else bool(said)
 
 
 def _calls(message: Mapping[str, Any], *, is_whole: bool) -> tuple[ToolCall, ...]:

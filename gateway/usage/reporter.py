@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """A thread that carries what the meter has counted into the store; no request waits for it.
 
-    While the store is away counts add up in memory. What fails in any other way is dropped. A process that is killed takes with it what it has counted since
-    its last report.
+    While the store is away counts add up in memory. What fails in any other way is dropped. A process that is killed
+    takes with it what it has counted since its last report.
     """
 
     def __init__(
