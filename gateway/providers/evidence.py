@@ -27,6 +27,12 @@ CANNOT_AFFORD: Final[Mapping[str, str]] = {
     "can only afford": "https://github.com/can1357/oh-my-pi/issues/9569",
 }
 
+#: Nothing is left at all; an account can be overdrawn.
+AFFORDS_NOTHING: Final[Mapping[str, str]] = {
+    "can only afford 0": "https://github.com/anomalyco/opencode/issues/12219",
+    "can only afford -": "a balance below zero, https://openrouter.ai/docs/api-reference/limits",
+}
+
 #: The account's own settings leave no provider of the model.
 SETTINGS_ALLOW_NONE: Final[Mapping[str, str]] = {
     "data policy": "https://github.com/ShamanicArts/Flow.Launcher.Plugin.AI-Assistant/issues/2",

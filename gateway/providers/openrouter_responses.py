@@ -26,7 +26,7 @@ from gateway.providers.candidates import (
 )
 from gateway.providers.endings import ending
 from gateway.providers.hints import header_waits, in_words, longest, stated
-from gateway.providers.openrouter_rules import TABLE
+from gateway.providers.openrouter_rules import KEY_LIMIT, TABLE
 from gateway.providers.responses import (
     MAX_READ_CHARS,
     Answer,
@@ -125,16 +125,23 @@ def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hid
     fault = Fault(
         (_code(error) or _UNKNOWN) if answer.is_success else answer.status,
         message,
-        source=string(metadata.get("limit_source")),
+        source=string(metadata.get("limit_source")) or _source_in_words(message),
         signs=_signs(error, metadata),
         raw=raw,
         from_provider=bool(metadata.get("provider_name")),
         wait_s=longest(waits),
     )
     failed = judge(fault, TABLE, who=WHO, hide=hide)
-    if isinstance(failed, CallTooLarge) and (affordable := _AFFORDABLE.search(message)):
-        failed.affordable_tokens = count(affordable[1].replace(",", ""))
+    if isinstance(failed, CallTooLarge):
+        failed.is_of_key = fault.source == KEY_LIMIT
+        if affordable := _AFFORDABLE.search(message):
+            failed.affordable_tokens = count(affordable[1].replace(",", ""))
     return failed
+
+
+def _source_in_words(message: str) -> str:
+    """The source of a limit as a call that is too dear has it: by the page on which that is raised."""
+    return KEY_LIMIT if "can only afford" in message and "settings/keys" in message else ""
 
 
 def _raw(metadata: Mapping[str, Any], hide: Hide) -> str:

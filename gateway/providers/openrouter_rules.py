@@ -16,6 +16,7 @@ from gateway.errors import (
     UpstreamFailed,
 )
 from gateway.providers.evidence import (
+    AFFORDS_NOTHING,
     CANNOT_AFFORD,
     MODERATED,
     NO_SUCH_MODEL,
@@ -24,11 +25,42 @@ from gateway.providers.evidence import (
 )
 from gateway.providers.responses import Rule
 
+KEY_LIMIT: Final = "openrouter_key_limit"
+_BUDGETS: Final = ("openrouter_workspace_budget", "openrouter_guardrail_budget")
+
 #: In the order in which OpenRouter's answers have to be read: the named limit, the words of the message, whether the
 #: model's provider has spoken, the status. A later sign can be wrong where an earlier one is right: a body about the
 #: free daily count can name a provider.
 TABLE: Final[tuple[Rule, ...]] = (
-    # Before all: it is told with the sources of an empty account and of a used up key, too, and is about neither.
+    # Before all: it is told with the sources of an empty account and of a used up key, too, and is about neither,
+    # unless nothing at all is left.
+    Rule(
+        "the key's own limit is used up, in the words of a call that is too dear",
+        AuthenticationFailed,
+        Scope.KEY,
+        reason=KEY_LIMIT,
+        sources=(KEY_LIMIT,),
+        markers=AFFORDS_NOTHING,
+        statuses={402},
+    ),
+    Rule(
+        "the same of a budget that starts anew at a stated time: waiting helps",
+        RateLimited,
+        Scope.ACCOUNT,
+        sources=_BUDGETS,
+        markers=AFFORDS_NOTHING,
+        states_wait=True,
+        statuses={402},
+    ),
+    Rule(
+        "the same of the account's credits",
+        AuthenticationFailed,
+        Scope.ACCOUNT,
+        reason="openrouter_credits",
+        sources=("", "openrouter_credits", *_BUDGETS),
+        markers=AFFORDS_NOTHING,
+        statuses={402},
+    ),
     Rule(
         "there are credits, and fewer than the most that this call can cost: smaller calls are served",
         CallTooLarge,
@@ -37,9 +69,8 @@ TABLE: Final[tuple[Rule, ...]] = (
         sources=(
             "",
             "openrouter_credits",
-            "openrouter_key_limit",
-            "openrouter_workspace_budget",
-            "openrouter_guardrail_budget",
+            KEY_LIMIT,
+            *_BUDGETS,
         ),
         markers=CANNOT_AFFORD,
         statuses={402},
@@ -54,7 +85,7 @@ TABLE: Final[tuple[Rule, ...]] = (
         statuses={400, 402, 413, 422},
     ),
     # 1. metadata.limit_source
-    Rule("the key's own limit is used up", AuthenticationFailed, Scope.KEY, sources=("openrouter_key_limit",)),
+    Rule("the key's own limit is used up", AuthenticationFailed, Scope.KEY, sources=(KEY_LIMIT,)),
     Rule(
         "calls in flight hold the account's budget: it frees itself as they end",
         RateLimited,
@@ -66,14 +97,14 @@ TABLE: Final[tuple[Rule, ...]] = (
         "a budget that starts anew at a stated time: waiting helps",
         RateLimited,
         Scope.ACCOUNT,
-        sources=("openrouter_workspace_budget", "openrouter_guardrail_budget"),
+        sources=_BUDGETS,
         states_wait=True,
     ),
     Rule(
         "a budget that only its owner can raise",
         AuthenticationFailed,
         Scope.ACCOUNT,
-        sources=("openrouter_workspace_budget", "openrouter_guardrail_budget"),
+        sources=_BUDGETS,
     ),
     Rule(
         "everybody's calls to this model share one pool: another key meets the same limit",
@@ -93,7 +124,7 @@ TABLE: Final[tuple[Rule, ...]] = (
         "the same as the source of this name, in older answers",
         AuthenticationFailed,
         Scope.KEY,
-        reason="openrouter_key_limit",
+        reason=KEY_LIMIT,
         markers={"key limit exceeded": "https://openrouter.ai/docs/api-reference/limits"},
         statuses={402, 403},
     ),
