@@ -31,8 +31,8 @@ from gateway.providers.candidates import (
     unreadable,
     unusable,
 )
-from gateway.providers.endings import ending
-from gateway.providers.evidence import KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG
+from gateway.providers.endings import ending_of_gemini
+from gateway.providers.evidence import GIVEN_UP, KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG
 from gateway.providers.hints import header_waits, in_words, longest, stated, until_midnight_pacific
 from gateway.providers.responses import (
     MAX_READ_CHARS,
@@ -89,11 +89,14 @@ TABLE: Final[tuple[Rule, ...]] = (
     Rule("no such model", RequestRejected, code=ErrorCode.MODEL_NOT_FOUND, statuses={404}),
     Rule("the key is not accepted, or may not do this", AuthenticationFailed, Scope.KEY, statuses={401, 403}),
     Rule("billing is off", AuthenticationFailed, Scope.ACCOUNT, statuses={402}),
-    Rule("the provider took too long", UpstreamFailed, statuses={408}),
+    Rule("who serves the model, or stands before it, has given up: not our doing", UpstreamFailed, statuses=GIVEN_UP),
     Rule("a quota of the key's project is used up", RateLimited, Scope.KEY, statuses={429}),
     Rule("the request is at fault", RequestRejected, statuses=range(400, 500)),
     Rule("the provider is at fault", UpstreamFailed),
 )
+
+#: The reasons that a rule is about, whichever of the details tells it.
+_CAUSES: Final = frozenset(source for rule in TABLE for source in rule.sources)
 
 
 def classify_gemini(
@@ -145,7 +148,7 @@ def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hid
     fault = Fault(
         (_code(error) or _UNKNOWN) if answer.is_success else answer.status,
         message,
-        source=next(iter(causes), ""),
+        source=next((cause for cause in causes if cause in _CAUSES), ""),
         signs=message.lower(),
         wait_s=longest(waits),
     )
@@ -197,7 +200,7 @@ def _piece(candidate: Mapping[str, Any], position: int, calls: Iterator[int] | N
     return Piece(
         position if number is None else number,
         text,
-        ending(candidate.get("finishReason")),
+        ending_of_gemini(candidate.get("finishReason")),
         is_whole=False,  # a whole answer is a stream of one piece
         is_odd=not text and is_odd([part for part in items(parts) if mapping(part).get("thought") is not True]),
         calls_tool=bool(called),

@@ -4,7 +4,6 @@ Sources: https://openrouter.ai/docs/api-reference/overview, https://openrouter.a
 captured in public issues.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from gateway.providers.responses import (
     stranger,
 )
 from gateway.providers.tools import ToolCall, as_told
-from gateway.providers.values import amount, count, first_name, items, mapping, name, number, string
+from gateway.providers.values import amount, as_json, count, first_name, items, mapping, name, number, string
 
 WHO: Final = "OpenRouter"
 
@@ -147,7 +146,7 @@ def _source_in_words(message: str) -> str:
 def _raw(metadata: Mapping[str, Any], hide: Hide) -> str:
     """The words of the model's provider, to look for evidence in and never to pass on; without those of the prompt."""
     raw = metadata.get("raw")
-    text = raw if isinstance(raw, str) else json.dumps(raw) if raw else ""
+    text = raw if isinstance(raw, str) else as_json(raw) if raw else ""
     return hide(text[:MAX_READ_CHARS]).lower()
 
 

@@ -18,9 +18,12 @@ from gateway.errors import (
 from gateway.providers.evidence import (
     AFFORDS_NOTHING,
     CANNOT_AFFORD,
+    GIVEN_UP,
+    MODEL_LIMITED,
     MODERATED,
     NO_SUCH_MODEL,
     PROMPT_TOO_LONG,
+    PROVIDER_LIMITED,
     SETTINGS_ALLOW_NONE,
 )
 from gateway.providers.responses import Rule
@@ -153,6 +156,14 @@ TABLE: Final[tuple[Rule, ...]] = (
         statuses={429},
     ),
     Rule(
+        "the calls of everybody to one model are counted: another key meets the same limit",
+        RateLimited,
+        Scope.MODEL,
+        reason="openrouter_model_limit",
+        markers=MODEL_LIMITED,
+        statuses={429},
+    ),
+    Rule(
         "settings of the account leave no provider of this model: a person has to change these",
         RequestRejected,
         code=ErrorCode.MODEL_NOT_FOUND,
@@ -200,7 +211,7 @@ TABLE: Final[tuple[Rule, ...]] = (
         RateLimited,
         Scope.MODEL,
         reason="provider_limit",
-        markers={"provider returned error": "https://openrouter.ai/docs/api-reference/errors"},
+        markers=PROVIDER_LIMITED,
         statuses={429},
     ),
     # 4. the status
@@ -216,7 +227,7 @@ TABLE: Final[tuple[Rule, ...]] = (
     ),
     Rule("nothing left to pay with", AuthenticationFailed, Scope.ACCOUNT, statuses={402}),
     Rule("the key may not do this", AuthenticationFailed, Scope.KEY, statuses={403}),
-    Rule("the provider took too long", UpstreamFailed, statuses={408}),
+    Rule("who serves the model, or stands before it, has given up: not our doing", UpstreamFailed, statuses=GIVEN_UP),
     Rule("the key calls too fast", RateLimited, Scope.KEY, statuses={429}),
     Rule("the request is at fault", RequestRejected, statuses=range(400, 500)),
     Rule("the provider is at fault", UpstreamFailed),

@@ -1,5 +1,6 @@
 """Values out of somebody else's JSON: each function takes anything, and gives what it promises."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -61,3 +62,11 @@ def amount(value: object) -> float | None:
     """What a call costs, in dollars; None for whatever is no such sum."""
     found = number(value)
     return found if found is not None and 0 <= found <= MOST_DOLLARS else None
+
+
+def as_json(value: object) -> str:
+    """`value`, which was read from JSON, as JSON again; empty where it is too deep for that."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return ""
