@@ -154,6 +154,7 @@ def test_half_a_key_at_the_end_of_what_is_read_is_dropped():
         b"null",
         b'{"choices": {"message": 1}}',
         b'{"choices": [[[]]], "candidates": [[[]]]}',
+        b'{"choices": [{"text": [{"type": []}]}], "candidates": [{"content": [{"type": {}, "thought": []}]}]}',
         b'{"choices": [{"message": {"content": [1]}}], "candidates": [{"content": {"parts": [{"text": 1}]}}]}',
     ],
 )

@@ -97,7 +97,7 @@ def text_of(content: object, depth: int = _DEEPEST) -> str:
     if isinstance(content, list):
         return "".join(text_of(part, depth - 1) for part in content)
     part = mapping(content)
-    if part.get("type") in _THOUGHTS or part.get("thought") is True:
+    if string(part.get("type")) in _THOUGHTS or part.get("thought") is True:
         return ""
     inner = part.get("text", part.get("value", part.get("content")))
     return text_of(inner, depth - 1) if isinstance(inner, dict | list) else string(inner if part else content)
