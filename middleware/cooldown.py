@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Cooldown(Verdict[JobAttempt]):
-    """`rotate` answers a refused call with the next key, `afford` one that is too dear with a smaller one
-    or with a key that may pay for it.
+    """`rotate` answers a refused call with the next key, `afford` one that is too dear with a smaller one, or that key.
 
     That is no retry: it does not touch `retry_count`, and it ends when no key is left. `suspect` is told of a key that
     rests by a guess.
