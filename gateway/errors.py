@@ -107,10 +107,12 @@ class RequestRejected(ProviderError):
 class CallTooLarge(RequestRejected):
     """What is left in the account pays for `affordable_tokens` of completion, and the call asks for more.
 
-    None where the provider does not say how many. Final, unless it is asked for with so many.
+    None where the provider does not say how many. With `is_of_key` it is the key's own limit, not the account's
+    credits. Final, unless it is asked for with so many, or with the key of another account.
     """
 
     affordable_tokens: int | None = None
+    is_of_key = False
 
 
 class AuthenticationFailed(ProviderError):

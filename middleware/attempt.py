@@ -89,6 +89,7 @@ class JobAttempt(Attempt):
     lease: Lease | None = None
     lease_id: str | None = None  # under which one was asked for without an answer
     called: bool = False  # a provider has been called with `lease`
+    passed_over: set[str] = field(default_factory=set)  # digests of keys that cannot pay for the request
     reductions: int = 0  # how often it has asked for fewer tokens than the request wants
     completion: Completion | None = None
     spent: Spent  # by this attempt and those before it

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class Cooldown(Verdict[JobAttempt]):
-    """`rotate` answers a refused call with the next key, `afford` one that is too dear with a smaller one.
+    """`rotate` answers a refused call with the next key, `afford` one that is too dear with a smaller one, or that key.
 
     That is no retry: it does not touch `retry_count`, and it ends when no key is left. `suspect` is told of a key that
     rests by a guess.
@@ -56,18 +56,33 @@ class Cooldown(Verdict[JobAttempt]):
     def afford(self, request: Request, error: CallTooLarge) -> Request:
         """The request with a cap that the account can pay for, and a lease for it; nothing rests.
 
-        Raises `error` where such a call is of no use, and what `rotate` raises when no key is left.
+        Where such a call is of no use, the request as it is, and a lease of a key that may pay for it. Raises `error`
+        when no key is left to ask, and what `rotate` raises when none is free.
         """
         attempt = current_attempt()
         sentry.tell_operator("credits_low", str(error))
         tokens, parameters = error.affordable_tokens, request.parameters
-        if tokens is None or tokens < USEFUL_TOKENS or attempt.reductions == MOST_REDUCTIONS:
+        if tokens is None or tokens < USEFUL_TOKENS:
+            self._pass_over(attempt, error)
+            return request
+        if attempt.reductions == MOST_REDUCTIONS:
             raise error
         attempt.reductions += 1
         logger.warning("Asking for %d tokens at most: %s", tokens, error)
         self._lease_again(attempt, error)
         cap = min(tokens, parameters.max_output_tokens or tokens)
         return request.model_copy(update={"parameters": parameters.model_copy(update={"max_output_tokens": cap})})
+
+    def _pass_over(self, attempt: JobAttempt, error: CallTooLarge) -> None:
+        """Smaller calls are served with the key, so it does not rest; this attempt asks with it no more."""
+        if attempt.lease is None:
+            raise LookupError("only an attempt with a key can change it")
+        key = attempt.lease.key
+        attempt.passed_over |= {key.digest} if error.is_of_key else self.pool().siblings(key)
+        if not self.pool().has_other(attempt.passed_over):
+            raise error
+        logger.warning("Key %s is passed over: %s", key, error)
+        self._lease_again(attempt, error)
 
     def _lease_again(self, attempt: JobAttempt, error: ProviderError) -> None:
         """Every call is one use of a key."""

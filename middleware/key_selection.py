@@ -49,7 +49,9 @@ class KeySelection(Hook[JobAttempt]):
         """
         attempt.lease_id = attempt.lease_id or uuid.uuid4().hex
         try:
-            grant = self.pool().acquire(self._model(attempt.job), lease_id=attempt.lease_id)
+            grant = self.pool().acquire(
+                self._model(attempt.job), lease_id=attempt.lease_id, without=attempt.passed_over
+            )
         except StoreUnavailable as error:
             logger.log(logging.DEBUG if attempt.looks else logging.ERROR, "Waiting for the key store: %s", error)
             raise attempt.park("the key store is away", after_s=STORE_RETRY_S, keeps_room=True) from None

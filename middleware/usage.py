@@ -1,6 +1,7 @@
 """Counts what comes in, what comes out and what it costs, and has the process report it."""
 
 import json
+import logging
 import os
 import socket
 import time
@@ -33,6 +34,8 @@ STARTS_WITHIN_S = 5.0
 #: The outcome of a request that was refused as it came in: its envelope is published like one that was held.
 REJECTED = "rejected"
 
+logger = logging.getLogger(__name__)
+
 
 class Call:
     """A call to the provider; one without a completion has failed. Counted when it has ended."""
@@ -47,6 +50,12 @@ class Call:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        try:
+            self._count(error)
+        except Exception:  # must not take the place of the completion, which is paid for
+            logger.exception("A call is not counted")
+
+    def _count(self, error: BaseException | None) -> None:
         facts = _facts(self.completion)
         self._meter.add(store.KEY, self._lease.key.digest, facts)
         facts[bucket(time.monotonic() - self._began)] = 1

@@ -29,7 +29,10 @@ NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
         ("", None),
         (None, None),
         (True, None),
-        ([5], None),
+        ([5], 5.0),
+        (["5", "30"], 30.0),
+        ([None, {}, [[]]], None),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value, wait_s):

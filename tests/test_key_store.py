@@ -104,6 +104,22 @@ def test_a_window_is_exact(store: KeyStore, clock: Clock):
     assert wait_from(pool).retry_in_s == 10.0
 
 
+def test_keys_can_be_passed_over(store: KeyStore, clock: Clock):
+    """That is no use of them, and how long there is to wait is about the others."""
+    pool, passed = pool_of(store, clock, limit=2), {ONE.digest, TWO.digest}
+    for _ in range(2):
+        lease = pool.acquire(MODEL, without=passed)
+        assert isinstance(lease, Lease)
+        assert lease.key == THREE
+        clock.advance(1)
+    assert pool.acquire(MODEL, without=passed) == Unavailable(58.25, refused=False)
+    assert [row.used for row in pool.status()] == [0, 0, 2]
+    pool.cool(lease, refused())
+    assert pool.acquire(MODEL, without=passed) == Unavailable(600.0, refused=True)
+    assert pool.has_other(passed)
+    assert not pool.has_other(passed | {THREE.digest})
+
+
 def test_a_stated_wait_is_taken_as_it_is(store: KeyStore, clock: Clock):
     """Only what was guessed has our length: a provider may state a second or a week."""
     pool = pool_of(store, clock, ONE, TWO)

@@ -588,13 +588,55 @@ def test_a_call_that_is_too_dear_is_made_again_for_what_is_affordable(here: Worl
 
 @pytest.mark.parametrize("tokens", [None, 0, USEFUL_TOKENS - 1])
 def test_a_call_that_is_too_dear_fails_where_less_is_of_no_use(here: World, tokens: int | None):
-    """This request alone: the next one is answered."""
-    here.provider.script = [too_large(tokens)]
+    """For every key, and this request alone: the next one is answered."""
+    here.provider.script = [too_large(tokens), too_large(tokens)]
     here.deliver(here.message(job(1)))
     here.deliver(here.message(job(2)))
     first, second = here.publisher.to("gemini.responses")
     assert (first["error_code"], second["status"]) == ("invalid_request", "success")
+    assert (len(here.provider.calls), len(set(here.provider.calls[:2]))) == (3, 2)
+
+
+@pytest.mark.parametrize("tokens", [None, USEFUL_TOKENS - 1])
+def test_a_call_that_one_key_cannot_pay_for_is_made_with_another(here: World, tokens: int | None):
+    """As it was asked for; no key rests, and no retry is counted."""
+    here.provider.script = [too_large(tokens)]
+    assert here.deliver(here.message(job())) == ("ack",)
+    assert [envelope["status"] for envelope in here.publisher.to("gemini.responses")] == ["success"]
+    assert len(set(here.provider.calls)) == 2
+    assert [request.parameters.max_output_tokens for request in here.provider.requests] == [None, None]
+    assert [(status.rest, status.used) for status in here.pool.status()] == [(None, 1), (None, 1)]
+
+
+def test_a_key_that_cannot_pay_is_passed_over_though_it_is_the_next_in_turn(here: World):
+    """Others have used the other key meanwhile; looking past it is no use of it."""
+    others = ["google/gemini-2.5-flash"]
+    here.provider.during = lambda: others and here.pool.acquire(others.pop())
+    here.provider.script = [too_large(10)]
+    here.deliver(here.message(job()))
+    assert [envelope["status"] for envelope in here.publisher.to("gemini.responses")] == ["success"]
+    assert len(set(here.provider.calls)) == 2
+    assert sorted(status.used for status in here.pool.status()) == [1, 2]
+
+
+@pytest.mark.parametrize("refusals", [[LIMITED, "too dear"], ["too dear", LIMITED]])
+def test_a_call_that_one_key_cannot_pay_for_waits_for_the_other(here: World, refusals: list[Any]):
+    """It is final when there is no other one, and not when that one rests."""
+    here.provider.script = [too_large(10) if refusal == "too dear" else refusal for refusal in refusals]
+    here.deliver(here.message(job()))
     assert len(here.provider.calls) == 2
+    assert len(here.copies("gemini.generate.delay.60s")) == 1
+
+
+@pytest.mark.parametrize(("is_of_key", "calls"), [(False, 1), (True, 2)])
+def test_the_keys_of_an_account_that_cannot_pay_are_passed_over_together(tmp_path: Path, is_of_key: bool, calls: int):
+    """Unless it is the limit of the key itself."""
+    with world(tmp_path, OPENROUTER_API_KEYS="us=sk-or-v1-key-one-1111,us=sk-or-v1-key-two-2222") as here:
+        error = too_large(10)
+        error.is_of_key = is_of_key
+        here.provider.script = [error]
+        here.deliver(here.message(job()))
+        assert len(here.provider.calls) == calls
 
 
 def test_a_call_that_stays_too_dear_ends(here: World):

@@ -154,6 +154,7 @@ def test_half_a_key_at_the_end_of_what_is_read_is_dropped():
         b"null",
         b'{"choices": {"message": 1}}',
         b'{"choices": [[[]]], "candidates": [[[]]]}',
+        b'{"choices": [{"text": [{"type": []}]}], "candidates": [{"content": [{"type": {}, "thought": []}]}]}',
         b'{"choices": [{"message": {"content": [1]}}], "candidates": [{"content": {"parts": [{"text": 1}]}}]}',
     ],
 )
@@ -165,6 +166,44 @@ def test_a_hostile_body_is_the_providers_fault_or_a_limit(provider, status, body
 
     assert isinstance(outcome, ProviderError)
     assert outcome.status == status
+
+
+@pytest.mark.parametrize("depth", [20, 200, 400, 700, 900, 950])
+@pytest.mark.parametrize(
+    ("provider", "make"),
+    [
+        ("openrouter", lambda it: {"choices": [{"message": {"content": it}}]}),
+        ("openrouter", lambda it: {"choices": [{"message": {"tool_calls": [{"function": {"arguments": it}}]}}]}),
+        ("openrouter", lambda it: {"error": {"code": 400, "metadata": {"raw": it}}}),
+        ("openrouter", lambda it: {"error": {"code": 400, "metadata": {"headers": {"Retry-After": it}}}}),
+        ("gemini", lambda it: {"candidates": [{"content": {"parts": it}}]}),
+        ("gemini", lambda it: {"candidates": [{"content": {"parts": [{"functionCall": {"args": it}}]}}]}),
+    ],
+)
+def test_an_answer_may_be_as_deep_as_it_likes(provider, make, depth):
+    """It is read, or is an error of ours; nothing is raised."""
+    text = json.dumps(make("HERE")).replace('"HERE"', "[" * depth + '"text"' + "]" * depth)
+
+    assert isinstance(classify(provider, Answer(200, {}, text.encode()), with_tools=True), Completion | ProviderError)
+
+
+@pytest.mark.parametrize(
+    ("number", "meaning"),
+    [(1, "stop"), ("2", "length"), (5, "other"), (10, "tool_calls"), (15, "other"), (99, "other"), (None, None)],
+)
+def test_gemini_may_give_the_number_of_a_reason_to_stop(number, meaning):
+    """As its enum has them."""
+    body = {"candidates": [{"finishReason": number, "content": {"parts": [{"text": "Hello."}]}}]}
+
+    assert classify("gemini", Answer(200, {}, json.dumps(body).encode())).finish_reason == meaning
+
+
+@pytest.mark.parametrize("number", [3, 4, 6, 7, 8, 9, 11, 14, 17])
+def test_gemini_may_give_the_number_of_a_filter(number):
+    """Part of a text that a filter has touched is no answer."""
+    body = {"candidates": [{"finishReason": number, "content": {"parts": [{"text": "Hello."}]}}]}
+
+    assert classify("gemini", Answer(200, {}, json.dumps(body).encode())).reason == "content_blocked"
 
 
 def test_names_from_a_provider_are_cut_and_escaped():
@@ -187,6 +226,14 @@ def test_the_facts_of_a_key_are_read():
 
     assert (info.limit_remaining, info.creator_user_id, info.expires_at) == (2.5, "user_1", None)
     assert "user_1" not in repr(info)
+
+
+@pytest.mark.parametrize("left", [-0.0123, 250_000])
+def test_what_is_left_of_a_key_may_be_any_number(left):
+    """Below zero it is used up, and not without a limit."""
+    body = json.dumps({"data": {"limit_remaining": left}}).encode()
+
+    assert classify_key(Answer(200, {}, body), now=NOW, hide=redact).limit_remaining == left
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,7 @@ def test_a_key_that_is_refused_is_said_once(
     [
         (KeyInfo(None, None, None, manages=True), "is a management key, which makes no calls"),
         (KeyInfo(0.0, None, None), "has used up its own limit"),
+        (KeyInfo(-0.0123, None, None), "has used up its own limit"),
     ],
 )
 def test_a_key_that_is_accepted_and_makes_no_calls_is_said(

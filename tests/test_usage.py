@@ -86,6 +86,15 @@ def test_an_answer_that_is_not_used_counts_with_what_it_has_cost(here: World):
     assert (KEY, ONE, FAILED) not in facts
 
 
+@pytest.mark.parametrize("cost", [1e308, float("inf"), float("nan")])
+def test_an_answer_is_used_whatever_it_is_said_to_cost(here: World, cost: float, caplog: pytest.LogCaptureFixture):
+    """A fault of the counting would throw away what is paid for, and have it paid for again."""
+    run(here, replace(PAID, usage=PAID.usage.model_copy(update={"cost": cost})))
+    assert [envelope["status"] for envelope in here.publisher.to("gemini.responses")] == ["success"]
+    assert len(here.provider.calls) == 1
+    assert "is not counted" in caplog.text
+
+
 def test_every_latency_has_a_bucket(here: World):
     """One for the call and one for the request."""
     run(here)
@@ -180,15 +189,16 @@ def test_waits_are_noted_in_bounds():
 class Store:
     """Keeps batches; refuses so often first."""
 
-    def __init__(self, refuses: int = 0) -> None:
+    def __init__(self, refuses: int = 0, fault: Exception | None = None) -> None:
         self.refuses = refuses
+        self.fault = fault or StoreUnavailable("gone")
         self.batches: list[Batch] = []
         self.left = threading.Event()
 
     def report(self, _process: Process, batch: Batch) -> None:
         if self.refuses:
             self.refuses -= 1
-            raise StoreUnavailable("gone")
+            raise self.fault
         self.batches.append(batch)
 
     def leave(self, _process: Process) -> None:
@@ -220,6 +230,36 @@ def test_what_is_not_stored_is_sent_again_under_its_number():
     reporter.report()
     found = [(batch.number, sum(batch.counts.values())) for batch in store.batches]
     assert found == [(1, 1), (2, 2)]
+
+
+def test_what_no_store_takes_is_dropped(caplog: pytest.LogCaptureFixture):
+    """Sent again it would fail again, and nothing behind it would ever be reported."""
+    meter, store = Meter(), Store(refuses=1, fault=OverflowError("too large"))
+    reporter = Reporter(store, meter, lambda: ITSELF)
+    meter.add(KEY, "a", {CALLS: 1})
+    reporter.report()
+    meter.add(KEY, "a", {CALLS: 2})
+    reporter.report()
+    found = [(batch.number, sum(batch.counts.values())) for batch in store.batches]
+    assert found == [(2, 2)]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+def test_a_fault_of_the_description_costs_no_counts():
+    """It is no fault of theirs."""
+    meter, store, faults = Meter(), Store(), [ValueError("no")]
+
+    def describe() -> Process:
+        if faults:
+            raise faults.pop()
+        return ITSELF
+
+    reporter = Reporter(store, meter, describe)
+    meter.add(KEY, "a", {CALLS: 1})
+    with pytest.raises(ValueError, match="no"):
+        reporter.report()
+    reporter.report()
+    assert sum(sum(batch.counts.values()) for batch in store.batches) == 1
 
 
 def test_a_process_reports_a_last_time_and_leaves():

@@ -1,6 +1,7 @@
 """The contract of the store of reports, over both stores."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from gateway.usage.store import (
 from tests.clock import Clock
 
 MINUTE, HOUR, DAY = SPANS
+LARGEST = 2**63 - 1
 ONE = Process("p-1", "host", 7, "1.2", 1_700_000_000.0, 50, 3, 4, None)
 TWO = replace(ONE, id="p-2", not_ready="draining")
 WAITING = Waiting("d-1", "r-1", "gemini.generate.delay.60s", 60.0, "rate_limit", "No key available", None, 1)
@@ -154,3 +156,13 @@ def test_the_finest_span_that_reaches_back_is_read(last_s: float, name: str):
 def test_a_latency_has_its_bucket(seconds: float, name: str):
     """An upper end belongs to its bucket."""
     assert bucket(seconds) == name
+
+
+@pytest.mark.parametrize("values", [(10**30,), (LARGEST, LARGEST)])
+def test_a_count_that_is_too_large_is_not_taken_for_a_store_that_is_away(store: UsageStore, values: tuple[int, ...]):
+    """It would be sent again for ever."""
+    for number, value in enumerate(values, 1):
+        with suppress(OverflowError):
+            store.report(ONE, Batch(number, {GEMINI: value}))
+    store.report(ONE, Batch(9, {Count(KEY, "digest", CALLS): 1}))
+    assert [cell.value for cell in store.cells(DAY, KEY, 60)] == [1]

@@ -3,7 +3,7 @@
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.errors import AuthenticationFailed, ProviderError, Scope
@@ -98,16 +98,42 @@ class KeyPool:
         in_flight = f", {self._key_set.max_in_flight} in flight" if self._key_set.max_in_flight else ""
         return f"KeyPool({len(self._keys)} keys, {self._key_set.limit} per {self._key_set.window_s:g} s{in_flight})"
 
-    def acquire(self, model: str, *, lease_id: str | None = None) -> Lease | Unavailable:
+    def acquire(self, model: str, *, lease_id: str | None = None, without: Collection[str] = ()) -> Lease | Unavailable:
         """A lease of the least recently used key that may be used for `model` now; one atomic step.
 
-        Who could not hear the answer asks again with the same `lease_id`, a text that nobody else uses.
+        Who could not hear the answer asks again with the same `lease_id`, a text that nobody else uses. A lease of a
+        key `without` which it has to be, by digest, is cancelled, and another one asked for.
         """
-        lease = lease_id or uuid.uuid4().hex
+        found = self._acquire(model, lease_id or uuid.uuid4().hex)
+        unwanted: list[Lease] = []
+        while isinstance(found, Lease) and found.key.digest in without:
+            is_again = any(found.key == lease.key for lease in unwanted)  # no other one may be used now
+            unwanted.append(found)
+            found = self._unavailable(without) if is_again else self._acquire(model, uuid.uuid4().hex)
+        for lease in unwanted:
+            self.cancel(lease)
+        return found
+
+    def _acquire(self, model: str, lease: str) -> Lease | Unavailable:
         found = self._store.acquire(self._key_set, model, lease)
         if isinstance(found, Granted):
             return Lease(self._keys[found.digest], model, lease)
         return Unavailable(found.retry_in_s, found.refused)
+
+    def _unavailable(self, without: Collection[str]) -> Unavailable:
+        rows = [row for row in self.status() if row.key.digest not in without]
+        refused = all(row.rest is not None and row.rest.kind is Kind.REFUSED for row in rows)
+        return Unavailable(min((row.ready_in_s for row in rows), default=0.0), refused)
+
+    def siblings(self, key: ApiKey) -> set[str]:
+        """The digests of the keys of the same account as `key`, as far as accounts are known; its own among them."""
+        account = self._stored(key).account
+        same = {one.digest for one in self._key_set.keys if one.account == account} if account else set()
+        return same | {key.digest}
+
+    def has_other(self, without: Collection[str]) -> bool:
+        """Whether there is a key that is none of these, by digest."""
+        return any(digest not in without for digest in self._keys)
 
     def cancel(self, lease: Lease) -> None:
         """No call was made: the use no longer counts. Idempotent."""
@@ -171,7 +197,7 @@ class KeyPool:
         self._key_set = replace(self._key_set, keys=keys)
 
     def _subject(self, lease: Lease, scope: Scope) -> str | None:
-        key = next(one for one in self._key_set.keys if one.digest == lease.key.digest)
+        key = self._stored(lease.key)
         match scope:
             case Scope.ACCOUNT if key.account is not None:
                 return account_subject(key.account)
@@ -181,6 +207,9 @@ class KeyPool:
                 return model_subject(lease.model)
             case _:
                 return None
+
+    def _stored(self, key: ApiKey) -> StoredKey:
+        return next(one for one in self._key_set.keys if one.digest == key.digest)
 
     def _rest(self, error: ProviderError) -> Rest:
         refused = isinstance(error, AuthenticationFailed)

@@ -177,7 +177,7 @@ def unusable(info: KeyInfo) -> str | None:
     """Why a key that is accepted makes no calls all the same; None when it does."""
     if info.manages:
         return "is a management key, which makes no calls: give a key for the API"
-    if info.limit_remaining == 0:
+    if info.limit_remaining is not None and info.limit_remaining <= 0:
         return "has used up its own limit: raise it at OpenRouter"
     return None
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 from gateway.errors import ErrorCode, ProviderError, RequestRejected, UpstreamFailed
 from gateway.providers.endings import Ending
@@ -16,6 +16,9 @@ from gateway.providers.values import items, mapping, string
 
 #: Parts of a content that are no part of the answer.
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "thought"})
+
+#: How deep in a content a text is looked for; deeper there is none of a known form.
+_DEEPEST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +90,17 @@ def trouble(candidate: Piece, *, who: str, is_done: bool) -> ProviderError | Non
     return unusable(who, "an empty text", reason="empty_answer")
 
 
-def text_of(content: object) -> str:
+def text_of(content: object, depth: int = _DEEPEST) -> str:
     """The text in a `content`: a string, a part, or a list of these. Thoughts are left out."""
+    if depth == 0:
+        return ""
     if isinstance(content, list):
-        return "".join(text_of(part) for part in content)
+        return "".join(text_of(part, depth - 1) for part in content)
     part = mapping(content)
-    if part.get("type") in _THOUGHTS or part.get("thought") is True:
+    if string(part.get("type")) in _THOUGHTS or part.get("thought") is True:
         return ""
     inner = part.get("text", part.get("value", part.get("content")))
-    return text_of(inner) if isinstance(inner, dict | list) else string(inner if part else content)
+    return text_of(inner, depth - 1) if isinstance(inner, dict | list) else string(inner if part else content)
 
 
 def is_refusal(content: object) -> bool:
@@ -103,10 +108,12 @@ def is_refusal(content: object) -> bool:
     return any(mapping(part).get("refusal") for part in items(content))
 
 
-def is_odd(content: object) -> bool:
+def is_odd(content: object, depth: int = _DEEPEST) -> bool:
     """Whether there is something, and no text in it that we can find."""
+    if depth == 0:
+        return True
     if isinstance(content, list):
-        return any(is_odd(part) for part in content)
+        return any(is_odd(part, depth - 1) for part in content)
     part: Any = mapping(content)
     known = {"text", "refusal", "thinking", "reasoning", "data", "thought", "thoughtSignature"} & set(part)
     return not known and not isinstance(content, str | None) and bool(content)

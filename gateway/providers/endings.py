@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
+from gateway.providers.values import count
+
 
 class Ending(StrEnum):
     """The values of `finish_reason` in an envelope."""
@@ -44,6 +46,14 @@ _WORDS: Final[Mapping[Ending, str]] = {
 
 ENDINGS: Final[Mapping[str, Ending]] = {word: ending for ending, words in _WORDS.items() for word in words.split()}
 
+#: The numbers of Gemini's reasons, as its enum has them (`Candidate.FinishReason` of google-ai-generativelanguage).
+_IN_ORDER: Final = (
+    "finish_reason_unspecified stop max_tokens safety recitation other language blocklist prohibited_content spii"
+    " malformed_function_call image_safety unexpected_tool_call too_many_tool_calls image_prohibited_content"
+    " image_other no_image image_recitation"
+)
+_BY_NUMBER: Final = dict(enumerate(_IN_ORDER.split()))
+
 #: What a normalised `stop` or a word that nobody knows must not hide.
 _TELLS_LITTLE: Final = frozenset({None, Ending.STOP, Ending.OTHER})
 
@@ -57,3 +67,11 @@ def ending(*reasons: object) -> Ending | None:
     given = [ENDINGS.get(word, Ending.OTHER) for word in words]
     telling = (one for one in given if one not in _TELLS_LITTLE)
     return next(telling, given[0] if given else None)
+
+
+def ending_of_gemini(reason: object) -> Ending | None:
+    """The same of Gemini's own reason, which some servers give by its number."""
+    number = count(reason)
+    if number is None:
+        return ending(reason)
+    return ending(_BY_NUMBER.get(number, "unknown"))

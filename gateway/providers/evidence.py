@@ -6,6 +6,8 @@ Both decision tables use these; `tests/samples/` has an answer for each.
 from collections.abc import Mapping
 from typing import Final
 
+_PI: Final = "https://github.com/earendil-works/pi (packages/ai/src/utils/overflow.ts)"
+
 #: The prompt is longer than the model, or the account, allows. OpenRouter passes the words of its providers on.
 PROMPT_TOO_LONG: Final[Mapping[str, str]] = {
     "maximum context length": "https://github.com/crewAIInc/crewAI (context_window_exceeding_exception.py)",
@@ -19,12 +21,27 @@ PROMPT_TOO_LONG: Final[Mapping[str, str]] = {
     "exceeds the maximum number of tokens allowed": "Google's words, in many clients' lists of them",
     "reduce the length of the messages": "Groq's words, in many clients' lists of them",
     "prompt tokens limit exceeded": "https://github.com/anomalyco/opencode/issues/12219",
+    "exceeded model token limit": "Kimi's words, https://github.com/MoonshotAI/kimi-cli/issues/2011",
+    "context window exceeds limit": "MiniMax's words, https://github.com/MiniMax-AI/MiniMax-M2/issues/119",
+    "range of input length should be": "Qwen's words, https://github.com/QwenLM/qwen-code/issues/98",
+    "exceeds the available context size": "llama.cpp's words, https://github.com/ggml-org/llama.cpp/pull/15780",
+    "is longer than the model's context length": f"Together's and vLLM's words, {_PI}",
+    "greater than the context length": f"LM Studio's words, {_PI}",
+    "exceeded max context length": f"Ollama's words, {_PI}",
+    "maximum allowed input length": f"Poolside's words, {_PI}",
+    "reduce the length of the input prompt": "vLLM's words (VLLMValidationError), in many logs of LiteLLM's",
 }
 
 #: The account cannot pay for as many tokens as the call may take.
 CANNOT_AFFORD: Final[Mapping[str, str]] = {
     "fewer max_tokens": "https://github.com/Taewan-P/gpt_mobile/issues/284",
     "can only afford": "https://github.com/can1357/oh-my-pi/issues/9569",
+}
+
+#: Nothing is left at all; an account can be overdrawn.
+AFFORDS_NOTHING: Final[Mapping[str, str]] = {
+    "can only afford 0": "https://github.com/anomalyco/opencode/issues/12219",
+    "can only afford -": "a balance below zero, https://openrouter.ai/docs/api-reference/limits",
 }
 
 #: The account's own settings leave no provider of the model.
@@ -44,10 +61,22 @@ NO_SUCH_MODEL: Final[Mapping[str, str]] = {
 MODERATED: Final[Mapping[str, str]] = {
     "moderation": "https://openrouter.ai/docs/api-reference/errors",
     "content_policy_violation": "https://platform.openai.com/docs/guides/error-codes",
+    "content_filter": "https://learn.microsoft.com/en-us/azure/ai-foundry/openai/concepts/content-filter",
     "content management policy": "https://learn.microsoft.com/en-us/azure/ai-foundry/openai/concepts/content-filter",
     "refusal": "https://openrouter.ai/docs/api-reference/errors",
     "metadata.reasons": "https://openrouter.ai/docs/api-reference/errors",
     "metadata.flagged_input": "https://openrouter.ai/docs/api-reference/errors",
+}
+
+#: A limit of one model.
+MODEL_LIMITED: Final[Mapping[str, str]] = {
+    "limit_rpm/": "OpenRouter's words for its free models, in many logs of clients",
+}
+
+#: A limit of the model's provider.
+PROVIDER_LIMITED: Final[Mapping[str, str]] = {
+    "provider returned error": "https://openrouter.ai/docs/api-reference/errors",
+    "is temporarily rate-limited upstream": "OpenRouter's words, in many logs of clients",
 }
 
 #: Google does not serve this place, or not without billing.
@@ -62,6 +91,9 @@ KEY_INVALID: Final[Mapping[str, str]] = {
     "api key expired": "https://github.com/simonw/llm/issues/1213",
 }
 
+#: Took too long, was interrupted by another call, or waits for something else; the client that has left is not us.
+GIVEN_UP: Final = frozenset({408, 409, 424, 425, 499})
+
 #: Statuses for codes that are words, as OpenAI, Anthropic, Google and OpenRouter's `error_type` have them.
 STATUSES: Final[Mapping[str, int]] = {
     "bad_request": 400,
@@ -75,6 +107,7 @@ STATUSES: Final[Mapping[str, int]] = {
     "unauthenticated": 401,
     "unauthorized": 401,
     "insufficient_credits": 402,
+    "insufficient_quota": 402,
     "payment_required": 402,
     "content_policy_violation": 403,
     "forbidden": 403,
@@ -83,12 +116,14 @@ STATUSES: Final[Mapping[str, int]] = {
     "model_not_found": 404,
     "not_found": 404,
     "not_found_error": 404,
+    "aborted": 409,
     "request_too_large": 413,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
     "rate_limited": 429,
     "resource_exhausted": 429,
     "too_many_requests": 429,
+    "cancelled": 499,
     "internal": 500,
     "internal_server_error": 500,
     "server_error": 500,

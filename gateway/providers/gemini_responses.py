@@ -6,6 +6,7 @@ captured in public issues.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from http import HTTPStatus
 from itertools import count as numbers
 from typing import Any, Final
 
@@ -30,14 +31,28 @@ from gateway.providers.candidates import (
     unreadable,
     unusable,
 )
-from gateway.providers.endings import ending
-from gateway.providers.evidence import KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG, STATUSES
+from gateway.providers.endings import ending_of_gemini
+from gateway.providers.evidence import GIVEN_UP, KEY_INVALID, NOT_SERVED_HERE, PROMPT_TOO_LONG
 from gateway.providers.hints import header_waits, in_words, longest, stated, until_midnight_pacific
-from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, Rule, judge, spoiled, stranger
+from gateway.providers.responses import (
+    MAX_READ_CHARS,
+    Answer,
+    Fault,
+    Hide,
+    Rule,
+    code_of,
+    is_meant,
+    judge,
+    spoiled,
+    stranger,
+)
 from gateway.providers.tools import ToolCall, as_told
 from gateway.providers.values import count, first_name, items, mapping, string
 
 WHO: Final = "Gemini"
+
+#: What a failed 200 counts as when its code says nothing.
+_UNKNOWN: Final = HTTPStatus.BAD_GATEWAY
 
 TABLE: Final[tuple[Rule, ...]] = (
     Rule(
@@ -74,11 +89,14 @@ TABLE: Final[tuple[Rule, ...]] = (
     Rule("no such model", RequestRejected, code=ErrorCode.MODEL_NOT_FOUND, statuses={404}),
     Rule("the key is not accepted, or may not do this", AuthenticationFailed, Scope.KEY, statuses={401, 403}),
     Rule("billing is off", AuthenticationFailed, Scope.ACCOUNT, statuses={402}),
-    Rule("the provider took too long", UpstreamFailed, statuses={408}),
+    Rule("who serves the model, or stands before it, has given up: not our doing", UpstreamFailed, statuses=GIVEN_UP),
     Rule("a quota of the key's project is used up", RateLimited, Scope.KEY, statuses={429}),
     Rule("the request is at fault", RequestRejected, statuses=range(400, 500)),
     Rule("the provider is at fault", UpstreamFailed),
 )
+
+#: The reasons that a rule is about, whichever of the details tells it.
+_CAUSES: Final = frozenset(source for rule in TABLE for source in rule.sources)
 
 
 def classify_gemini(
@@ -90,10 +108,10 @@ def classify_gemini(
     With `with_tools` the request offers tools, so that a call of one is an answer.
     """
     content = answer.content.unpacked("candidates")
-    error = _error(content)
+    found = chosen(_pieces(content.objects, with_tools=with_tools))
+    error = _error(content, beside=found if answer.is_success else None)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
-    found = chosen(_pieces(content.objects, with_tools=with_tools))
     if found is None:
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
@@ -110,8 +128,11 @@ def classify_gemini_key(answer: Answer, *, now: float, hide: Hide) -> ProviderEr
     return None if listed else stranger(WHO, answer, now=now)
 
 
-def _error(content: bodies.Content) -> Mapping[str, Any] | None:
-    return next((mapping(one["error"]) for one in content.objects if mapping(one.get("error"))), None)
+def _error(content: bodies.Content, *, beside: Piece | None = None) -> Mapping[str, Any] | None:
+    """The error object; `beside` an answer it is none that says nothing."""
+    is_answered = beside is not None and beside.is_answer
+    errors = (error for one in content.objects if (error := mapping(one.get("error"))))
+    return next((error for error in errors if not is_answered or is_meant(error, _code(error))), None)
 
 
 def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hide: Hide) -> ProviderError:
@@ -125,18 +146,17 @@ def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hid
         waits.append(until_midnight_pacific(now))
     causes = [string(detail.get("reason")) for detail in details if detail.get("reason")]
     fault = Fault(
-        _code(error) if answer.is_success else answer.status,
+        (_code(error) or _UNKNOWN) if answer.is_success else answer.status,
         message,
-        source=next(iter(causes), ""),
+        source=next((cause for cause in causes if cause in _CAUSES), ""),
         signs=message.lower(),
         wait_s=longest(waits),
     )
     return judge(fault, TABLE, who=WHO, hide=hide)
 
 
-def _code(error: Mapping[str, Any]) -> int:
-    code = count(error.get("code")) or STATUSES.get(string(error.get("status")).lower(), 0)
-    return code if code in range(400, 600) else 502
+def _code(error: Mapping[str, Any]) -> int | None:
+    return code_of(error.get("code"), error.get("status"))
 
 
 def _quotas(detail: Mapping[str, Any]) -> Iterator[str]:
@@ -147,7 +167,7 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
     """What a success without a candidate means."""
     if any(mapping(one.get("promptFeedback")).get("blockReason") for one in content.objects):
         return blocked(WHO)
-    if any("candidates" not in one and _usage([one]).completion_tokens for one in content.objects):
+    if _usage(content.objects).completion_tokens:
         return unreadable(WHO, "no text in any place that is known, and the bill for one")
     if any(not one or one.keys() & {"candidates", "usageMetadata", "modelVersion"} for one in content.objects):
         return unusable(WHO, "an empty text", reason="empty_answer")
@@ -159,9 +179,16 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
 def _pieces(objects: list[dict[str, Any]], *, with_tools: bool) -> Iterator[Piece]:
     calls = numbers()  # none of them comes in pieces
     for content in objects:
-        for position, candidate in enumerate(items(content.get("candidates"))):
-            if isinstance(candidate, dict):
-                yield _piece(candidate, position, calls if with_tools else None)
+        for position, candidate in enumerate(_candidates(content)):
+            yield _piece(candidate, position, calls if with_tools else None)
+
+
+def _candidates(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of one object; some servers give the candidate without a list, or candidates by their numbers."""
+    given = content.get("candidates")
+    if isinstance(given, dict):
+        given = [given] if "content" in given else list(given.values())
+    return [candidate for candidate in items(given) if isinstance(candidate, dict)]
 
 
 def _piece(candidate: Mapping[str, Any], position: int, calls: Iterator[int] | None) -> Piece:
@@ -173,7 +200,7 @@ def _piece(candidate: Mapping[str, Any], position: int, calls: Iterator[int] | N
     return Piece(
         position if number is None else number,
         text,
-        ending(candidate.get("finishReason")),
+        ending_of_gemini(candidate.get("finishReason")),
         is_whole=False,  # a whole answer is a stream of one piece
         is_odd=not text and is_odd([part for part in items(parts) if mapping(part).get("thought") is not True]),
         calls_tool=bool(called),

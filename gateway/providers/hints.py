@@ -60,10 +60,15 @@ def longest(waits: Iterable[float | None]) -> float | None:
 
 
 def header_waits(headers: Mapping[str, Any], now: float) -> list[float | None]:
-    """The waits that the headers state, each in whichever form."""
-    lower = {name.lower(): value for name, value in headers.items()}
+    """The waits that the headers state, each in whichever form; mirrored ones may be lists of values."""
+    lower = {name.lower(): _joined(value) if isinstance(value, list) else value for name, value in headers.items()}
     waits = [stated(lower.get(name), now, unit_s=unit_s) for name, unit_s in _HEADERS.items()]
     return waits + [stated(lower.get(reset), now) for left, reset in _BUDGETS if number(lower.get(left)) == 0]
+
+
+def _joined(values: list[Any]) -> str:
+    """As HTTP joins a header that came several times."""
+    return ", ".join(str(value) for value in values if isinstance(value, str | int | float))
 
 
 def stated(value: object, now: float, *, unit_s: float = 1.0) -> float | None:
@@ -129,7 +134,7 @@ def _date(text: str) -> datetime | None:
         pass
     try:
         return parsedate_to_datetime(text)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         return None
 
 

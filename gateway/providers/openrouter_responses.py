@@ -4,7 +4,6 @@ Sources: https://openrouter.ai/docs/api-reference/overview, https://openrouter.a
 captured in public issues.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,17 +24,29 @@ from gateway.providers.candidates import (
     unusable,
 )
 from gateway.providers.endings import ending
-from gateway.providers.evidence import STATUSES
 from gateway.providers.hints import header_waits, in_words, longest, stated
-from gateway.providers.openrouter_rules import TABLE
-from gateway.providers.responses import MAX_READ_CHARS, Answer, Fault, Hide, judge, spoiled, stranger
+from gateway.providers.openrouter_rules import KEY_LIMIT, TABLE
+from gateway.providers.responses import (
+    MAX_READ_CHARS,
+    Answer,
+    Fault,
+    Hide,
+    code_of,
+    is_meant,
+    judge,
+    spoiled,
+    stranger,
+)
 from gateway.providers.tools import ToolCall, as_told
-from gateway.providers.values import amount, count, first_name, items, mapping, name, string
+from gateway.providers.values import amount, as_json, count, first_name, items, mapping, name, number, string
 
 WHO: Final = "OpenRouter"
 
 #: What a failed 200 counts as when its code says nothing.
 _UNKNOWN: Final = HTTPStatus.BAD_GATEWAY
+#: Where a choice has what was said: a message, a piece of a stream, a text of the older completions.
+_SAID: Final = ("message", "delta", "text")
+_CONTENTS: Final = ("content", "tool_calls", "function_call", "refusal")
 _AFFORDABLE: Final = re.compile(r"can only afford ([\d,]{1,12})")
 
 
@@ -48,25 +59,48 @@ def classify_openrouter(
     With `with_tools` the request offers tools, so that a call of one is an answer.
     """
     content = answer.content.unpacked("choices")
-    error = _error(answer, content.objects)
+    failed = _failed_choices(content.objects)
+    pieces = _pieces(content.objects, with_tools=with_tools)
+    found = chosen(piece for piece in pieces if piece.index not in failed)
+    error = _error(answer, content.objects, beside=found)
     if error is not None or not answer.is_success:
         return _failure(answer, error, now=now, hide=hide)
-    found = chosen(_pieces(content.objects, with_tools=with_tools))
     if found is None:
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
     return bad or _completion(content.objects, found, asked=asked, generation_id=answer.header("X-Generation-Id"))
 
 
-def _error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
-    """The provider's error object, wherever it stands; None where there is none."""
+def _error(answer: Answer, objects: list[dict[str, Any]], *, beside: Piece | None = None) -> Mapping[str, Any] | None:
+    """The provider's error object, wherever it stands; None where there is none.
+
+    `beside` an answer it is none that says nothing, and none that is about another choice.
+    """
+    is_answered = answer.is_success and beside is not None and beside.is_answer
     for content in objects:
-        if mapping(content.get("error")):
-            return mapping(content["error"])
-        for choice in map(mapping, items(content.get("choices"))):
-            if mapping(choice.get("error")) or choice.get("finish_reason") == "error":
-                return mapping(choice.get("error"))
+        error = mapping(content.get("error"))
+        if error and (not is_answered or is_meant(error, _code(error))):
+            return error
+        failed = next((failure for choice in _choices(content) if (failure := _failure_of(choice)) is not None), None)
+        if failed is not None and not is_answered:
+            return failed
     return _bare_error(answer, objects)
+
+
+def _failed_choices(objects: list[dict[str, Any]]) -> set[int]:
+    """The numbers of those that have ended in an error."""
+    numbered = (one for content in objects for one in enumerate(_choices(content)))
+    return {
+        _number(choice, position)
+        for position, choice in numbered
+        if (error := _failure_of(choice)) is not None
+        and (choice.get("finish_reason") == "error" or is_meant(error, _code(error)))
+    }
+
+
+def _failure_of(choice: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    error = mapping(choice.get("error"))
+    return error if error or choice.get("finish_reason") == "error" else None
 
 
 def _bare_error(answer: Answer, objects: list[dict[str, Any]]) -> Mapping[str, Any] | None:
@@ -90,22 +124,29 @@ def _failure(answer: Answer, error: Mapping[str, Any] | None, *, now: float, hid
     fault = Fault(
         (_code(error) or _UNKNOWN) if answer.is_success else answer.status,
         message,
-        source=string(metadata.get("limit_source")),
+        source=string(metadata.get("limit_source")) or _source_in_words(message),
         signs=_signs(error, metadata),
         raw=raw,
         from_provider=bool(metadata.get("provider_name")),
         wait_s=longest(waits),
     )
     failed = judge(fault, TABLE, who=WHO, hide=hide)
-    if isinstance(failed, CallTooLarge) and (affordable := _AFFORDABLE.search(message)):
-        failed.affordable_tokens = count(affordable[1].replace(",", ""))
+    if isinstance(failed, CallTooLarge):
+        failed.is_of_key = fault.source == KEY_LIMIT
+        if affordable := _AFFORDABLE.search(message):
+            failed.affordable_tokens = count(affordable[1].replace(",", ""))
     return failed
+
+
+def _source_in_words(message: str) -> str:
+    """The source of a limit as a call that is too dear has it: by the page on which that is raised."""
+    return KEY_LIMIT if "can only afford" in message and "settings/keys" in message else ""
 
 
 def _raw(metadata: Mapping[str, Any], hide: Hide) -> str:
     """The words of the model's provider, to look for evidence in and never to pass on; without those of the prompt."""
     raw = metadata.get("raw")
-    text = raw if isinstance(raw, str) else json.dumps(raw) if raw else ""
+    text = raw if isinstance(raw, str) else as_json(raw) if raw else ""
     return hide(text[:MAX_READ_CHARS]).lower()
 
 
@@ -122,46 +163,50 @@ def _signs(error: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:
 
 
 def _code(error: Mapping[str, Any]) -> int | None:
-    """The status that the error stands for, in digits or in words; None where it says nothing of the kind."""
-    kinds = (
-        error.get("code"),
-        error.get("type"),
-        error.get("status"),
-        mapping(error.get("metadata")).get("error_type"),
-    )
-    for kind in kinds:
-        code = count(kind) or STATUSES.get(string(kind).lower().replace(" ", "_").replace("-", "_"))
-        if code in range(400, 600):
-            return code
-    return None
+    """The status that the error stands for; None where it says nothing of the kind."""
+    told = mapping(error.get("metadata")).get("error_type")
+    return code_of(error.get("code"), error.get("type"), error.get("status"), told)
 
 
 def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> ProviderError:
     """What a success without a candidate means."""
-    if any("choices" in one for one in content.objects):
-        return unusable(WHO, "an empty text", reason="empty_answer")
     if _usage(content.objects).completion_tokens:
         return unreadable(WHO, "no text in any place that is known, and the bill for one")
+    if any("choices" in one for one in content.objects):
+        return unusable(WHO, "an empty text", reason="empty_answer")
     if not answer.body.strip():
         return unusable(WHO, "an empty body", reason="invalid_answer")
     return spoiled(WHO, answer, content, field=b'"choices"') or stranger(WHO, answer, now=now)
 
 
+def _choices(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of one object; some servers give the choice without a list, choices by their numbers, or texts."""
+    given = content.get("choices")
+    if isinstance(given, dict):
+        given = [given] if given.keys() & _SAID else list(given.values())
+    found = [{"text": choice} if isinstance(choice, str) else choice for choice in items(given)]
+    return [choice for choice in found if isinstance(choice, dict)]
+
+
 def _pieces(objects: list[dict[str, Any]], *, with_tools: bool) -> Iterator[Piece]:
     for content in objects:
-        for position, choice in enumerate(items(content.get("choices"))):
-            if isinstance(choice, dict):
-                yield _piece(choice, position, with_tools=with_tools)
+        for position, choice in enumerate(_choices(content)):
+            yield _piece(choice, position, with_tools=with_tools)
+
+
+def _number(choice: Mapping[str, Any], position: int) -> int:
+    number = count(choice.get("index"))
+    return position if number is None else number
 
 
 def _piece(choice: Mapping[str, Any], position: int, *, with_tools: bool) -> Piece:
-    said = choice.get("message") or choice.get("delta") or choice.get("text")
+    place = next((place for place in _SAID if _says(choice.get(place))), "message")
+    said = choice.get(place)
     message = mapping(said)
     content = message.get("content") or choice.get("text") if message else said
-    is_whole = "message" in choice
-    number = count(choice.get("index"))
+    is_whole = place == "message" and "message" in choice
     return Piece(
-        position if number is None else number,
+        _number(choice, position),
         text_of(content),
         ending(choice.get("finish_reason"), choice.get("native_finish_reason")),
         is_whole,
@@ -172,14 +217,20 @@ def _piece(choice: Mapping[str, Any], position: int, *, with_tools: bool) -> Pie
     )
 
 
+def _says(said: object) -> bool:
+    """Whether a message, or what stands in its place, holds more than its role."""
+    message = mapping(said)
+    return any(message.get(field) for field in _CONTENTS) if message else bool(said)
+
+
 def _calls(message: Mapping[str, Any], *, is_whole: bool) -> tuple[ToolCall, ...]:
     """Those of a message, or pieces of them in a stream; `function_call` is the older form, of one call."""
     older = mapping(message.get("function_call"))
     given = [mapping(call) for call in items(message.get("tool_calls"))] or ([{"function": older}] if older else [])
     numbers = [None if is_whole else count(call.get("index")) for call in given]
     return tuple(
-        ToolCall.of(call, index=position if number is None else number)
-        for position, (call, number) in enumerate(zip(given, numbers, strict=True))
+        ToolCall.of(call, index=position if index is None else index)
+        for position, (call, index) in enumerate(zip(given, numbers, strict=True))
     )
 
 
@@ -210,7 +261,9 @@ def _usage(objects: list[dict[str, Any]]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """What `GET /key` tells about a key; `limit_remaining` is in credits (US dollars). None: not told, or no limit.
+    """What `GET /key` tells about a key. None: not told, or no limit.
+
+    `limit_remaining` is in credits (US dollars), and below zero where the last call has cost more than there was.
 
     `manages` is True of a key that makes and ends other keys, and cannot make calls:
     https://openrouter.ai/docs/features/provisioning-api-keys
@@ -231,7 +284,7 @@ def classify_key(answer: Answer, *, now: float, hide: Hide) -> KeyInfo | Provide
         return unusable(WHO, "something else than a key's facts", reason="invalid_answer")
     data = mapping(content[0]["data"])
     return KeyInfo(
-        limit_remaining=amount(data.get("limit_remaining")),
+        limit_remaining=number(data.get("limit_remaining")),
         creator_user_id=name(data.get("creator_user_id")) or None,
         expires_at=name(data.get("expires_at")) or None,
         manages=any(data.get(word) is True for word in ("is_management_key", "is_provisioning_key")),

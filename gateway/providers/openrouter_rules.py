@@ -16,19 +16,54 @@ from gateway.errors import (
     UpstreamFailed,
 )
 from gateway.providers.evidence import (
+    AFFORDS_NOTHING,
     CANNOT_AFFORD,
+    GIVEN_UP,
+    MODEL_LIMITED,
     MODERATED,
     NO_SUCH_MODEL,
     PROMPT_TOO_LONG,
+    PROVIDER_LIMITED,
     SETTINGS_ALLOW_NONE,
 )
 from gateway.providers.responses import Rule
+
+KEY_LIMIT: Final = "openrouter_key_limit"
+_BUDGETS: Final = ("openrouter_workspace_budget", "openrouter_guardrail_budget")
 
 #: In the order in which OpenRouter's answers have to be read: the named limit, the words of the message, whether the
 #: model's provider has spoken, the status. A later sign can be wrong where an earlier one is right: a body about the
 #: free daily count can name a provider.
 TABLE: Final[tuple[Rule, ...]] = (
-    # Before all: it is told with the sources of an empty account and of a used up key, too, and is about neither.
+    # Before all: it is told with the sources of an empty account and of a used up key, too, and is about neither,
+    # unless nothing at all is left.
+    Rule(
+        "the key's own limit is used up, in the words of a call that is too dear",
+        AuthenticationFailed,
+        Scope.KEY,
+        reason=KEY_LIMIT,
+        sources=(KEY_LIMIT,),
+        markers=AFFORDS_NOTHING,
+        statuses={402},
+    ),
+    Rule(
+        "the same of a budget that starts anew at a stated time: waiting helps",
+        RateLimited,
+        Scope.ACCOUNT,
+        sources=_BUDGETS,
+        markers=AFFORDS_NOTHING,
+        states_wait=True,
+        statuses={402},
+    ),
+    Rule(
+        "the same of the account's credits",
+        AuthenticationFailed,
+        Scope.ACCOUNT,
+        reason="openrouter_credits",
+        sources=("", "openrouter_credits", *_BUDGETS),
+        markers=AFFORDS_NOTHING,
+        statuses={402},
+    ),
     Rule(
         "there are credits, and fewer than the most that this call can cost: smaller calls are served",
         CallTooLarge,
@@ -37,9 +72,8 @@ TABLE: Final[tuple[Rule, ...]] = (
         sources=(
             "",
             "openrouter_credits",
-            "openrouter_key_limit",
-            "openrouter_workspace_budget",
-            "openrouter_guardrail_budget",
+            KEY_LIMIT,
+            *_BUDGETS,
         ),
         markers=CANNOT_AFFORD,
         statuses={402},
@@ -54,7 +88,7 @@ TABLE: Final[tuple[Rule, ...]] = (
         statuses={400, 402, 413, 422},
     ),
     # 1. metadata.limit_source
-    Rule("the key's own limit is used up", AuthenticationFailed, Scope.KEY, sources=("openrouter_key_limit",)),
+    Rule("the key's own limit is used up", AuthenticationFailed, Scope.KEY, sources=(KEY_LIMIT,)),
     Rule(
         "calls in flight hold the account's budget: it frees itself as they end",
         RateLimited,
@@ -66,14 +100,14 @@ TABLE: Final[tuple[Rule, ...]] = (
         "a budget that starts anew at a stated time: waiting helps",
         RateLimited,
         Scope.ACCOUNT,
-        sources=("openrouter_workspace_budget", "openrouter_guardrail_budget"),
+        sources=_BUDGETS,
         states_wait=True,
     ),
     Rule(
         "a budget that only its owner can raise",
         AuthenticationFailed,
         Scope.ACCOUNT,
-        sources=("openrouter_workspace_budget", "openrouter_guardrail_budget"),
+        sources=_BUDGETS,
     ),
     Rule(
         "everybody's calls to this model share one pool: another key meets the same limit",
@@ -93,7 +127,7 @@ TABLE: Final[tuple[Rule, ...]] = (
         "the same as the source of this name, in older answers",
         AuthenticationFailed,
         Scope.KEY,
-        reason="openrouter_key_limit",
+        reason=KEY_LIMIT,
         markers={"key limit exceeded": "https://openrouter.ai/docs/api-reference/limits"},
         statuses={402, 403},
     ),
@@ -119,6 +153,14 @@ TABLE: Final[tuple[Rule, ...]] = (
         Scope.ACCOUNT,
         reason="openrouter_free_tier_minute",
         markers={"free-models-per-min": "https://openrouter.ai/docs/api-reference/limits"},
+        statuses={429},
+    ),
+    Rule(
+        "the calls of everybody to one model are counted: another key meets the same limit",
+        RateLimited,
+        Scope.MODEL,
+        reason="openrouter_model_limit",
+        markers=MODEL_LIMITED,
         statuses={429},
     ),
     Rule(
@@ -169,7 +211,7 @@ TABLE: Final[tuple[Rule, ...]] = (
         RateLimited,
         Scope.MODEL,
         reason="provider_limit",
-        markers={"provider returned error": "https://openrouter.ai/docs/api-reference/errors"},
+        markers=PROVIDER_LIMITED,
         statuses={429},
     ),
     # 4. the status
@@ -185,7 +227,7 @@ TABLE: Final[tuple[Rule, ...]] = (
     ),
     Rule("nothing left to pay with", AuthenticationFailed, Scope.ACCOUNT, statuses={402}),
     Rule("the key may not do this", AuthenticationFailed, Scope.KEY, statuses={403}),
-    Rule("the provider took too long", UpstreamFailed, statuses={408}),
+    Rule("who serves the model, or stands before it, has given up: not our doing", UpstreamFailed, statuses=GIVEN_UP),
     Rule("the key calls too fast", RateLimited, Scope.KEY, statuses={429}),
     Rule("the request is at fault", RequestRejected, statuses=range(400, 500)),
     Rule("the provider is at fault", UpstreamFailed),

@@ -7,12 +7,14 @@ its decisions as a table of `Rule`; `judge` applies the first rule that fits.
 from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from gateway.errors import ErrorCode, ProviderError, RequestRejected, Scope, UpstreamFailed
 from gateway.providers.bodies import Content, read
 from gateway.providers.candidates import unreadable
+from gateway.providers.evidence import STATUSES
 from gateway.providers.hints import header_waits, longest
+from gateway.providers.values import count, string
 from gateway.reporting.redaction import escape_controls, redact
 
 #: Takes secrets and prompts out of a provider's text.
@@ -135,6 +137,26 @@ def judge(fault: Fault, table: tuple[Rule, ...], *, who: str, hide: Hide) -> Pro
         is_named=rule.is_named,
         for_operator=rule.for_operator,
     )
+
+
+def code_of(*kinds: object) -> int | None:
+    """The status that an error stands for, in digits or in words, by the first that tells it; None where none does."""
+    for kind in kinds:
+        code = count(kind) or STATUSES.get(string(kind).lower().replace(" ", "_").replace("-", "_"))
+        if code in range(400, 600):
+            return code
+    return None
+
+
+def is_meant(error: Mapping[str, Any], code: int | None) -> bool:
+    """Whether an error object beside an answer tells of an error, by the status it stands for or by its words.
+
+    Some servers put an empty one there, or one that says `{"code": 200, "message": "OK"}`.
+    """
+    given = count(error.get("code"))
+    if given is not None and code is None:
+        return given >= HTTPStatus.BAD_REQUEST
+    return code is not None or bool(string(error.get("message")).strip())
 
 
 def stranger(who: str, answer: Answer, *, now: float) -> UpstreamFailed:

@@ -1,11 +1,10 @@
 """Calls of tools in an answer, in the form of OpenAI's API, which OpenRouter has: whole, or in pieces of a stream."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
-from gateway.providers.values import mapping, string
+from gateway.providers.values import as_json, mapping, string
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class ToolCall:
         """The call in OpenAI's form. Arguments are JSON in a text; some servers leave the text out."""
         function = mapping(given.get("function"))
         arguments = function.get("arguments")
-        text = string(arguments) if isinstance(arguments, str | None) else json.dumps(arguments)
+        text = string(arguments) if isinstance(arguments, str | None) else as_json(arguments)
         return cls(index, string(given.get("id")), string(function.get("name")), text)
 
 

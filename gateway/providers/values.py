@@ -1,11 +1,17 @@
 """Values out of somebody else's JSON: each function takes anything, and gives what it promises."""
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from gateway.reporting.redaction import escape_controls
+
+#: More tokens than any call has, and more dollars than any costs: beyond it a number means something else, and sums of
+#: it would not fit into 64 bits.
+MOST_TOKENS: Final = 10**9
+MOST_DOLLARS: Final = 10_000.0
 
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -49,10 +55,18 @@ def number(value: object) -> float | None:
 def count(value: object) -> int | None:
     """A number of tokens: `12`, `12.0` or `"12"`; None for whatever is not one."""
     found = number(value)
-    return int(found) if found is not None and found >= 0 and found.is_integer() else None
+    return int(found) if found is not None and 0 <= found <= MOST_TOKENS and found.is_integer() else None
 
 
 def amount(value: object) -> float | None:
-    """A sum of money, not below zero; None for whatever is not one."""
+    """What a call costs, in dollars; None for whatever is no such sum."""
     found = number(value)
-    return found if found is not None and found >= 0 else None
+    return found if found is not None and 0 <= found <= MOST_DOLLARS else None
+
+
+def as_json(value: object) -> str:
+    """`value`, which was read from JSON, as JSON again; empty where it is too deep for that."""
+    try:
+        return json.dumps(value)
+    except RecursionError:
+        return ""

@@ -21,7 +21,7 @@ end
 """
 
 #: ARGV: 2 process, 3 its facts, 4 for how long it is known, 5 number, 6 most waits, 7 a JSON object: `spans`,
-#: `counts`, `waits` and `ended`.
+#: `counts`, `waits` and `ended`. A count that Redis refuses, because it is too large, is left out.
 REPORT = (
     NAMES
     + """
@@ -36,7 +36,7 @@ if tonumber(ARGV[5]) > tonumber(redis.call('HGET', numbers, ARGV[2]) or 0) then
     for _, count in ipairs(batch.counts) do
       if span.abouts[count[1]] then
         local cell = P .. 'usage:' .. span.name .. ':' .. count[1] .. ':' .. since
-        redis.call('HINCRBY', cell, count[3] .. '|' .. count[2], count[4])
+        redis.pcall('HINCRBY', cell, count[3] .. '|' .. count[2], count[4])
         redis.call('EXPIRE', cell, span.kept_s + length)
       end
     end

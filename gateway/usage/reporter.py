@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 class Reporter:
     """A thread that carries what the meter has counted into the store; no request waits for it.
 
-    While the store is away counts add up in memory. A process that is killed takes with it what it has counted since
-    its last report.
+    While the store is away counts add up in memory. What fails in any other way is dropped. A process that is killed
+    takes with it what it has counted since its last report.
     """
 
     def __init__(
@@ -58,10 +58,18 @@ class Reporter:
             more = self._batch is not None
             if self._batch is None:
                 self._batch, more = self._next()
-            self._store.report(self._describe(), self._batch)
+            self._send(self._describe(), self._batch)
             self._batch = None
             if more:
                 self._stopping.wait(PAUSE_S)
+
+    def _send(self, process: Process, batch: Batch) -> None:
+        try:
+            self._store.report(process, batch)
+        except StoreUnavailable:
+            raise
+        except Exception:  # it would fail again, and with it every report after it
+            logger.exception("A report that cannot be stored is dropped, with %d counts", len(batch.counts))
 
     def _next(self) -> tuple[Batch, bool]:
         counts, waits, ended, more = self._meter.take()
