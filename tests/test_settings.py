@@ -312,7 +312,7 @@ def test_a_placeholder_is_no_key(problems, setting: str, placeholder: str):
 )
 @pytest.mark.parametrize("form", ["{}", "label={}", 'label="{}"', "'{}'"])
 def test_a_stand_in_has_keys_by_any_name(load, key: str, form: str):
-    """Whatever follows the label is the key, base64 and its padding too; what can be no key is refused there as well."""
+    """Whatever follows the label is the key, base64 with its padding too; what is no key is refused there as well."""
     where = {"OPENROUTER_BASE_URL": "http://litellm:4000/v1"}
     (found,) = load(OPENROUTER_API_KEYS=form.format(key), **where).keys
     assert (found.reveal(), found.label) == (key, "label" if "label" in form else None)

@@ -19,7 +19,8 @@ _OPENROUTER, _GOOGLE = "openrouter.ai", "generativelanguage.googleapis.com"
 _KEYS = ("openrouter_api_keys", "openrouter_api_key", "gemini_api_keys")
 
 #: `vendor/name:variant`, `~vendor/name`, `@preset/name`, a name with a preset behind it, and bare names, of which only
-#: OpenRouter knows whether there are such. Not LiteLLM's `openrouter/vendor/name`, nor Vertex' `publishers/google/models/name`.
+#: OpenRouter knows whether there are such. Not LiteLLM's `openrouter/vendor/name`, nor Vertex'
+#: `publishers/google/models/name`.
 _OF_OPENROUTER: Final = re.compile(r"[^/\s]+(/[^/\s]+)?(@preset/[^/\s]+)?")
 
 
