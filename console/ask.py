@@ -74,7 +74,7 @@ def _requests(file: Path, model: str | None) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            content = json.loads(line, strict=False)
+            content = json.loads(line)
         except (ValueError, RecursionError):
             content = None
         if isinstance(content, str):
