@@ -5,6 +5,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from console.conversation import Conversation
 from console.opened import Opened, opened
-from console.screen import Json, dollars, give_up, print_json, span, tell
+from console.screen import Json, as_line, dollars, give_up, print_json, several, span, tell
 from gateway import exits
 
 #: How often it is looked where a request is, in seconds.
@@ -23,6 +24,9 @@ LOOK_EVERY_S = 1.0
 
 #: How many requests of a file are on their way at a time.
 MOST_ON_THEIR_WAY = 100
+
+#: What becomes of a request when nobody waits for its answer any more.
+ON_ITS_WAY = "What was sent is on its way still, and is paid: see gemini status and gemini waits."
 
 
 def ask(
@@ -64,20 +68,32 @@ def _request(fields: dict[str, Any], model: str | None) -> dict[str, Any]:
 
 
 def _requests(file: Path, model: str | None) -> list[dict[str, Any]]:
+    """A request for each line. A line ends with a line feed and nothing else: a prompt may hold U+2028."""
     found = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:
             content = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if isinstance(content, str):
             content = {"prompt": content}
         if not isinstance(content, dict):
             give_up(f"{file}, line {number}: give a JSON object, or a JSON string that is the prompt.", exits.USAGE)
         found.append(_request(content, model))
+    if not found:
+        give_up(f"{file} is empty: give a JSON object or a JSON string a line.", exits.USAGE)
     return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        give_up(f"{file} is no text in UTF-8: save it as that.", exits.USAGE)
+    except OSError as error:
+        give_up(f"{file} cannot be read: {error.strerror}.", exits.USAGE)
 
 
 def _ask_one(here: Opened, request: dict[str, Any], timeout_s: float, *, json_wanted: bool) -> bool:
@@ -85,23 +101,30 @@ def _ask_one(here: Opened, request: dict[str, Any], timeout_s: float, *, json_wa
     say: Callable[[str], None] = (lambda _text: None) if json_wanted else tell
     _warn_without_workers(here)
     began = time.monotonic()
-    with Conversation(here.settings) as talk:
+    with Conversation(here.settings) as talk, _goes_on(talk):
         talk.send(request)
         say(f"-> {here.settings.request_queue}  request {request['request_id']}")
         way = _Way(here, request["request_id"], say)
         envelope = next(talk.answers(timeout_s, meanwhile=way.look, every_s=LOOK_EVERY_S), None)
         if envelope is None:
             talk.leave()
-            give_up(
-                f"No answer within {span(timeout_s)}. It is on its way still: see gemini status and gemini waits.",
-                exits.NOTHING,
-            )
+            give_up(f"No answer within {span(timeout_s)}. {ON_ITS_WAY}", exits.NOTHING)
     if json_wanted:
         print_json(envelope)
     else:
         say(f"<- {_told(envelope)}, {span(time.monotonic() - began)} after it was sent")
         print(envelope["content"] if envelope["status"] == "success" else envelope["error"])
     return bool(envelope["status"] == "success")
+
+
+@contextmanager
+def _goes_on(talk: Conversation) -> Iterator[None]:
+    """Whoever ends it with Ctrl-C is told that what was sent is not ended by that."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        talk.leave()
+        give_up(f"Nobody waits for the answer any more. {ON_ITS_WAY}", exits.INTERRUPTED)
 
 
 def _told(envelope: dict[str, Any]) -> str:
@@ -137,16 +160,16 @@ def _ask_all(here: Opened, requests: list[dict[str, Any]], timeout_s: float) -> 
     """Whether every answer is a success; envelopes go to stdout, the bar to stderr."""
     _warn_without_workers(here)
     came = good = 0
-    with Conversation(here.settings) as talk, _bar() as bar:
+    with Conversation(here.settings) as talk, _goes_on(talk), _bar() as bar:
         task = bar.add_task("answers", total=len(requests))
         waiting = iter(requests)
         for envelope in _answers(talk, waiting, timeout_s):
-            print_json(envelope)
+            _print(envelope, bar)
             came, good = came + 1, good + (envelope["status"] == "success")
-            bar.update(task, completed=came)
+            bar.update(task, completed=came, refresh=True)
         if came < len(requests):
             talk.leave()
-    tell(f"{good} answered, {came - good} errors, {len(requests) - came} not within {span(timeout_s)}.")
+    tell(f"{good} answered, {several(came - good, 'error')}, {len(requests) - came} not within {span(timeout_s)}.")
     return good == len(requests)
 
 
@@ -166,5 +189,14 @@ def _answers(talk: Conversation, waiting: Iterator[dict[str, Any]], timeout_s: f
 
 
 def _bar() -> Progress:
+    """On stderr. Stdout is not its own: whole lines go there, wherever it leads."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
+
+
+def _print(envelope: dict[str, Any], bar: Progress) -> None:
+    """On stdout; above the bar where both are on one screen."""
+    if sys.stdout.isatty() and bar.console.file.isatty():
+        bar.console.print(as_line(envelope), soft_wrap=True, markup=False, highlight=False, emoji=False)
+    else:
+        print_json(envelope)

@@ -21,6 +21,9 @@ COLUMNS = ("id", "kind", "request", "code", "tries", "last", "reason")
 #: How much of an id a screen shows.
 SHOWN = 8
 
+#: How many letters of a queue are looked at, where nothing else is said.
+MOST = 1000
+
 failed = typer.Typer(help="Dead letters: list, show, send again, throw away, keep a copy.", no_args_is_help=False)
 
 Id = Annotated[
@@ -44,7 +47,7 @@ class Choice:
 
     def has(self, letter: DeadLetter) -> bool:
         """Whether a letter is meant; the first eight characters of its id are enough, as a screen shows them."""
-        named = letter.id in self.ids or letter.request_id in self.ids or letter.id[:SHOWN] in self.ids
+        named = not letter.names.isdisjoint(self.ids) or letter.id[:SHOWN] in self.ids
         return (not self.ids or named) and (self.code is None or letter.facts["error_code"] == self.code)
 
 
@@ -60,10 +63,23 @@ def _choice(  # noqa: PLR0913 - options
 
 
 @failed.callback(invoke_without_command=True)
-def default(context: typer.Context) -> None:
-    """Dead letters: list, show, send again, throw away, keep a copy. Without a command: list."""
+def default(  # noqa: PLR0913 - options
+    context: typer.Context,
+    *,
+    ids: Id = None,
+    code: Code = None,
+    every: All = False,
+    queue: Queue = None,
+    limit: Limit = MOST,
+    json_wanted: Json = False,
+) -> None:
+    """Dead letters: list, show, send again, throw away, keep a copy. Without a command: list, with its options."""
     if context.invoked_subcommand is None:
-        list_letters()
+        list_letters(ids=ids, code=code, every=every, queue=queue, limit=limit, json_wanted=json_wanted)
+    elif (
+        ids or code or every or queue or json_wanted or limit != MOST
+    ):  # a letter too many would go, were they not looked at
+        raise typer.BadParameter(f"give options behind {context.invoked_subcommand}")
 
 
 @failed.command("list")
@@ -73,7 +89,7 @@ def list_letters(  # noqa: PLR0913 - options
     code: Code = None,
     every: All = False,
     queue: Queue = None,
-    limit: Limit = 1000,
+    limit: Limit = MOST,
     json_wanted: Json = False,
 ) -> None:
     """A line for each letter: what it is, why it is dead, since when."""
@@ -99,7 +115,7 @@ def show(  # noqa: PLR0913 - options
     code: Code = None,
     every: All = False,
     queue: Queue = None,
-    limit: Limit = 1000,
+    limit: Limit = MOST,
     body: Annotated[bool, typer.Option("--body", help="Also the body, with prompt or answer.")] = False,
 ) -> None:
     """All that is known of the chosen letters, as JSON; a body only when asked for."""
@@ -110,7 +126,7 @@ def show(  # noqa: PLR0913 - options
 
 
 @failed.command()
-def export(*, ids: Id = None, code: Code = None, every: All = False, queue: Queue = None, limit: Limit = 1000) -> None:
+def export(*, ids: Id = None, code: Code = None, every: All = False, queue: Queue = None, limit: Limit = MOST) -> None:
     """The chosen letters as JSON lines, bodies included. They stay where they are."""
     _each(_choice(ids, code, every=every, queue=queue, limit=limit, required=False), DeadLetter.as_json)
 
@@ -122,7 +138,7 @@ def redrive(  # noqa: PLR0913 - options
     code: Code = None,
     every: All = False,
     queue: Queue = None,
-    limit: Limit = 1000,
+    limit: Limit = MOST,
     yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is a dry run.")] = False,
     json_wanted: Json = False,
 ) -> None:
@@ -158,7 +174,7 @@ def drop(  # noqa: PLR0913 - options
     code: Code = None,
     every: All = False,
     queue: Queue = None,
-    limit: Limit = 1000,
+    limit: Limit = MOST,
     count: Annotated[
         int | None, typer.Option("--count", help="How many they are, for a script that cannot be asked.")
     ] = None,
@@ -172,6 +188,8 @@ def drop(  # noqa: PLR0913 - options
         for _tag, facts in found:
             print(f"{facts['id']}  {facts['kind']}  {facts['reason']}")
         typed = count if count is not None else _ask("To drop these for good, type how many they are: ")
+        if typed is None:
+            give_up(f"Type {len(found)} to drop these, or give --count {len(found)}: nothing was dropped.", exits.USAGE)
         if typed != len(found):
             give_up(f"{typed} is not {len(found)}: nothing was dropped.", exits.NOTHING)
         for tag, _facts in found:

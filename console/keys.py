@@ -14,9 +14,8 @@ from console.screen import Json, give_up, print_json, screen, span, table
 from gateway import exits
 from gateway.errors import ProviderError
 from gateway.keys.pool import KeyPool
-from gateway.keys.survey import Ask, retirement
-from gateway.providers import provider_from
-from gateway.providers.openrouter import OpenRouter
+from gateway.keys.survey import Ask, names_of, retirement
+from gateway.providers import Provider, provider_from
 from gateway.secrets import ApiKey
 
 #: How long the provider has for each answer, in seconds.
@@ -52,21 +51,21 @@ def keys(
     Exit code 1 when no key is usable, or none has that name.
     """
     with opened(need_keys=True) as here, closing(provider_from(here.settings)) as provider:
-        asked = provider if isinstance(provider, OpenRouter) and not offline else None
+        asked = None if offline else provider
         if clear is not None:
             _clear(here.pool, here.settings.keys, clear, _ask(asked))
         else:
             _show(here, asked, json_wanted=json_wanted)
 
 
-def _ask(provider: OpenRouter | None) -> Ask | None:
+def _ask(provider: Provider | None) -> Ask | None:
     return partial(provider.key_info, deadline_s=DEADLINE_S) if provider is not None else None
 
 
-def _show(here: Opened, provider: OpenRouter | None, *, json_wanted: bool) -> None:
+def _show(here: Opened, provider: Provider | None, *, json_wanted: bool) -> None:
     settings = here.settings
     findings = examine(here.pool, settings.keys, limit=settings.keys_max_per_minute, ask=_ask(provider))
-    model = _about_the_model(provider) if provider is not None else None
+    model = _about_the_model(provider, names_of(settings).other_model) if provider is not None else None
     if json_wanted:
         print_json({"keys": [finding.as_json() for finding in findings], "model": model})
     else:
@@ -85,12 +84,12 @@ def _draw(findings: Sequence[Finding], model: str | None) -> None:
         out.print(f"Model: {model}")
 
 
-def _about_the_model(provider: OpenRouter) -> str | None:
+def _about_the_model(provider: Provider, remedy: str) -> str | None:
     try:
         models = provider.models(deadline_s=DEADLINE_S)
     except ProviderError as error:
         return f"the provider's list could not be read: {error}"
-    return retirement(provider.resolve_model(None), models, today=datetime.now(UTC).date())
+    return retirement(provider.resolve_model(None), models, today=datetime.now(UTC).date(), remedy=remedy)
 
 
 def _clear(pool: KeyPool, keys: Sequence[ApiKey], wanted: str, ask: Ask | None) -> None:
@@ -100,9 +99,10 @@ def _clear(pool: KeyPool, keys: Sequence[ApiKey], wanted: str, ask: Ask | None) 
     if len({key.label for key in named}) > 1 or (len(named) > 1 and wanted != named[0].label):
         give_up(f"{wanted} could be any of {len(named)} keys: give a label.", exits.NOTHING)
     learn_accounts(pool, named, ask)
+    resting = {status.key.digest for status in pool.status() if status.rest is not None}
     for key in named:
         pool.clear(key.digest)
-        print(f"{key}: its rest is over")
+        print(f"{key}: {'its rest is over' if key.digest in resting else 'it did not rest'}")
 
 
 def _row(finding: Finding) -> tuple[object, ...]:

@@ -36,9 +36,13 @@ def screen() -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False)
 
 
+def as_line(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
+
+
 def print_json(content: Any) -> None:
-    """One line, so that output of several commands can be put together."""
-    print(json.dumps(content, ensure_ascii=False))
+    """One line, so that output of several commands can be put together, and at once, for who reads along."""
+    print(as_line(content), flush=True)
 
 
 def tell(text: str) -> None:

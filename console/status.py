@@ -1,5 +1,6 @@
 """`gemini status`: the whole on one screen."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
@@ -35,20 +36,29 @@ def status(
     """
     with opened() as here:
         if watch:
-            _watch(lambda: build(here))
+            _watch(lambda: build(here), json_wanted=json_wanted)
             return
         state = build(here)
-    if json_wanted:
-        print_json(state.as_json())
-    else:
-        screen().print(drawn(state))
+    _show(state, json_wanted=json_wanted)
     if state.queues is None:
         raise typer.Exit(exits.UNAVAILABLE)
     if not state.living:
         raise typer.Exit(exits.NOTHING)
 
 
-def _watch(look: Callable[[], State]) -> None:
+def _show(state: State, *, json_wanted: bool) -> None:
+    if json_wanted:
+        print_json(state.as_json())
+    else:
+        screen().print(drawn(state))
+        sys.stdout.flush()  # a pipe has a reader, too
+
+
+def _watch(look: Callable[[], State], *, json_wanted: bool) -> None:
+    """A screen that is drawn again; for a pipe, or as JSON, one state behind the other."""
+    while json_wanted or not sys.stdout.isatty():
+        _show(look(), json_wanted=json_wanted)
+        time.sleep(WATCH_EVERY_S)
     with Live(drawn(look()), console=screen(), auto_refresh=False, screen=True) as live:
         while True:
             time.sleep(WATCH_EVERY_S)

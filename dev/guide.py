@@ -1,6 +1,9 @@
 """What script/run tells: how to send a request, and where its answer is."""
 
 import os
+import shlex
+from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -25,18 +28,34 @@ for method, _, body in channel.consume("{responses}"):
 
 connection.close()
 
+To see what the worker does, in another terminal, in this folder (gemini doctor, keys, waits, ask and failed as well):
+
+{exported}.venv/bin/gemini status
+
 Answers go to {responses}, or to the queue that a request names as its "callback_queue".
 Ctrl-C ends everything. The log:
 """
 
 
-def guide(url: str, settings: Settings) -> str:
-    """A few lines for a terminal, with a program that can be pasted; no password is in it."""
+def guide(url: str, settings: Settings, ours: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A few lines for a terminal, with a program that can be pasted; no password is in it.
+
+    `ours` are settings of the worker that nobody has given, none of them a secret.
+    """
     module, expression = _in_code(url)
     imports = ", ".join(sorted({"json", "pika", "uuid", module} - {""}))
     return GUIDE.format(
-        url=expression, imports=imports, requests=settings.request_queue, responses=settings.response_queue
+        url=expression,
+        imports=imports,
+        requests=settings.request_queue,
+        responses=settings.response_queue,
+        exported=_exported({**({"RABBITMQ_URL": url} if not module else {}), **ours}),
     )
+
+
+def _exported(values: Mapping[str, str]) -> str:
+    """For this command and the next ones of that terminal."""
+    return f"export {shlex.join(f'{name}={value}' for name, value in values.items())}; " if values else ""
 
 
 def _in_code(url: str) -> tuple[str, str]:

@@ -56,13 +56,15 @@ def run(cleanup: ExitStack, *, fake: bool) -> int:
     if fake:
         nobody_reads(url, settings.request_queue)  # the stand-in would answer with made-up text
         # In a folder without .env, which the processes would read.
-        stack = Stack(with_the_stand_in(environment, folder, cleanup), folder, cwd=folder)
+        ours = of_the_stand_in(folder, cleanup)
+        stack = Stack(with_the_stand_in(environment, ours), folder, cwd=folder)
     else:
         print("Provider   the real one, with your keys: calls are paid")
+        ours = {}
         stack = Stack(environment, folder)
     cleanup.callback(stop, stack)
     worker = start(stack, settings.request_queue)
-    print(guide(url, settings))
+    print(guide(url, settings, ours))
     wait_until(lambda: show(worker), timeout_s=math.inf)
     raise _ended(worker)
 
@@ -126,17 +128,21 @@ def given() -> dict[str, str]:
     return of_file | {name: value for name, value in os.environ.items() if value or name not in of_file}
 
 
-def with_the_stand_in(settings: Mapping[str, str], folder: Path, cleanup: ExitStack) -> dict[str, str]:
-    """These settings, but with a stand-in that runs until `cleanup`, and with a state of its own."""
+def of_the_stand_in(folder: Path, cleanup: ExitStack) -> dict[str, str]:
+    """The settings for a stand-in that runs until `cleanup`, and for a state of its own."""
     stand_in = cleanup.enter_context(running(keys=KEYS))
     print(f"Provider   a stand-in for OpenRouter at {stand_in.base_url}: nothing is paid")
-    other = {
+    return {
         "OPENROUTER_API_KEYS": ",".join(KEYS),
         "OPENROUTER_BASE_URL": f"{stand_in.base_url}/api/v1",
         "STATE_PATH": str(folder / "worker.sqlite3"),
     }
+
+
+def with_the_stand_in(settings: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """These settings, but for those that are ours, and for what leads away from the stand-in."""
     # Names of settings may be written in lower case as well.
-    return {name: value for name, value in settings.items() if name.upper() not in {*REAL, *other}} | other
+    return {name: value for name, value in settings.items() if name.upper() not in {*REAL, *ours}} | dict(ours)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.redis import RedisKeyStore
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
-from gateway.keys.survey import OF_GEMINI, OF_OPENROUTER, Survey
+from gateway.keys.survey import Survey, names_of
 from gateway.ledger.owner import BEAT_TIMEOUT_S, FileOwner, Owner, RedisOwner
 from gateway.ledger.redis import RedisLedger
 from gateway.ledger.sqlite import SqliteLedger
@@ -115,7 +115,7 @@ class Resources:
             models=sorted({provider.resolve_model(name) for name in (None, *settings.model_aliases)}),
             ask=ask,
             ask_models=partial(provider.models, deadline_s=DEADLINE_S),
-            names=OF_GEMINI if settings.uses_gemini else OF_OPENROUTER,
+            names=names_of(settings),
         )
         self.survey.open(survey)
 

@@ -140,7 +140,9 @@ class Usage(Hook[Attempt]):
         if attempt.waiting is not None:
             self.meter.waits(attempt.waiting)
         if attempt.outcome is Outcome.HELD and attempt.reply is not None:
-            self.meter.add(store.REFUSED, attempt.reply.queue, {store.REQUESTS: 1})
+            # The queue of a client that waits is another one each time: all of them are one row.
+            queue = store.OF_A_CLIENT if attempt.reply.caller.waits else attempt.reply.queue
+            self.meter.add(store.REFUSED, queue, {store.REQUESTS: 1})
         self._count_request(attempt.outcome or "", attempt.reply, attempt.job.age_ms / 1000)
 
     def _count_request(self, outcome: str, reply: Reply | None, seconds: float) -> None:

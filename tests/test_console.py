@@ -14,7 +14,7 @@ from console.ask import _requests
 from console.dead.queues import gone
 from console.doctor.finding import of_error
 from console.doctor.provider import judge_clock, judge_key, judge_model
-from console.doctor.rabbitmq import judge_version
+from console.doctor.rabbitmq import _held, judge_version
 from console.figures import by_name, summary, total
 from console.key_doctor import Finding
 from console.screen import dollars, screen, span, table, told
@@ -239,3 +239,51 @@ def test_a_file_of_prompts_is_read_line_by_line(tmp_path: Path):
     one, two = _requests(file, "m")
     assert (one["prompt"], one["model"], bool(one["request_id"])) == ("one", "m", True)
     assert (two["request_id"], two["model"]) == ("mine", "m")
+
+
+class Enough(Exception):
+    """The end of a watch."""
+
+
+@pytest.mark.parametrize("arguments", [["--watch", "--json"], ["--watch"]])
+def test_a_watch_that_is_no_screen_has_one_state_behind_the_other(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+):
+    """An object a line with --json; each is there at once."""
+    seen: list[str] = []
+
+    def pause(_s: float) -> None:
+        seen.append(capsys.readouterr().out)
+        if len(seen) == 2:
+            raise Enough
+
+    monkeypatch.setattr("console.status.time.sleep", pause)
+    with pytest.raises(Enough):
+        run("status", *arguments)
+    if "--json" in arguments:
+        assert [json.loads(state)["workers"] for state in seen] == [[], []]
+    else:
+        assert ["none reports" in state for state in seen] == [True, True]
+
+
+def test_a_worker_has_the_settings_of_the_folder_where_it_is_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its `.env` too, though script/run changes to the checkout; the environment wins, paths begin in the folder."""
+    (tmp_path / ".env").write_text("REQUEST_QUEUE='mine'\nSTATE_PATH=state.sqlite3\nLOG_LEVEL=DEBUG\nhttp_proxy=no\n")
+    started: list[dict[str, str]] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STATE_PATH", raising=False)
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.setenv("LOG_LEVEL", "INFO")
+    monkeypatch.setenv("REQUEST_QUEUE", "")
+    monkeypatch.setattr("console.run.os.execve", lambda _program, _arguments, environment: started.append(environment))
+    monkeypatch.setattr("console.run.os.execv", lambda *_: None)
+    cli.main(["run", "--fake"])
+    wanted = {"REQUEST_QUEUE": "mine", "STATE_PATH": str(tmp_path / "state.sqlite3"), "LOG_LEVEL": "INFO"}
+    assert [wanted.items() <= one.items() and "http_proxy" not in one for one in started] == [True]
+
+
+def test_answers_that_clients_have_left_are_one_finding():
+    """Their queues are none to be made."""
+    finding = _held(None, "reply_to", 3, 0)  # type: ignore[arg-type]
+    assert finding is not None
+    assert (finding.level, "CALLBACK_QUEUE_CREATE" in str(finding.remedy)) == ("warning", False)

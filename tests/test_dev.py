@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from dev.guide import guide
 from dev.launcher import ROOT, Process
 from dev.waiting import TooLate, wait_until
+from gateway.settings import Settings
 
 
 @pytest.fixture
@@ -53,3 +55,26 @@ def test_a_rabbitmq_that_is_named_is_used_as_it_is(tmp_path: Path):
         check=False,
     )
     assert (said.stdout, said.returncode) == (f"{tmp_path}\namqp://named\n", 3), said.stderr
+
+
+def test_the_guide_has_a_line_that_shows_this_worker():
+    """RabbitMQ's port and the state are private: `gemini` would look elsewhere. No password is in it."""
+    settings = Settings()
+    ours = {"STATE_PATH": "/a folder/worker.sqlite3", "OPENROUTER_API_KEYS": "sk-or-v1-fake"}
+    (line,) = [
+        one for one in guide("amqp://guest:guest@127.0.0.1:5/", settings, ours).splitlines() if "gemini status" in one
+    ]
+    shown = subprocess.run(
+        ["sh", "-c", line.replace(".venv/bin/gemini status", 'echo "$RABBITMQ_URL $STATE_PATH $OPENROUTER_API_KEYS"')],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout == "amqp://guest:guest@127.0.0.1:5/ /a folder/worker.sqlite3 sk-or-v1-fake\n"
+
+
+def test_a_password_is_not_in_the_guide(monkeypatch: pytest.MonkeyPatch):
+    """It is in the environment already."""
+    monkeypatch.setenv("RABBITMQ_URL", "amqp://user:canary@host/")
+    shown = guide("amqp://user:canary@host/", Settings())
+    assert ("canary" in shown, "\n.venv/bin/gemini status" in shown) == (False, True)

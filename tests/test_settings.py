@@ -290,6 +290,14 @@ def test_a_variable_in_lower_case_is_not_ours(load, monkeypatch: pytest.MonkeyPa
         "none",
         "null",
         "API_KEY",
+        "$OPENROUTER_API_KEY",
+        "OPENROUTER_API_KEY",
+        "put-key-here",
+        "sk-or-v1-REDACTED",
+        "sk-or-v1-example",
+        "sk-or-v1-123",
+        "main=",
+        "production-accounts=",
     ],
 )
 @pytest.mark.parametrize("setting", ["OPENROUTER_API_KEYS", "GEMINI_API_KEYS"])
@@ -297,6 +305,41 @@ def test_a_placeholder_is_no_key(problems, setting: str, placeholder: str):
     """What documentation and templates have in its place, and what is left of a key on a screen."""
     (line,) = problems(**{"OPENROUTER_API_KEYS": "", setting: f"sk-or-v1-aaaaaaaa1,{placeholder}"})
     assert line.startswith(f"{setting}: key number 2 is a placeholder: give the whole key")
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-my-litellm-key-1234", "my-api-key-9f3a", "EMPTY", "bG9uZyBlbm91Z2ggZm9yIGEga2V5Cg==", "team-key"]
+)
+@pytest.mark.parametrize("form", ["{}", "label={}", 'label="{}"', "'{}'"])
+def test_a_stand_in_has_keys_by_any_name(load, key: str, form: str):
+    """Whatever follows the label is the key, base64 with its padding too; what is no key is refused there as well."""
+    where = {"OPENROUTER_BASE_URL": "http://litellm:4000/v1"}
+    (found,) = load(OPENROUTER_API_KEYS=form.format(key), **where).keys
+    assert (found.reveal(), found.label) == (key, "label" if "label" in form else None)
+    for placeholder in ("main=", "<key>", "$LITELLM_KEY", "sk-..."):
+        with pytest.raises(SettingsError, match="key number 1 is a placeholder"):
+            load(OPENROUTER_API_KEYS=placeholder, **where)
+
+
+@pytest.mark.parametrize("model", ["google/gemini-2.0-flash-001@preset/mine", "@preset/mine"])
+def test_a_preset_is_a_model(load, model: str):
+    """Alone, or behind a model: OpenRouter's own forms."""
+    assert load(OPENROUTER_MODEL=model).openrouter_model == model
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "not_so"),
+    [
+        ({"OPENROUTER_BASE_URL": "openrouter.ai/api/v1"}, "begins with https://", "password,"),
+        ({"RABBITMQ_URL": "amqp://h/?heartbeat=x"}, "?heartbeat=5", "20"),
+        ({"RABBITMQ_URL": "amqp://u:p/w@h"}, "percent-encode", "\n"),
+        ({"REDIS_URL": "redis://h/notadb"}, "the number of a database", "notadb"),
+    ],
+)
+def test_a_remedy_can_be_followed(problems, settings: dict[str, str], says: str, not_so: str):
+    """It is about what is wrong, and what it recommends is obeyed."""
+    (line,) = problems(**settings)
+    assert (says in line, not_so in line) == (True, False), line
 
 
 def test_a_real_key_is_no_placeholder(load):

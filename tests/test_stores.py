@@ -59,7 +59,7 @@ def test_a_redis_that_cannot_be_reached_is_told_at_once(tmp_path: Path):
     with pytest.raises(StoreUnavailable, match="REDIS_URL") as caught:
         open_stores(settings_of(tmp_path, REDIS_URL="redis://:canary@127.0.0.1:1/0"))
     assert "canary" not in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert ("\n" in str(caught.value), ".." in str(caught.value)) == (False, False)
 
 
 def test_a_url_that_is_none_of_redis_is_told_without_its_password():

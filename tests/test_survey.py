@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Any
 
 import pytest
@@ -259,3 +260,18 @@ def test_models_that_cannot_be_read_are_no_warning(
     started(ONE, models=("google/new",))
     wait_until(lambda: pool.learned, what="the accounts")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("@preset/mine", None),
+        ("google/gemini-2.5-flash@preset/mine", None),
+        ("google/gemini-2.5-flash:free@preset/mine", None),
+        ("google/none@preset/mine", "google/none is not among"),
+    ],
+)
+def test_of_a_preset_nothing_is_known(model: str, says: str | None):
+    """It is the account's own; what stands before it is looked up."""
+    said = survey.retirement(model, MODELS, today=date(2026, 1, 1))
+    assert said is None if says is None else str(said).startswith(says)

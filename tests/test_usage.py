@@ -12,7 +12,7 @@ from actors import publish_error
 from actors.broker import broker, process, usage
 from dev.waiting import wait_until
 from gateway.errors import ErrorCode, Nacked, RateLimited, RequestRejected, StoreUnavailable, UpstreamFailed
-from gateway.messages import Completion, Failure, Reply, Request, Usage
+from gateway.messages import Caller, Completion, Failure, Reply, Request, Usage
 from gateway.secrets import ApiKey
 from gateway.usage.meter import COUNTS_AT_ONCE, MOST_ENDS, MOST_WAITS, Meter
 from gateway.usage.reporter import Reporter
@@ -134,6 +134,15 @@ def test_an_answer_that_its_queue_refuses_names_the_queue(here: World):
     run(here)
     found = counted()
     assert found[REFUSED, "gemini.responses", REQUESTS] == found[OUTCOME, "held", REQUESTS] == 1
+
+
+@pytest.mark.parametrize("queue", ["amq.gen-one", "amq.rabbitmq.reply-to.token"])
+def test_queues_of_clients_that_wait_are_one_row(here: World, queue: str):
+    """Each has another name, and a row for each would have no end."""
+    here.publisher.refuse[queue] = [Nacked("full", queue=queue)]
+    request = Request(request_id="r", prompt="Hello", callback_queue=queue)
+    run(here, request=request, caller=Caller(waits=True))
+    assert {count[1] for count in counted() if count[0] == REFUSED} == {"reply_to"}
 
 
 def test_a_request_that_was_refused_as_it_came_in_counts(here: World):

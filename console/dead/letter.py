@@ -67,9 +67,19 @@ class DeadLetter:
 
     @property
     def request_id(self) -> str | None:
+        """As it may be shown: cut, and without secrets."""
+        return _line(self._request_id, 64) if self._request_id else None
+
+    @property
+    def names(self) -> set[str | None]:
+        """By what it may be called: the ids of the letter and of its request, as they are shown and as they came."""
+        return {self.id, self.properties.message_id, self.request_id, self._request_id} - {None}
+
+    @property
+    def _request_id(self) -> str | None:
         if self.message is not None:
-            return _line(str(self.message.args[0].request_id), 64)
-        return _line(self.properties.correlation_id, 64) if self.properties.correlation_id else None
+            return str(self.message.args[0].request_id)
+        return self.properties.correlation_id or None
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from console import key_doctor
 from console.doctor.finding import Finding, ok
 from console.opened import Opened
 from console.screen import span
-from gateway.errors import ProviderError
-from gateway.keys.survey import retirement
-from gateway.providers import provider_from
+from gateway.errors import AuthenticationFailed, ProviderError
+from gateway.keys.survey import OF_OPENROUTER, Names, names_of, retirement
+from gateway.providers import Provider, provider_from
 from gateway.providers.openrouter import OpenRouter
 
 PROVIDER, CLOCK, KEYS, MODELS = "provider", "clock", "keys", "models"
@@ -28,30 +28,36 @@ EXPIRES_SOON = timedelta(days=14)
 
 #: What to do when the provider cannot be used, by the `reason` of the error.
 REMEDIES = {
-    "network": "check OPENROUTER_BASE_URL and the way out: DNS, firewall, or set HTTP_PROXY",
+    "network": "check {base_url} and the way out: DNS, firewall, or set HTTP_PROXY",
     "proxy": "check HTTP_PROXY, with its user and password",
     "deadline": "check the way out: a firewall that drops, or a proxy that is needed (HTTP_PROXY)",
 }
-OTHERWISE = "check OPENROUTER_BASE_URL: the default is https://openrouter.ai/api/v1"
+OTHERWISE = "check {base_url}: the default is {usual_url}"
 
 
 def check(here: Opened) -> Iterator[Finding]:
     """Asks what is free of charge. No call is paid."""
     with closing(provider_from(here.settings)) as provider:
-        if not isinstance(provider, OpenRouter):
-            yield Finding(PROVIDER, "unknown", "Gemini's own API is not asked about keys and models")
-            return
+        names = names_of(here.settings)
         try:
-            there = provider.clock_s(deadline_s=DEADLINE_S)
+            there = provider.clock_s(deadline_s=DEADLINE_S) if isinstance(provider, OpenRouter) else None
             models = provider.models(deadline_s=DEADLINE_S)
         except ProviderError as error:
-            yield Finding(PROVIDER, "failed", str(error), REMEDIES.get(error.reason, OTHERWISE))
+            yield Finding(PROVIDER, "failed", str(error), remedy_of(error, names))
             return
-        yield ok(PROVIDER, f"{here.settings.openrouter_base_url} answers")
+        yield ok(PROVIDER, f"{here.settings.provider_base_url} answers")
         yield judge_clock(time.time(), there)
         yield from _keys(here, provider)
-        for model in sorted({here.settings.openrouter_model, *here.settings.model_aliases.values()}):
-            yield judge_model(model, retirement(model, models, today=datetime.now(UTC).date()))
+        for model in sorted({provider.resolve_model(name) for name in (None, *here.settings.model_aliases)}):
+            trouble = retirement(model, models, today=datetime.now(UTC).date(), remedy=names.other_model)
+            yield judge_model(model, trouble, otherwise=names.other_model)
+
+
+def remedy_of(error: ProviderError, names: Names) -> str:
+    """What to do when the provider cannot be asked."""
+    if isinstance(error, AuthenticationFailed):
+        return f"check {names.keys}"
+    return REMEDIES.get(error.reason, OTHERWISE).format(base_url=names.base_url, usual_url=names.usual_url)
 
 
 def judge_clock(here_s: float, there_s: float | None) -> Finding:
@@ -65,20 +71,20 @@ def judge_clock(here_s: float, there_s: float | None) -> Finding:
     return Finding(CLOCK, "failed", how, "set the clock of this machine (NTP): keys would rest too long or too short")
 
 
-def judge_model(model: str, trouble: str | None) -> Finding:
+def judge_model(model: str, trouble: str | None, *, otherwise: str = OF_OPENROUTER.other_model) -> Finding:
     if trouble is None:
         return ok(MODELS, f"{model} is there")
     what, _, remedy = trouble.partition(": ")
     is_there = "retires on" in trouble
-    return Finding(MODELS, "warning" if is_there else "failed", what, remedy or "set OPENROUTER_MODEL or MODEL_ALIASES")
+    return Finding(MODELS, "warning" if is_there else "failed", what, remedy or otherwise)
 
 
-def _keys(here: Opened, provider: OpenRouter) -> Iterator[Finding]:
+def _keys(here: Opened, provider: Provider) -> Iterator[Finding]:
     ask = partial(provider.key_info, deadline_s=DEADLINE_S)
     settings = here.settings
     found = key_doctor.examine(here.pool, settings.keys, limit=settings.keys_max_per_minute, ask=ask)
     for key in found:
-        yield from judge_key(key, datetime.now(UTC))
+        yield from judge_key(key, datetime.now(UTC), keys=names_of(settings).keys)
     usable = sum(key.usable for key in found)
     if found and not usable:
         yield Finding(KEYS, "failed", "no key is usable: requests end with an error", "see the lines before")
@@ -86,11 +92,11 @@ def _keys(here: Opened, provider: OpenRouter) -> Iterator[Finding]:
         yield ok(KEYS, f"{usable} of {len(found)} can be used")
 
 
-def judge_key(key: key_doctor.Finding, now: datetime) -> Iterator[Finding]:
+def judge_key(key: key_doctor.Finding, now: datetime, *, keys: str = OF_OPENROUTER.keys) -> Iterator[Finding]:
     """What is wrong with one key; nothing for one that is well."""
     name = f"{key.key} ({key.label})" if key.label else key.key
     if key.state == "invalid":
-        advice = "take it out of OPENROUTER_API_KEYS or put a new one in, and restart"
+        advice = f"take it out of {keys} or put a new one in, and restart"
         yield Finding(KEYS, "failed", f"{name} is refused: {key.trouble}", advice)
     elif key.trouble is not None:
         yield Finding(KEYS, "unknown", f"{name} could not be asked about: {key.trouble}", "try again")

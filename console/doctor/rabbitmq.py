@@ -17,7 +17,7 @@ from gateway.errors import GatewayError, TopologyError
 from gateway.rabbitmq import amqp, vhost_policies
 from gateway.rabbitmq.topology import Topology
 from gateway.settings import Settings
-from gateway.usage.store import REFUSED, REQUESTS, SPANS
+from gateway.usage.store import OF_A_CLIENT, REFUSED, REQUESTS, SPANS
 
 AREA, QUEUES, POLICIES, CALLBACKS = "RabbitMQ", "queues", "policies", "callback queues"
 
@@ -133,6 +133,9 @@ def _callback_queues(connection: pika.BlockingConnection, here: Opened) -> Itera
 def _held(connection: pika.BlockingConnection, name: str, count: int, held_now: int) -> Finding | None:
     """What is wrong with a queue that has refused so many; None when that is over."""
     what = f"{several(count, 'answer')} for {name} had to be held in the last day"
+    if name == OF_A_CLIENT:
+        advice = "let clients wait longer, or name a callback_queue that outlives them"
+        return Finding(CALLBACKS, "warning", f"{what}: its client had left, or was full", advice)
     if not _exists(connection, name):
         advice = f"make {name}, or set CALLBACK_QUEUE_CREATE=true; held answers come by themselves then"
         return Finding(CALLBACKS, "failed", f"{what}: it does not exist", advice)

@@ -19,6 +19,7 @@ from gateway.keys.pool import KeyPool
 from gateway.keys.store import LEARNED
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.secrets import ApiKey
+from gateway.settings import Settings
 
 #: Seconds between two questions, and from a round in which some key had no answer to the next one.
 PAUSE_S, AGAIN_S = 1.0, 3600.0
@@ -58,6 +59,11 @@ OF_OPENROUTER: Final = Names(
 OF_GEMINI: Final = Names(
     "Gemini", "GEMINI_API_KEYS", "GEMINI_MODEL_TEXT", "GEMINI_BASE_URL", "https://generativelanguage.googleapis.com"
 )
+
+
+def names_of(settings: Settings) -> Names:
+    """Those of the provider in use."""
+    return OF_GEMINI if settings.uses_gemini else OF_OPENROUTER
 
 
 class Survey:
@@ -186,6 +192,9 @@ def retirement(
     model: str, models: Mapping[str, str | None], *, today: date, remedy: str = OF_OPENROUTER.other_model
 ) -> str | None:
     """What an operator should know of a model: that it is unknown, gone, or about to retire; None when all is well."""
+    model = model.partition("@")[0]  # a preset is the account's own, and in no list
+    if not model:
+        return None
     bare = model.partition(":")[0]  # a variant, such as `:free`, is listed by its own name or not at all
     if model not in models and bare not in models:
         alike = sorted(known for known in models if known.rpartition("/")[2] == bare.rpartition("/")[2])

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from gateway.model_names import bare, resolve
 from gateway.settings.fields import Settings
+from gateway.settings.keys import placeholder
 
 #: The fields, the one to change first, and what to do.
 Conflict = tuple[tuple[str, ...], str]
@@ -17,9 +18,10 @@ Conflict = tuple[tuple[str, ...], str]
 _OPENROUTER, _GOOGLE = "openrouter.ai", "generativelanguage.googleapis.com"
 _KEYS = ("openrouter_api_keys", "openrouter_api_key", "gemini_api_keys")
 
-#: `vendor/name:variant`, `~vendor/name`, `@preset/name`, and bare names, of which only OpenRouter knows whether there
-#: are such. Not LiteLLM's `openrouter/vendor/name`, nor Vertex' `publishers/google/models/name`.
-_OF_OPENROUTER: Final = re.compile(r"[^/\s]+(/[^/\s]+)?")
+#: `vendor/name:variant`, `~vendor/name`, `@preset/name`, a name with a preset behind it, and bare names, of which only
+#: OpenRouter knows whether there are such. Not LiteLLM's `openrouter/vendor/name`, nor Vertex'
+#: `publishers/google/models/name`.
+_OF_OPENROUTER: Final = re.compile(r"[^/\s]+(/[^/\s]+)?(@preset/[^/\s]+)?")
 
 
 def conflicts(settings: Settings, *, need_keys: bool) -> Iterator[Conflict]:
@@ -41,6 +43,7 @@ def conflicts(settings: Settings, *, need_keys: bool) -> Iterator[Conflict]:
             "no key is set: give at least one, separated by commas (or GEMINI_API_KEYS, to call Gemini directly)",
         )
     yield from _certificates(settings)
+    yield from _placeholders(settings)
     yield from _of_gemini(settings) if settings.uses_gemini else _of_openrouter(settings)
 
 
@@ -53,6 +56,19 @@ def _certificates(settings: Settings) -> Iterator[Conflict]:
     redis = urlsplit(settings.redis_url.get_secret_value()).scheme if settings.redis_url is not None else None
     if settings.redis_ca_file and redis not in {"rediss", None}:
         yield ("redis_ca_file", "redis_url"), "REDIS_URL asks for no TLS: let it begin with rediss://"
+
+
+def _placeholders(settings: Settings) -> Iterator[Conflict]:
+    """A stand-in may have keys by any name."""
+    for field, base_url, domain in (
+        ("openrouter_api_keys", "openrouter_base_url", _OPENROUTER),
+        ("openrouter_api_key", "openrouter_base_url", _OPENROUTER),
+        ("gemini_api_keys", "gemini_base_url", _GOOGLE),
+    ):
+        if not _belongs(urlsplit(getattr(settings, base_url)).hostname, domain):
+            continue
+        if (text := placeholder(getattr(settings, field))) is not None:
+            yield (field,), text
 
 
 def _of_openrouter(settings: Settings) -> Iterator[Conflict]:

@@ -3,6 +3,7 @@
 A ValueError says what to give, and never repeats what was given: urllib's and pika's own errors repeat the password.
 """
 
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pika
 from pydantic import AfterValidator, SecretStr
 
 _HTTP = frozenset({"http", "https"})
+_ENCODED: Final = "; percent-encode what is special in a password, as %2F for /"
 
 #: Of redis-py, as far as they are worth setting: https://redis.readthedocs.io/en/stable/connections.html
 _REDIS_OPTIONS: Final = frozenset(
@@ -32,13 +34,13 @@ def _split(url: str, schemes: frozenset[str], advice: str) -> SplitResult:
     except ValueError:
         readable = False
     if not readable:
-        raise ValueError(f"{advice}; percent-encode what is special in a password, as %2F for /")
+        raise ValueError(advice)
     return parts
 
 
 def _amqp(url: str) -> None:
     advice = "give amqp://user:password@host:port/vhost, or amqps:// for TLS"
-    parts = _split(url, frozenset({"amqp", "amqps"}), advice)
+    parts = _split(url, frozenset({"amqp", "amqps"}), advice + _ENCODED)
     if (parts.username is None) != (parts.password is None):
         raise ValueError(f"{advice}, with both user and password or neither")
     if "ssl_options" in parse_qs(parts.query, keep_blank_values=True) and parts.scheme == "amqp":
@@ -58,7 +60,7 @@ def _tls_context(url: str) -> ssl.SSLContext | None:
         options = pika.URLParameters(url).ssl_options
     except Exception:  # noqa: BLE001 - whatever pika makes of a bad value, its text repeats the value
         raise ValueError(
-            "what follows the ? is not understood: give options of pika's URLParameters, as in ?heartbeat=20, "
+            "what follows the ? is not understood: give options of pika's URLParameters, as in ?heartbeat=5, "
             "and a certificate authority in RABBITMQ_CA_FILE"
         ) from None
     return options.context if options else None
@@ -73,12 +75,15 @@ def _http(url: str) -> str:
 
 
 def _proxy(url: str) -> None:
-    _split(url, _HTTP, "give http://user:password@host:port")
+    _split(url, _HTTP, "give http://user:password@host:port" + _ENCODED)
 
 
 def _redis(url: str) -> None:
     if not url.startswith("unix://"):
-        _split(url, frozenset({"redis", "rediss"}), "give redis://:password@host:port/0, or rediss:// for TLS")
+        advice = "give redis://:password@host:port/0, or rediss:// for TLS"
+        parts = _split(url, frozenset({"redis", "rediss"}), advice + _ENCODED)
+        if not re.fullmatch(r"/*\d*/*", parts.path):  # redis-py takes anything else for 0
+            raise ValueError(f"{advice}: what follows the / is the number of a database")
     options = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True))
     if unknown := options.keys() - _REDIS_OPTIONS:
         known = ", ".join(sorted(_REDIS_OPTIONS))

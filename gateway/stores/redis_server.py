@@ -101,7 +101,7 @@ class RedisServer:
                 raise StoreUnavailable(text) from error
             return self.run(script, clock, *args)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis cannot be used: {error}. See REDIS_URL") from error
+            raise StoreUnavailable(f"Redis cannot be used: {str(error).rstrip('.')}. See REDIS_URL") from error
         return found if isinstance(found, list) else []
 
     def show_life(self, owner: str, life_s: float) -> None:

@@ -16,6 +16,9 @@ from typing import NamedTuple, Protocol
 #: What is counted, and about what: `about` of a Count.
 KEY, MODEL, ERROR, OUTCOME, REFUSED = "key", "model", "error", "outcome", "refused"
 
+#: In place of its queue, where a client that waits (`reply_to`) has refused.
+OF_A_CLIENT = "reply_to"
+
 #: The facts of a Count. A cost is in billionths of a dollar, so that sums are exact.
 CALLS, FAILED, PROMPT_TOKENS, COMPLETION_TOKENS, COST_NANO = "calls", "failed", "prompt", "completion", "cost_nano"
 REQUESTS = "requests"
