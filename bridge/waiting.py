@@ -36,6 +36,9 @@ MOST_OPENED = 20
 #: How many requests are read ahead of their keys at most, so that their deadlines are kept.
 MOST_AHEAD = 100
 
+#: After how many new requests in a row with a key at once requests are pushed again: to take one by one is slow.
+ENOUGH = 100
+
 #: How many requests at the head of a queue are passed over in one look because their model rests.
 LONGEST_PASS = 100
 
@@ -69,11 +72,11 @@ class _NoFreeKey(Exception):
 class WaitingDoor:
     """Hands out requests each with the key that it was taken for, first come, first served, roughly.
 
-    Keys are short from when somebody has to wait for one until nobody waits any more. Meanwhile nothing is pushed: what
-    has come back from its wait goes before what still waits, and that before what is new and stays, in order and at no
-    cost, in the request queue. A request that still waits stays unacked in its delay queue until it is settled: after a
-    crash it is back at its place. One whose model rests holds up nobody behind it. One whose deadline is near waits in
-    this process, and has its turn before what lies behind it in its queue.
+    Keys are short from when somebody has to wait for one until nobody waits any more, or has had to for long. Meanwhile
+    nothing is pushed: what has come back from its wait goes before what still waits, and that before what is new and
+    stays, in order and at no cost, in the request queue. A request that still waits stays unacked in its delay queue
+    until it is settled: after a crash it is back at its place. One whose model rests holds up nobody behind it. One whose
+    deadline is near waits in this process, and has its turn before what lies behind it in its queue.
 
     When no key comes back within the shortest wait everything is fetched as it comes, for the retry schedule to decide.
     """
@@ -99,6 +102,7 @@ class WaitingDoor:
         self._found_nobody_at = -math.inf
         self._pass_until: dict[str, float] = {}  # queues in which all rest that were looked at
         self._drought = False
+        self._served_at_once = 0
         self._next_up: Delivered | None = None  # taken from its queue while the last free key went elsewhere
 
     @property
@@ -121,6 +125,7 @@ class WaitingDoor:
             pause_s = self.pool().ready_in_s()
             self._drought = pause_s > in_line_s(self.settings())
             if pause_s > 0:
+                self._served_at_once = 0
                 self._pause(pause_s)
                 if self._drought:
                     return self._take_next_up()
@@ -167,11 +172,17 @@ class WaitingDoor:
         except BaseException:
             self.requests_wait.set()  # perhaps
             raise
-        if found is not None:
-            self.requests_wait.set()
-        else:
+        if found is None or self._there_are_enough_keys(found):
             self._found_nobody_at = time.monotonic()
+        else:
+            self.requests_wait.set()
         return found
+
+    def _there_are_enough_keys(self, found: Delivered) -> bool:
+        """Whether so many new requests in a row have had a key at once that nobody seems to wait for one."""
+        is_new = found.delivery.queue == self.settings().request_queue
+        self._served_at_once = self._served_at_once + 1 if is_new else 0
+        return self._served_at_once >= ENOUGH
 
     def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
         """Requests with their leases, the longest wait first; what is pushed otherwise only where `everything` is."""

@@ -10,7 +10,7 @@ import pytest
 from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
-from bridge.waiting import MOST_AHEAD, MOST_OPENED, WaitingDoor
+from bridge.waiting import ENOUGH, MOST_AHEAD, MOST_OPENED, WaitingDoor
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from middleware.attempt import Parking, attempt_of
@@ -217,6 +217,24 @@ def test_while_keys_are_short_new_requests_come_last_and_with_a_key(here: World,
     assert [one.args[0].request_id for one in queues.parked] == ["r-5"]  # the first of them, read ahead
     assert len(queues.waiting["gemini.requests"]) == 1
     assert waiting.door.keys_are_short
+
+
+def test_when_many_new_requests_have_had_a_key_at_once_they_are_pushed_again(tmp_path: Path):
+    """A worker that starts, or has caught up, with a backlog: to take it one by one is slow. A wait begins anew."""
+    with world(tmp_path, KEYS_MAX_PER_MINUTE="1000") as here:
+        queues = DelayQueues()
+        new = here.message(job(1)).encode()
+        queues.waiting = {"gemini.requests": [new] * (2 * ENOUGH)}
+        requests_wait.set()
+        waiting = room(queues)
+        for _ in range(ENOUGH - 1):
+            assert waiting.next() is not None
+        queues.waiting[SHORT] = [here.message(job(2, retry_count=1)).encode()]
+        for _ in range(ENOUGH):
+            assert waiting.next() is not None
+            assert waiting.door.keys_are_short
+        assert waiting.next() is not None
+        assert not waiting.door.keys_are_short
 
 
 def test_one_that_was_taken_from_its_queue_in_vain_is_the_next(
