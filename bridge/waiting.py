@@ -75,8 +75,8 @@ class WaitingDoor:
     Keys are short from when somebody has to wait for one until nobody waits any more, or has had to for long. Meanwhile
     nothing is pushed: what has come back from its wait goes before what still waits, and that before what is new and
     stays, in order and at no cost, in the request queue. A request that still waits stays unacked in its delay queue
-    until it is settled: after a crash it is back at its place. One whose model rests holds up nobody behind it. One whose
-    deadline is near waits in this process, and has its turn before what lies behind it in its queue.
+    until it is settled: after a crash it is back at its place. One whose model rests holds up nobody behind it. One
+    whose deadline is near waits in this process, and has its turn before what lies behind it in its queue.
 
     When no key comes back within the shortest wait everything is fetched as it comes, for the retry schedule to decide.
     """
