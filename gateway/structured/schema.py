@@ -8,6 +8,7 @@ steps, in which other requests get their turns.
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,10 @@ from referencing.jsonschema import DRAFT202012
 from gateway.structured.patterns import MAX_WEIGHT, UnusablePattern, compiled, weight
 
 MAX_SCHEMA_BYTES: Final = 64 * 1024
+
+#: How deep keywords may be in each other in one check. Python's own bound is no better one: where it is reached in the
+#: Rust code below jsonschema, that panics.
+MAX_NESTED = 100
 
 #: A step takes some 5 to 10 µs. An answer of 250 kB, of small objects, has fewer.
 MAX_STEPS: Final = 300_000
@@ -63,6 +68,7 @@ class _Budget:
     def __init__(self) -> None:
         self._left = MAX_STEPS
         self._turn_ends_at = MAX_STEPS - _STEPS_OF_A_TURN
+        self._depth = 0
 
     def spend(self, steps: int) -> None:
         self._left -= steps
@@ -71,6 +77,16 @@ class _Budget:
         if self._left < self._turn_ends_at:
             self._turn_ends_at = self._left - _STEPS_OF_A_TURN
             time.sleep(0)
+
+    @contextmanager
+    def one_deeper(self) -> Iterator[None]:
+        self._depth += 1
+        if self._depth > MAX_NESTED:
+            raise TooCostly
+        try:
+            yield
+        finally:
+            self._depth -= 1
 
 
 _budget: ContextVar[_Budget] = ContextVar("budget")
@@ -183,9 +199,10 @@ def _bounded(keyword: Keyword) -> Keyword:
     def bounded(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
         budget = _budget.get()
         budget.spend(1 + _size(value) + _size(instance))
-        for fault in keyword(validator, value, instance, schema) or ():
-            budget.spend(len(fault.message) // _CHARS_A_STEP)  # it quotes the whole instance
-            yield fault
+        with budget.one_deeper():
+            for fault in keyword(validator, value, instance, schema) or ():
+                budget.spend(len(fault.message) // _CHARS_A_STEP)  # it quotes the whole instance
+                yield fault
 
     return bounded
 

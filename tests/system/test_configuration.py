@@ -92,7 +92,8 @@ def test_an_address_without_the_api_is_said(make_stack: MakeStack, path: str):
 def test_a_placeholder_ends_the_process_with_a_line(make_stack: MakeStack):
     """K6: before anything is fetched from the queue."""
     stack, _ = make_stack()
-    worker = stack.start("worker", OPENROUTER_API_KEYS="your-api-key-here")
+    real = "https://openrouter.ai/api/v1"  # a stand-in has keys by any name
+    worker = stack.start("worker", OPENROUTER_API_KEYS="your-api-key-here", OPENROUTER_BASE_URL=real)
 
     assert worker.wait() == 78
     assert "OPENROUTER_API_KEYS: key number 1 is a placeholder: give the whole key" in worker.output()

@@ -23,7 +23,7 @@ def test_old_bridges_and_workers_beside_new_ones_lose_nothing(make_stack: MakeSt
     wait_until(lambda: stack.consumers("gemini.requests") == 2, what="the bridge and the new worker to take requests")
     answers = Answers(stack)
     answers.ask(100)
-    now.wait_for_output("Settled", count=10)
+    now.wait_for_output("Published response", count=10)
     now.signal_group(signal.SIGKILL)
     answers.ask(100)
     now.wait()
