@@ -33,7 +33,6 @@ NOT_RUN = {
     "script/test": "runs this very test",
     'script/demo --real "your prompt"': "is paid",
     "script/run": "is paid",
-    "script/chaos all": "takes hours",
     ".venv/bin/gemini status": "needs a worker: tests/system/test_console.py",
     ".venv/bin/gemini doctor": "needs a worker: tests/system/test_console.py",
     '.venv/bin/gemini ask "your prompt"': "is paid, and needs a worker: tests/system/test_console.py",
