@@ -48,3 +48,19 @@ def answered_after_s(stack: Stack, name: str, *queues: str) -> float:
     (answer,) = stack.answers(1)
     assert answer["request_id"] == name
     return time.monotonic() - began
+
+
+def test_one_whose_model_rests_holds_up_nobody(make_stack: MakeStack):
+    """F66: it waits first of eighteen, and for far longer. The others have the key's places as they come back."""
+    stack, fake = make_stack(per_minute=3, window=3.0, QUEUE_RETRY_DELAYS="600,3600", OPENROUTER_MODEL="vendor/model")
+    busy = {"code": 429, "message": "Provider returned error", "metadata": {"provider_name": "Vendor", "raw": "busy"}}
+    rests = {"status": 429, "headers": {"Retry-After": "3600"}, "body": {"error": busy}}
+    fake.script([{"model": "vendor/resting", **rests}])
+    worker = stack.start_worker()
+    stack.publish({"request_id": "resting", "prompt": "Hello", "model": "vendor/resting"})
+    worker.wait_for_output("[resting] Waiting up to 600 s")
+    others = [f"r-{number}" for number in range(17)]
+    stack.publish(*({"request_id": name, "prompt": "Hello"} for name in others))
+    answers = stack.answers(17, timeout_s=60)
+    assert sorted(answer["request_id"] for answer in answers if answer["status"] == "success") == sorted(others)
+    assert stack.depth("gemini.generate.delay.600s") == 1
