@@ -30,8 +30,7 @@ def test_a_burst_goes_out_as_fast_as_its_keys_allow(make_stack: MakeStack, capsy
         print(f"\n100 requests, 2 keys, 10 a window: all answered in {windows:.1f} windows")  # noqa: T201 - a figure
     assert {answer["status"] for answer in answers} == {"success"}
     assert fake.stats()["limited"] == 0
-    assert len(retries) == 80
-    assert max(retries.values()) == 1
+    assert max(retries.values(), default=0) <= 1  # most wait in the request queue, at no cost
     assert windows >= 4  # the last of five begins after four; a crowded machine adds to it
 
 
