@@ -79,6 +79,6 @@ def test_every_step_of_the_schedule_is_on_time(make_stack: MakeStack):
         stack.publish({"request_id": name, "prompt": "Hello"})
         worker.wait_for_output(f'"{name}", "message": "Waiting up to')
     assert {answer["error_code"] for answer in stack.answers(3)} == {"rate_limit"}
-    worker.wait_for_output("Settled", count=3 * (len(delays) + 1))
+    worker.wait_for_output('"event": "settled"', count=3 * (len(delays) + 1))
     late = [lateness(worker, name, delays) for name in names]
     assert max(min(step) for step in zip(*late, strict=True)) <= 1
