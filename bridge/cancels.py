@@ -46,6 +46,9 @@ class CancelDoor(Door):
             logger.warning("A cancel waits for the ledger: %s", error)
             delivery.settle(confirmed=False, after_s=RETRY_S)
             return
+        except Exception as fault:  # noqa: BLE001 - nobody else would see it, or settle the delivery
+            self.give_up(delivery, fault)
+            return
         if remembered:
             logger.info("Cancelled by its sender, if it was not called yet")
         else:

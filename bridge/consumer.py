@@ -21,7 +21,7 @@ from bridge.parked import Parked
 from bridge.requests import RequestDoor
 from bridge.waiting import WaitingDoor
 from bridge.work import WorkDoor
-from gateway.errors import ErrorCode, TopologyError
+from gateway.errors import TopologyError
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.connection_calls import ConnectionCalls
 from gateway.rabbitmq.topology import CALLBACKS, CANCELS, WORK, Topology
@@ -171,11 +171,8 @@ class Consumer(dramatiq.Consumer):
         door = self._doors[delivery.queue]
         try:
             return door.open(delivery)
-        except Exception as error:
-            # A fault of ours. At the next try it would be the same, and no other message would be read.
-            logger.exception("A fault of the worker, and a message of %s goes to the dead queue", delivery.queue)
-            sentry.capture_fault(error, where=type(door).__name__)
-            door.to_dead_queue(delivery, reason="a fault of the worker", code=ErrorCode.INTERNAL)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the next message is read
+            door.give_up(delivery, error)
             return None
 
     def ack(self, message: dramatiq.MessageProxy) -> None:

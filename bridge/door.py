@@ -11,6 +11,7 @@ from bridge.delivery import RETRY_S, Delivered, Delivery
 from gateway.errors import ConfirmTimeout, ConnectionLost, ErrorCode, PublishError, TooLarge
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.publisher import Publisher
+from gateway.reporting import sentry
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,16 @@ class Door:
         """
         again = partial(self.move, delivery, queue, body, properties)
         self.publisher().submit(queue, body, properties).add_done_callback(partial(self._moved, delivery, queue, again))
+
+    def give_up(self, delivery: Delivery, fault: Exception) -> None:
+        """Keep for an operator what a fault of ours has kept from being read.
+
+        At the next try it would be the same, and no other message would be read.
+        """
+        text = "A fault of the worker, and a message of %s goes to the dead queue"
+        logger.error(text, delivery.queue, exc_info=fault)
+        sentry.capture_fault(fault, where=type(self).__name__)
+        self.to_dead_queue(delivery, reason="a fault of the worker", code=ErrorCode.INTERNAL)
 
     def to_dead_queue(self, delivery: Delivery, *, reason: str, code: ErrorCode, request_id: str | None = None) -> None:
         """Keep what nobody can run for an operator."""

@@ -51,6 +51,13 @@ def test_a_cancel_waits_while_the_ledger_is_away(here: World, monkeypatch: pytes
     assert opened(here, b'{"cancel": "r-1"}') == ("ack",)
 
 
+def test_a_fault_of_the_worker_leaves_no_cancel_unsettled(here: World, monkeypatch: pytest.MonkeyPatch):
+    """It happens on a thread that nobody looks at."""
+    monkeypatch.setattr(here.stores.ledger, "cancel", lambda _id: {}["a fault of ours"])
+    assert opened(here, b'{"cancel": "r-1"}') == ("ack",)
+    assert [queue for queue, _body, _properties in here.publisher.sent] == ["gemini.requests.dead"]
+
+
 def test_without_a_ledger_a_cancel_is_said_to_have_no_effect(here: World, caplog: pytest.LogCaptureFixture):
     """LEDGER_TTL_SECONDS=0."""
     assert opened(here, b'{"cancel": "r-1"}', NullLedger()) == ("ack",)
