@@ -15,6 +15,7 @@ from bridge.work import WorkDoor
 from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
+from middleware.costs import Costs
 from middleware.held_replies import HeldReplies
 from middleware.keeper import Keeper
 from middleware.key_selection import KeySelection
@@ -41,12 +42,13 @@ requests_wait.set()
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
     work=WorkDoor(settings, publisher),
-    waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
+    waiting=WaitingDoor(settings, pool, provider, topology, publisher, resources.books, requests_wait=requests_wait),
     cancels=CancelDoor(ledger, publisher),
 )
 
 process = Process(stopping, settings)
-usage = Usage(resources.usage, process, publisher)
+costs = Costs(resources.books)
+usage = Usage(resources.usage, process, publisher, costs)
 outbox = Outbox(publisher, stopping)
 held_replies = HeldReplies(outbox, topology)
 key_selection = KeySelection(pool, provider, resources.suspect)
@@ -62,9 +64,10 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
-    Ledger(ledger, resources.owner, settings, outbox),  # before a key is taken: answered work needs none
+    Ledger(ledger, resources.owner, settings, outbox, resources.books),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     Wanted(),  # below the ledger: what is answered goes out, late or not; before a key is taken
+    costs,  # below the schedule, which decides who waits for tomorrow; before a key is taken
     cooldown,  # above key selection: it rotates what that has leased
     key_selection,  # last: nothing stands between the lease and the call
 ]

@@ -50,7 +50,7 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
     attempt.called = True
     begun = time.monotonic()
     try:
-        with sentry.traced("generate"), usage.of_call(attempt.lease) as call:
+        with sentry.traced("generate"), usage.of_call(attempt, attempt.lease) as call:
             completion = call.completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
     finally:
         attempt.spent = attempt.spent.and_call(round((time.monotonic() - begun) * 1000))

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from gateway import chat
+from gateway.bills import Bill
 from gateway.errors import ErrorCode, GatewayError
 from gateway.fields import Instant, ShortString, Whole
 
@@ -203,6 +204,14 @@ class Job(_Message):
         return self.request.request_id
 
     @property
+    def tag(self) -> str:
+        return ""
+
+    @property
+    def is_batch(self) -> bool:
+        return False
+
+    @property
     def age_ms(self) -> int:
         """Milliseconds since the request was read; never negative, whatever the clocks say."""
         return max(0, round((time.time() - self.received_at) * 1000))
@@ -220,6 +229,10 @@ class Usage(_Message):
     cost: float | None = None
     reasoning_tokens: int | None = None
 
+    def bill(self, *, model: str, generation_id: str | None) -> Bill:
+        """For the call that it is about."""
+        return Bill(self.prompt_tokens, self.completion_tokens, self.cost, model, generation_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -231,6 +244,10 @@ class Completion:
     generation_id: str | None = None
     tool_calls: list[dict[str, Any]] | None = field(default=None, repr=False)
     finish_reason: str | None = None  # one of a few: `gateway.providers.endings`
+
+    @property
+    def bill(self) -> Bill:
+        return self.usage.bill(model=self.model_used, generation_id=self.generation_id)
 
 
 class Success(_Message):

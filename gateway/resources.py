@@ -9,6 +9,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
+from gateway.costs.books import Books
+from gateway.costs.budget import Budget
+from gateway.costs.redis import RedisCostStore
+from gateway.costs.sqlite import SqliteCostStore
+from gateway.costs.store import CostStore
 from gateway.keys.pool import KeyPool
 from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.redis import RedisKeyStore
@@ -81,6 +86,7 @@ class Resources:
         self.prober = Resource[Prober]("prober")
         self.survey = Resource[Survey]("survey")
         self.usage = Resource[UsageStore]("store of reports")
+        self.books = Resource[Books]("books")
         self._stores = Resource[Stores]("stores")
 
     def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
@@ -105,6 +111,8 @@ class Resources:
         pool = self.pool.open(key_pool(settings, stores.keys))
         self.ledger.open(stores.ledger)
         self.usage.open(stores.usage)
+        self.books.open(Books(stores.costs, Budget(stores.costs, settings.budget_usd_per_day))).start()
+        self.books().name_keys({key.digest: key.name for key in settings.keys})
         self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
         ask = partial(provider.key_info, deadline_s=DEADLINE_S)
@@ -133,6 +141,8 @@ class Resources:
                 thread().stop(timeout_s=1.0)
         if self.provider.is_open:
             self.provider().close()
+        if self.books.is_open:
+            self.books().stop(timeout_s=1.0)
         if self.owner.is_open:
             self.owner().stop()
         if self._stores.is_open:
@@ -160,6 +170,7 @@ class Stores:
     ledger: Ledger
     owner: Owner
     usage: UsageStore
+    costs: CostStore
     close: Callable[[], None]
 
 
@@ -174,14 +185,15 @@ def _in_redis(url: str, settings: Settings) -> Stores:
     server = RedisServer(url)
     server.ping()
     ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
-    ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
+    costs = RedisCostStore(server)
+    ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger(costs.book)
     signs_of_life = RedisServer(url, timeout_s=BEAT_TIMEOUT_S)
 
     def close() -> None:
         server.close()
         signs_of_life.close()
 
-    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), RedisUsageStore(server), close)
+    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), RedisUsageStore(server), costs, close)
 
 
 def _in_a_file(file: StateFile, settings: Settings) -> Stores:
@@ -189,5 +201,6 @@ def _in_a_file(file: StateFile, settings: Settings) -> Stores:
         pass  # opening it was the try
     owners = file.path.with_name(f"{file.path.name}-owners")
     ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
-    ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
-    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), SqliteUsageStore(file), file.close)
+    costs = SqliteCostStore(file)
+    ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger(costs.book)
+    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), SqliteUsageStore(file), costs, file.close)

@@ -11,6 +11,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
+from gateway.costs.call import PaidCall
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
 from gateway.messages import Completion, Job, Reply, Spent
@@ -93,6 +94,7 @@ class JobAttempt(Attempt):
     reductions: int = 0  # how often it has asked for fewer tokens than the request wants
     completion: Completion | None = None
     spent: Spent  # by this attempt and those before it
+    paid: list[PaidCall] = field(default_factory=list)  # and not booked yet
     reply: Reply | None = None
     waiting: Waiting | None = None  # its copy in a delay queue
     stored: bool = False  # `reply` is in the ledger

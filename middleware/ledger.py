@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from gateway.costs.books import Books
+from gateway.costs.call import PaidCall
 from gateway.errors import ErrorCode, StoreUnavailable
 from gateway.ledger import store
 from gateway.ledger.owner import Owner
@@ -59,7 +61,9 @@ class Ledger(Hook[JobAttempt]):
         owner: Callable[[], Owner],
         settings: Callable[[], Settings],
         outbox: Outbox,
+        books: Callable[[], Books],
     ) -> None:
+        self.books = books
         self.ledger = ledger
         self.owner = owner
         self.settings = settings
@@ -130,8 +134,11 @@ class Ledger(Hook[JobAttempt]):
         owner.drop(claim.token)
         attempt.token = owner.take(deaths)
         logger.info("Taken over: whoever had begun it is gone (%d died at it)", deaths)
-        entry = ledger.begin(replace(claim, token=attempt.token, dead=entry.token))
-        if not isinstance(entry, Started):
+        dead = entry.token
+        entry = ledger.begin(replace(claim, token=attempt.token, dead=dead))
+        if isinstance(entry, Started):
+            self.books().now([_cut_off(dead, attempt.job)])
+        else:
             self._leave_room(attempt)
         return entry
 
@@ -195,7 +202,9 @@ class Ledger(Hook[JobAttempt]):
                 message_id=reply.message_id,
                 failure=not reply.success,
                 delivery=attempt.delivery_id,
+                paid=attempt.paid,
             )
+            attempt.paid = []
         except StoreUnavailable as error:
             # The answer is paid for: it is published all the same, only a crash right now could cost it again.
             logger.error("Publishing without a ledger entry: %s", error)  # noqa: TRY400 - expected
@@ -210,9 +219,13 @@ class Ledger(Hook[JobAttempt]):
         if attempt.outcome is Outcome.SCHEDULED:
             try:
                 self.ledger().scheduled(
-                    attempt.work, self._token(attempt), delivery=attempt.delivery_id, hop=attempt.job.hop + 1
+                    attempt.work,
+                    self._token(attempt),
+                    delivery=attempt.delivery_id,
+                    hop=attempt.job.hop + 1,
+                    paid=attempt.paid,
                 )
-                attempt.holds = False
+                attempt.holds, attempt.paid = False, []
             except StoreUnavailable as error:
                 logger.warning("The copy that waits is not in the ledger: %s", error)
 
@@ -220,12 +233,19 @@ class Ledger(Hook[JobAttempt]):
         """The attempt is over: what the ledger still has as its own is for the next delivery."""
         token = self._token(attempt)
         self.owner().drop(token)
+        if attempt.paid:  # what was not to be stored, or the store was away
+            self.books().later(attempt.paid)
         if attempt.holds:
             attempt.holds = False
             try:
                 self.ledger().abandon(attempt.work, token)
             except StoreUnavailable as error:
                 logger.warning("Other processes wait for this one's lease to end: %s", error)
+
+
+def _cut_off(token: str, job: Job) -> PaidCall:
+    """A call that its process has not survived, if it had begun one: it may have been paid for."""
+    return PaidCall.lost(token, model=job.request.model or "", tag=job.tag, request_id=job.request_id)
 
 
 def _may_be_any_delivery(job: Job) -> bool:

@@ -52,6 +52,7 @@ def test_the_order_of_the_middleware_is_pinned():
         "Ledger",
         "RetrySchedule",
         "Wanted",
+        "Costs",
         "Cooldown",
         "KeySelection",
     ]

@@ -329,7 +329,7 @@ def test_any_request_id_can_be_entered(ledger: Ledger):
 
 def test_the_null_ledger_starts_everything():
     """LEDGER_TTL_SECONDS=0."""
-    ledger = NullLedger()
+    ledger = NullLedger(lambda _calls: None)
     token = begin(ledger).token
     assert answer(ledger, token)
     ledger.published(WORK)

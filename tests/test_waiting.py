@@ -79,6 +79,7 @@ class Room:
             resources.provider,
             resources.topology,
             resources.publisher,
+            resources.books,
             requests_wait=requests_wait,
         )
 

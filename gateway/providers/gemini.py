@@ -14,7 +14,7 @@ from gateway.messages import Completion, Request
 from gateway.model_names import bare, resolve
 from gateway.providers.discretion import hidden
 from gateway.providers.gemini_requests import gemini_body
-from gateway.providers.gemini_responses import classify_gemini, classify_gemini_key
+from gateway.providers.gemini_responses import bill_of, classify_gemini, classify_gemini_key
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.providers.responses import Answer, Hide
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
@@ -59,6 +59,7 @@ class Gemini:
         offers = request.parameters.tools is not None
         outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
+            outcome.bill = bill_of(answer, asked=model)
             raise outcome
         if outcome.model_used != model:
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)

@@ -13,7 +13,7 @@ from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
 from gateway.model_names import resolve
 from gateway.providers.discretion import hidden
-from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_models, classify_openrouter
+from gateway.providers.openrouter_responses import KeyInfo, bill_of, classify_key, classify_models, classify_openrouter
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
 from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
@@ -59,6 +59,7 @@ class OpenRouter:
         offers = request.parameters.tools is not None
         outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
+            outcome.bill = bill_of(answer, asked=model)
             raise outcome
         if outcome.model_used not in (model, *fallbacks):
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)

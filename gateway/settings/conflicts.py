@@ -42,6 +42,8 @@ def conflicts(settings: Settings, *, need_keys: bool) -> Iterator[Conflict]:
             _KEYS,
             "no key is set: give at least one, separated by commas (or GEMINI_API_KEYS, to call Gemini directly)",
         )
+    if settings.budget_usd_per_day is not None and settings.uses_gemini:
+        yield ("budget_usd_per_day", *_KEYS), "Gemini does not say what a call costs, so it would never be spent"
     yield from _certificates(settings)
     yield from _placeholders(settings)
     yield from _of_gemini(settings) if settings.uses_gemini else _of_openrouter(settings)
