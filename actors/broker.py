@@ -31,7 +31,7 @@ from middleware.wanted import Wanted
 #: Closed until the boot: importing this connects nowhere and asks for no settings.
 resources = Resources()
 settings, topology, publisher = resources.settings, resources.topology, resources.publisher
-pool, ledger, provider = resources.pool, resources.ledger, resources.provider
+pool, ledger, provider, books = resources.pool, resources.ledger, resources.provider, resources.books
 stopping = resources.stopping
 
 #: Set when a request waits for a key, as far as this process knows; at first it does not, and looks.
@@ -42,12 +42,12 @@ requests_wait.set()
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
     work=WorkDoor(settings, publisher),
-    waiting=WaitingDoor(settings, pool, provider, topology, publisher, resources.books, requests_wait=requests_wait),
+    waiting=WaitingDoor(settings, pool, provider, topology, publisher, books=books, requests_wait=requests_wait),
     cancels=CancelDoor(ledger, publisher),
 )
 
 process = Process(stopping, settings)
-costs = Costs(resources.books)
+costs = Costs(books)
 usage = Usage(resources.usage, process, publisher, costs)
 outbox = Outbox(publisher, stopping)
 held_replies = HeldReplies(outbox, topology)
@@ -64,7 +64,7 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
-    Ledger(ledger, resources.owner, settings, outbox, resources.books),  # before a key is taken: answered work needs none
+    Ledger(ledger, resources.owner, settings, outbox, books),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     Wanted(),  # below the ledger: what is answered goes out, late or not; before a key is taken
     costs,  # below the schedule, which decides who waits for tomorrow; before a key is taken

@@ -79,7 +79,8 @@ class WaitingDoor:
     until it is settled: after a crash it is back at its place. One whose model rests holds up nobody behind it. One
     whose deadline is near waits in this process, and has its turn before what lies behind it in its queue.
 
-    When no key comes back within the shortest wait, or the budget of the day is spent, everything is fetched as it comes, for the retry schedule to decide.
+    When no key comes back within the shortest wait, or the budget of the day is spent, everything is fetched as it
+    comes, for the retry schedule to decide.
     """
 
     def __init__(  # noqa: PLR0913 - resources of the process
@@ -89,8 +90,8 @@ class WaitingDoor:
         provider: Callable[[], Provider],
         topology: Callable[[], Topology],
         publisher: Callable[[], Publisher],
-        books: Callable[[], Books],
         *,
+        books: Callable[[], Books],
         requests_wait: threading.Event,
     ) -> None:
         self.settings = settings

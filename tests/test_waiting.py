@@ -79,7 +79,7 @@ class Room:
             resources.provider,
             resources.topology,
             resources.publisher,
-            resources.books,
+            books=resources.books,
             requests_wait=requests_wait,
         )
 

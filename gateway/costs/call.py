@@ -18,6 +18,10 @@ MOST_DOLLARS, MOST_TOKENS = 1_000_000.0, 10**12
 LONGEST_NAME = 120
 
 
+#: The fields of a call but its id, in their order: a row as stores have it.
+Row = tuple[str, str, str, int, int, int | None, str, str, int]
+
+
 @dataclass(frozen=True, slots=True)
 class PaidCall:
     """One call; written twice under the same `id` it counts once.
@@ -57,6 +61,15 @@ class PaidCall:
         """A call whose end nobody has seen; of equal `what` there is one."""
         digest = hashlib.sha256(what.encode()).hexdigest()[:24]
         return cls(digest, key, _name(model), _name(tag), 0, 0, None, "", request_digest(request_id), cut_off=True)
+
+    @property
+    def row(self) -> Row:
+        counts = (self.prompt_tokens, self.completion_tokens, self.cost_nano)
+        return (self.key, self.model, self.tag, *counts, self.generation_id, self.request, int(self.cut_off))
+
+    @classmethod
+    def of_row(cls, id_: str, row: Row) -> "PaidCall":
+        return cls(id_, *row[:-1], cut_off=bool(row[-1]))
 
 
 def request_digest(request_id: str) -> str:

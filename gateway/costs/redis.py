@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from gateway.costs.call import PaidCall
-from gateway.costs.store import DAY_S, MOST_ROWS, ROWS_KEPT_S, SPANS, Span, Sum, Today, facts_of
+from gateway.costs.store import MOST_ROWS, ROWS_KEPT_S, SPANS, Span, Sum, Today, facts_of
 from gateway.stores.redis_server import RedisServer, microseconds
 
 #: Rows lie in hashes of so many seconds, which are forgotten as a whole.
@@ -100,7 +100,7 @@ def booking(calls: Sequence[PaidCall]) -> str:
     rows = [
         {
             "id": call.id,
-            "row": json.dumps(_row(call), separators=(",", ":")),
+            "row": json.dumps(call.row, separators=(",", ":")),
             "names": BETWEEN + BETWEEN.join((call.key, call.model, call.tag)),
             # As text: Lua would write large ones in a way that Redis does not read.
             "facts": {fact: str(value) for fact, value in facts_of(call).items()},
@@ -162,29 +162,14 @@ def _decoded(row: list[bytes]) -> dict[str, str]:
     return {field.decode(): value.decode() for field, value in zip(row[::2], row[1::2], strict=True)}
 
 
-def _row(call: PaidCall) -> list[object]:
-    return [
-        call.key,
-        call.model,
-        call.tag,
-        call.prompt_tokens,
-        call.completion_tokens,
-        call.cost_nano,
-        call.generation_id,
-        call.request,
-        int(call.cut_off),
-    ]
-
-
 def _call(id_: str, text: str) -> tuple[float, PaidCall]:
     at, _, row = text.partition("|")
-    *facts, cut_off = json.loads(row)
-    return int(at) / 1_000_000, PaidCall(id_, *facts, cut_off=bool(cut_off))
+    return int(at) / 1_000_000, PaidCall.of_row(id_, tuple(json.loads(row)))
 
 
 def _sums(since: int, row: dict[str, str]) -> list[Sum]:
-    found: dict[tuple[str, ...], dict[str, int]] = {}
+    found: dict[tuple[str, str, str], dict[str, int]] = {}
     for field, value in row.items():
-        fact, *names = field.split(BETWEEN)
-        found.setdefault(tuple(names), {})[fact] = int(value)
-    return [Sum(since, *names, facts) for names, facts in sorted(found.items())]  # type: ignore[call-arg, arg-type]
+        fact, key, model, tag = field.split(BETWEEN)
+        found.setdefault((key, model, tag), {})[fact] = int(value)
+    return [Sum(since, key, model, tag, facts) for (key, model, tag), facts in sorted(found.items())]

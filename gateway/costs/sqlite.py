@@ -21,30 +21,13 @@ TOO_MANY = "DELETE FROM paid_calls WHERE at <= (SELECT at FROM paid_calls ORDER 
 
 def booking(calls: Sequence[PaidCall], now: float) -> list[tuple[Any, ...]]:
     """The parameters of BOOK for each call."""
-    return [
-        (
-            call.id,
-            now,
-            call.key,
-            call.model,
-            call.tag,
-            call.prompt_tokens,
-            call.completion_tokens,
-            call.cost_nano,
-            call.generation_id,
-            call.request,
-            call.cut_off,
-        )
-        for call in calls
-    ]
+    return [(call.id, now, *call.row) for call in calls]
 
 
 class SqliteCostStore:
     """Keeps the contract of `CostStore` for the processes of one machine, across restarts."""
 
-    def __init__(
-        self, file: StateFile, *, clock: Callable[[], float] = time.time, most_rows: int = MOST_ROWS
-    ) -> None:
+    def __init__(self, file: StateFile, *, clock: Callable[[], float] = time.time, most_rows: int = MOST_ROWS) -> None:
         self._file = file
         self._clock = clock
         self._most_rows = most_rows
@@ -56,11 +39,14 @@ class SqliteCostStore:
     def sums(self, span: Span, last_s: float) -> list[Sum]:
         after = self._clock() - min(last_s, span.kept_s) - span.length_s
         rows = self._file.run(SUMS, (span.name, after))
-        return [Sum(*row[:4], {fact: n for fact, n in zip(FACTS, row[4:], strict=True) if n}) for row in rows]
+        return [
+            Sum(since, key, model, tag, {fact: value for fact, value in zip(FACTS, values, strict=True) if value})
+            for since, key, model, tag, *values in rows
+        ]
 
     def rows(self, last_s: float) -> list[tuple[float, PaidCall]]:
         found = self._file.run("SELECT * FROM paid_calls WHERE at > ? ORDER BY at, id", (self._clock() - last_s,))
-        return [(at, PaidCall(id_, *facts, cut_off=bool(cut_off))) for id_, at, *facts, cut_off in found]
+        return [(at, PaidCall.of_row(id_, tuple(row))) for id_, at, *row in found]
 
     def today(self) -> Today:
         now = self._clock()

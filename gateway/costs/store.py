@@ -1,9 +1,8 @@
 """What a store of costs promises.
 
-    a row      for each paid call, ROWS_KEPT_S long, MOST_ROWS of them at most
-    sums       of an hour and of a day (UTC), by key, model and tag: see SPANS; made as rows are added, so a row that is
-               forgotten early is missing in none of them
-    notes      small texts with an end: names of keys, what an operator was told today
+a row      for each paid call, ROWS_KEPT_S long, MOST_ROWS of them at most
+sums       of an hour and of a day (UTC), by key, model and tag: see SPANS; made as rows are added
+notes      small texts with an end: names of keys, what an operator was told today
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -218,8 +218,8 @@ class Settings(BaseSettings):
 
     budget_usd_per_day: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
     """What calls may cost in a day (UTC), in US dollars, over all workers that share a store. At 80 % an operator is
-    told; when it is spent, requests with `priority: batch` wait for the next day, and others are answered with the error
-    `budget`. Only OpenRouter says what a call has cost. Without it there is no budget."""
+    told; when it is spent, requests with `priority: batch` wait for the next day, and others are answered with the
+    error `budget`. Only OpenRouter says what a call has cost. Without it there is no budget."""
 
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], UpperCase] = "INFO"
     """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. `INFO` tells each request in a handful of lines."""
