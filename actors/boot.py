@@ -38,6 +38,7 @@ class Boot(Middleware):
                     logger.warning("%s", remark)
             self.resources.open_messaging(settings, name="worker")
             self.resources.open_provider()
+            self.resources.follow_keys(load_settings)
             vhost_policies.look_in_background(settings, self.resources.topology().ours)
         except SettingsError as error:
             self._give_up(error, exits.SETTINGS)

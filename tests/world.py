@@ -95,6 +95,9 @@ class Provider:
             raise answer
         return answer
 
+    def with_keys(self, keys: Any) -> "Provider":
+        return self
+
     def close(self) -> None:
         """Nothing to close."""
 

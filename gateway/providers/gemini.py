@@ -3,9 +3,9 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -88,6 +88,10 @@ class Gemini:
         if isinstance(outcome, ProviderError):
             raise outcome
         return outcome
+
+    def with_keys(self, keys: Sequence[ApiKey]) -> "Gemini":
+        """With those that were there before as well, behind them: calls with these still run."""
+        return replace(self, keys=tuple(dict.fromkeys((*keys, *self.keys))))
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -3,8 +3,8 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final
@@ -89,6 +89,10 @@ class OpenRouter:
             return parsedate_to_datetime(answer.headers["Date"]).timestamp()
         except (KeyError, TypeError, ValueError):
             return None
+
+    def with_keys(self, keys: Sequence[ApiKey]) -> "OpenRouter":
+        """With those that were there before as well, behind them: calls with these still run."""
+        return replace(self, keys=tuple(dict.fromkeys((*keys, *self.keys))))
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,9 @@ def configure(settings: "Settings") -> None:
     if settings.sentry_dsn is None:
         return
     _hourly.forget()
-    clean = _Cleaner(tuple(settings.secrets()))
+    _secrets.clear()
+    mask_also(settings.secrets())
+    clean = _Cleaner()
     sentry_sdk.init(
         dsn=settings.sentry_dsn.get_secret_value(),
         environment=settings.sentry_environment,
@@ -69,6 +71,11 @@ def configure(settings: "Settings") -> None:
     )
     sys.excepthook = _after_capture(sys.excepthook)
     threading.excepthook = _after_capture_in_thread(threading.excepthook)
+
+
+def mask_also(secrets: Iterable[str]) -> None:
+    """From now on these are in no event either."""
+    _secrets.update(dict.fromkeys(secrets))
 
 
 @contextmanager
@@ -161,12 +168,12 @@ class Once:
 
 _hourly = Once(TELL_AGAIN_S)
 
+#: What is masked in every string that is sent.
+_secrets: dict[str, None] = {}
+
 
 class _Cleaner:
     """Keeps the listed parts of an event, and masks the secrets in every string of those."""
-
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._secrets = secrets
 
     def __call__(self, event: Any, hint: Any) -> Any:
         hint.pop("attachments", None)
@@ -183,7 +190,7 @@ class _Cleaner:
 
     def _masked(self, value: Any) -> Any:
         if isinstance(value, str):
-            return redact(value, self._secrets)
+            return redact(value, tuple(_secrets))
         if isinstance(value, Mapping):
             return {name: self._masked(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, AliasGenerator, Field, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.secrets import ApiKey
-from gateway.settings.keys import Keys
+from gateway.settings.keys import FileOfKeys, Keys, KeysFile
 from gateway.settings.no_proxy import is_direct
 from gateway.settings.quotes import unquoted
 from gateway.settings.urls import AmqpUrl, HttpUrl, ProxyUrl, RedisUrl, SentryDsn, with_ca_file, with_redis_tls
@@ -120,6 +120,12 @@ class Settings(BaseSettings):
     openrouter_api_key: Keys = ()
     """One key under its usual name; counts as one more."""
 
+    openrouter_api_keys_file: FileOfKeys | None = None
+    """A file with OpenRouter keys, one on each line, `label=key` or `key`; lines that begin with `#` are remarks. They
+    are added to those of the other two settings. The file is read again when it changes, without a restart: new keys
+    are used within seconds, and those that are gone are not used any more. One that cannot be used changes nothing,
+    and the log says why."""
+
     openrouter_base_url: HttpUrl = "https://openrouter.ai/api/v1"
     """Where OpenRouter's API is; another one for a stand-in. Without `/chat/completions`, which is added."""
 
@@ -158,6 +164,9 @@ class Settings(BaseSettings):
 
     gemini_api_keys: Keys = ()
     """Keys of Google's own API, separated by commas."""
+
+    gemini_api_keys_file: FileOfKeys | None = None
+    """A file with keys of Google's own API, like `OPENROUTER_API_KEYS_FILE`."""
 
     gemini_model_text: ModelName = "gemini-2.5-flash"
     """For requests that name no model, or `gemini-pro`; with or without `models/` or `google/` in front."""
@@ -239,7 +248,21 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """The keys in use: OpenRouter's, else Gemini's."""
-        return tuple(dict.fromkeys(self.openrouter_api_keys + self.openrouter_api_key)) or self.gemini_api_keys
+        return self.openrouter_keys or self.gemini_keys
+
+    @property
+    def openrouter_keys(self) -> tuple[ApiKey, ...]:
+        return _together(self.openrouter_api_keys + self.openrouter_api_key, self.openrouter_api_keys_file)
+
+    @property
+    def gemini_keys(self) -> tuple[ApiKey, ...]:
+        return _together(self.gemini_api_keys, self.gemini_api_keys_file)
+
+    @property
+    def keys_file(self) -> Path | None:
+        """The file that keys in use come from, if there is one."""
+        file = self.gemini_api_keys_file if self.uses_gemini else self.openrouter_api_keys_file
+        return file.path if file is not None else None
 
     @property
     def amqp_address(self) -> str:
@@ -267,7 +290,7 @@ class Settings(BaseSettings):
     @property
     def uses_gemini(self) -> bool:
         """True when requests go to Gemini directly."""
-        return not (self.openrouter_api_keys or self.openrouter_api_key) and bool(self.gemini_api_keys)
+        return not self.openrouter_keys and bool(self.gemini_keys)
 
     def retry_delay_s(self, retry_count: int) -> float | None:
         """Seconds of the wait for a key after `retry_count` waits; None when they are used up.
@@ -289,12 +312,17 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """Every secret among the settings, for the filters that mask them."""
-        found = [key.reveal() for key in self.openrouter_api_keys + self.openrouter_api_key + self.gemini_api_keys]
+        found = [key.reveal() for key in self.openrouter_keys + self.gemini_keys]
         for url in (self.rabbitmq_url, self.redis_url, self.http_proxy):
             found += _passwords(url)
         if self.sentry_dsn is not None:
             found.append(urlsplit(self.sentry_dsn.get_secret_value()).username or "")
         return list(dict.fromkeys(found))
+
+
+def _together(keys: tuple[ApiKey, ...], file: KeysFile | None) -> tuple[ApiKey, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(keys + (file.keys if file is not None else ())))
 
 
 def _passwords(url: SecretStr | None) -> Iterator[str]:
