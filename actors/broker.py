@@ -47,7 +47,7 @@ doors = Doors(
 )
 
 process = Process(stopping, settings)
-costs = Costs(books)
+costs = Costs(books, settings)
 usage = Usage(resources.usage, process, publisher, costs)
 outbox = Outbox(publisher, stopping)
 held_replies = HeldReplies(outbox, topology)

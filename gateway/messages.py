@@ -18,6 +18,7 @@ from gateway import chat
 from gateway.bills import Bill
 from gateway.errors import ErrorCode, GatewayError
 from gateway.fields import Instant, ShortString, Whole
+from gateway.lanes import Lane
 
 #: The form of `Job` and of `Reply` on the wire. A worker reads this form and the one before it.
 WIRE_VERSION: Literal[1] = 1
@@ -86,6 +87,7 @@ class Request(_Message):
     retry_count: Whole = Field(default=0, ge=0, le=1_000)
     expires_at: Instant | None = None
     expires_in_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    priority: Literal["interactive", "batch"] | None = None
 
     @model_validator(mode="after")
     def _is_about_one_thing(self) -> Self:
@@ -164,6 +166,7 @@ class Job(_Message):
     `redriven` counts how often an operator has sent it again after it was dead.
     `expires_at` is epoch seconds from when on nobody waits for the answer, None for a request without a deadline.
     `spent` counts the calls of earlier attempts.
+    `lane` is that of the request, also where AMQP's properties say it; older messages of ours are interactive.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -178,9 +181,10 @@ class Job(_Message):
     caller: Caller = NOBODY
     expires_at: float | None = Field(default=None, allow_inf_nan=False)
     spent: Spent | None = None
+    lane: Lane = Lane.INTERACTIVE
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - what is known of it, all by name
         cls,
         request: Request,
         *,
@@ -188,6 +192,7 @@ class Job(_Message):
         redelivered: bool = False,
         caller: Caller = NOBODY,
         expires_at: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Self:
         """The first job of a request; a producer may start it further up the schedule with `retry_count`."""
         return cls(
@@ -197,19 +202,12 @@ class Job(_Message):
             redelivered=redelivered,
             caller=caller,
             expires_at=expires_at,
+            lane=lane,
         )
 
     @property
     def request_id(self) -> str:
         return self.request.request_id
-
-    @property
-    def tag(self) -> str:
-        return ""
-
-    @property
-    def is_batch(self) -> bool:
-        return False
 
     @property
     def age_ms(self) -> int:

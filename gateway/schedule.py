@@ -28,6 +28,7 @@ from gateway.errors import (
     Unwanted,
     UpstreamFailed,
 )
+from gateway.lanes import Lane
 from gateway.messages import Job
 
 #: For how long at most a request may wait in the process that has it, in seconds: unacked, and so not for long.
@@ -164,7 +165,7 @@ def _no_key(job: Job, error: BaseException, schedules: Schedules) -> Step:
 
 def _no_budget(job: Job, error: BaseException, schedules: Schedules) -> Step:
     assert isinstance(error, BudgetSpent)  # noqa: S101 - told apart by the table
-    if not job.is_batch:
+    if job.lane is not Lane.BATCH:
         return End(error, expected=True)
     delays = schedules.queue_retry_delays
     delay_s = max((delay for delay in delays if delay <= error.retry_in_s), default=min(delays))

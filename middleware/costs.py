@@ -8,6 +8,8 @@ from gateway.costs.call import PaidCall
 from gateway.errors import ProviderError
 from gateway.keys.pool import Lease
 from gateway.messages import Completion
+from gateway.settings import Settings
+from gateway.tags import tag_of
 from middleware.attempt import JobAttempt
 from middleware.errors import NoBudget
 from middleware.hook import Around, Hook
@@ -22,8 +24,9 @@ class Costs(Hook[JobAttempt]):
 
     kind = JobAttempt
 
-    def __init__(self, books: Callable[[], Books]) -> None:
+    def __init__(self, books: Callable[[], Books], settings: Callable[[], Settings]) -> None:
         self.books = books
+        self.settings = settings
         self._tags: set[str] = set()
 
     def around(self, attempt: JobAttempt) -> Around:
@@ -44,7 +47,7 @@ class Costs(Hook[JobAttempt]):
         attempt.paid.append(call)
 
     def _tag(self, attempt: JobAttempt) -> str:
-        tag = attempt.job.tag
+        tag = tag_of(attempt.job.request, self.settings().fairness_field) or ""
         if tag and len(self._tags) < MOST_TAGS:
             self._tags.add(tag)
         return tag if not tag or tag in self._tags else OTHER

@@ -20,6 +20,7 @@ from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import DEAD_WORK, WORK
 from gateway.reporting import sentry
 from gateway.settings import Settings
+from gateway.tags import tag_of
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, Parked
 from middleware.hook import Around, Hook
@@ -137,10 +138,15 @@ class Ledger(Hook[JobAttempt]):
         dead = entry.token
         entry = ledger.begin(replace(claim, token=attempt.token, dead=dead))
         if isinstance(entry, Started):
-            self.books().now([_cut_off(dead, attempt.job)])
+            self.books().now([self._cut_off(dead, attempt.job)])
         else:
             self._leave_room(attempt)
         return entry
+
+    def _cut_off(self, token: str, job: Job) -> PaidCall:
+        """A call that its process has not survived, if it had begun one: it may have been paid for."""
+        tag = tag_of(job.request, self.settings().fairness_field) or ""
+        return PaidCall.lost(token, model=job.request.model or "", tag=tag, request_id=job.request_id)
 
     def _run_alone(self, attempt: JobAttempt) -> None:
         """Return when this is the one suspect that runs in this process; else it is parked."""
@@ -241,11 +247,6 @@ class Ledger(Hook[JobAttempt]):
                 self.ledger().abandon(attempt.work, token)
             except StoreUnavailable as error:
                 logger.warning("Other processes wait for this one's lease to end: %s", error)
-
-
-def _cut_off(token: str, job: Job) -> PaidCall:
-    """A call that its process has not survived, if it had begun one: it may have been paid for."""
-    return PaidCall.lost(token, model=job.request.model or "", tag=job.tag, request_id=job.request_id)
 
 
 def _may_be_any_delivery(job: Job) -> bool:

@@ -1,5 +1,6 @@
 """What is booked of the calls of a delivery, and when; what a spent budget does."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -8,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from actors.broker import costs
+from actors.broker import costs, resources
 from gateway.bills import Bill
 from gateway.costs.call import NANO, PaidCall
 from gateway.costs.store import SPANS
 from gateway.errors import CallTooLarge, RateLimited, RequestRejected, StoreUnavailable, UpstreamFailed
+from gateway.lanes import Lane
 from gateway.messages import Completion, Job, Request, Usage
-from middleware.costs import MOST_TAGS, OTHER
+from middleware.costs import OTHER
 from tests.world import World, job, world
 
 USAGE = Usage(prompt_tokens=3, completion_tokens=4, total_tokens=7, cost=0.25)
@@ -158,6 +160,30 @@ def test_with_a_spent_budget_requests_are_answered_with_an_error(tmp_path: Path)
         assert here.pool.status()[0].used == 0
 
 
+def test_with_a_spent_budget_batch_waits_for_the_next_day(tmp_path: Path):
+    """In the longest wait that ends before it; no retry is counted, and it is answered then."""
+    with budget(tmp_path, 10.0) as here:
+        here.books.budget._ends_at = time.monotonic() + 5000.0
+        run(here, of=job(lane=Lane.BATCH))
+        (copy,) = here.copies("gemini.generate.delay.3600s")
+        assert (copy.args[0].retry_count, here.provider.calls) == (0, [])
+        here.books.budget._ends_at = time.monotonic() + 5.0
+        here.deliver(copy)
+        (copy,) = here.copies("gemini.generate.delay.60s")
+        here.books.budget._ends_at = time.monotonic()
+        here.deliver(copy)
+        (envelope,) = here.publisher.to("gemini.responses")
+        assert (envelope["status"], here.publisher.to("gemini.generate.delay.86400s")) == ("success", [])
+
+
+def test_a_deadline_is_kept_whatever_the_budget(tmp_path: Path):
+    """It is not answered after it."""
+    with budget(tmp_path, 10.0) as here:
+        run(here, of=job(lane=Lane.BATCH, expires_at=time.time() + 0.001))
+        (envelope,) = here.publisher.to("gemini.responses")
+        assert (envelope["status"], envelope["error_code"]) == ("error", "expired")
+
+
 def test_a_call_may_be_the_last_one(tmp_path: Path):
     """What it has cost counts before anybody has asked the store again."""
     with budget(tmp_path, 9.9) as here:
@@ -169,6 +195,9 @@ def test_a_call_may_be_the_last_one(tmp_path: Path):
 def test_tags_are_booked_within_bounds(here: World, monkeypatch: pytest.MonkeyPatch):
     """Producers choose them."""
     monkeypatch.setattr(costs, "_tags", set())
-    attempts = [type("A", (), {"job": type("J", (), {"tag": f"t{n}"})}) for n in range(MOST_TAGS + 1)]
-    found = [costs._tag(attempt) for attempt in attempts]  # type: ignore[arg-type]
-    assert (found[0], found[-1], costs._tag(attempts[0])) == ("t0", OTHER, "t0")  # type: ignore[arg-type]
+    monkeypatch.setattr("middleware.costs.MOST_TAGS", 2)
+    resources.settings.open(here.settings.model_copy(update={"fairness_field": "n"}))
+    for number in (7, 8, 9, 7):
+        run(here, PAID, of=job(number))
+    run(here, PAID, of=job(request=Request(request_id="r", prompt="Hi", callback_queue="gemini.responses")))
+    assert sorted(row.tag for row in rows(here)) == ["", "7", "8", OTHER]

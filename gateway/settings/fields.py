@@ -25,6 +25,7 @@ from gateway.settings.values import (
     Aliases,
     CaFile,
     Delays,
+    FieldName,
     HeaderText,
     LowerCase,
     ModelName,
@@ -201,6 +202,10 @@ class Settings(BaseSettings):
 
     upstream_retry_delays: Delays = (2.0, 10.0, 60.0)
     """Waits when the provider is at fault, in seconds: most faults are over in a minute."""
+
+    fairness_field: FieldName | None = None
+    """The name of a field in `metadata`, such as `tenant`: requests that wait take turns by its value. Without it they
+    are served in the order of their arrival."""
 
     redis_url: RedisUrl | None = None
     """Keys and answers of many machines, instead of the file of `STATE_PATH`; `rediss://` for TLS. For example:
