@@ -25,6 +25,7 @@ from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
 from middleware.retry_schedule import RetrySchedule
+from middleware.tracing import Tracing
 from middleware.usage import Usage
 from middleware.wanted import Wanted
 
@@ -60,6 +61,7 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     process,  # above all: a stopping worker starts nothing; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
+    Tracing(),  # above all that is to be in the span of a delivery, its publishing too
     usage,  # above all that decide: it counts what has come out; below the boot: its last report needs the store
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows

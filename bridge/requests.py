@@ -120,7 +120,8 @@ class RequestDoor(Door):
         """Who asks; a client waits where the queue is its own, and not one that outlives it."""
         properties = delivery.properties
         is_its_own = is_of_a_client(queue) or queue == queue_of(_short(properties.reply_to) or "")
-        return Caller.of(properties.correlation_id, waits=is_its_own and not self.topology().needs(queue))
+        waits = is_its_own and not self.topology().needs(queue)
+        return Caller.of(properties.correlation_id, waits=waits, headers=properties.headers)
 
     def _send(self, delivery: Delivery, message: "Message[None]") -> None:
         body = self._encoder.encode(message.asdict())

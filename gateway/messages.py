@@ -19,6 +19,7 @@ from gateway.bills import Bill
 from gateway.errors import ErrorCode, GatewayError
 from gateway.fields import Instant, ShortString, Whole
 from gateway.lanes import Lane
+from gateway.traces import Trace
 
 #: The form of `Job` and of `Reply` on the wire. A worker reads this form and the one before it.
 WIRE_VERSION: Literal[1] = 1
@@ -112,19 +113,21 @@ class Caller(_Message):
     """What AMQP's properties say of who has asked; kept through every wait, for the properties of the reply.
 
     `correlation_id` is as it came; where that was `binary` and no text, a character stands for each byte. `waits`: the
-    address is one of AMQP's request/reply, a client's own.
+    address is one of AMQP's request/reply, a client's own. `trace`: the headers of a trace that it is part of.
     """
 
     correlation_id: str | None = None
     binary: bool = False
     waits: bool = False
+    trace: Trace = None
 
     @classmethod
-    def of(cls, correlation_id: object, *, waits: bool) -> Self:
+    def of(cls, correlation_id: object, *, waits: bool, headers: object = None) -> Self:
         """The caller with this AMQP property: a text, bytes that are none, or nothing."""
+        facts = {"waits": waits, "trace": headers}
         if isinstance(correlation_id, bytes):
-            return cls(correlation_id=correlation_id.decode("latin-1"), binary=True, waits=waits)
-        return cls(correlation_id=correlation_id if isinstance(correlation_id, str) else None, waits=waits)
+            return cls(correlation_id=correlation_id.decode("latin-1"), binary=True, **facts)
+        return cls(correlation_id=correlation_id if isinstance(correlation_id, str) else None, **facts)
 
     @property
     def correlation(self) -> str | bytes | None:
