@@ -12,7 +12,7 @@ from dramatiq import Broker, Middleware, Worker
 from gateway import exits
 from gateway.errors import GatewayError
 from gateway.rabbitmq import vhost_policies
-from gateway.reporting import logs, sentry
+from gateway.reporting import logs, otel, sentry
 from gateway.resources import Resources
 from gateway.settings import SettingsError, load_settings
 from gateway.settings.remarks import remarks
@@ -33,11 +33,13 @@ class Boot(Middleware):
             settings = load_settings()
             logs.configure(settings, stream=_stderr())
             sentry.configure(settings)
+            otel.configure()
             if _is_first():
                 for remark in remarks(settings):
                     logger.warning("%s", remark)
             self.resources.open_messaging(settings, name="worker")
             self.resources.open_provider()
+            self.resources.follow_keys(load_settings)
             vhost_policies.look_in_background(settings, self.resources.topology().ours)
         except SettingsError as error:
             self._give_up(error, exits.SETTINGS)
@@ -65,6 +67,7 @@ class Boot(Middleware):
     def after_worker_shutdown(self, broker: Broker, worker: Worker) -> None:
         self.resources.close(timeout_s=5.0)
         sentry.close(timeout_s=2.0)
+        otel.close(timeout_s=2.0)
 
 
 def _is_first() -> bool:

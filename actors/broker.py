@@ -15,6 +15,7 @@ from bridge.work import WorkDoor
 from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
+from middleware.costs import Costs
 from middleware.held_replies import HeldReplies
 from middleware.keeper import Keeper
 from middleware.key_selection import KeySelection
@@ -24,13 +25,14 @@ from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
 from middleware.retry_schedule import RetrySchedule
+from middleware.tracing import Tracing
 from middleware.usage import Usage
 from middleware.wanted import Wanted
 
 #: Closed until the boot: importing this connects nowhere and asks for no settings.
 resources = Resources()
 settings, topology, publisher = resources.settings, resources.topology, resources.publisher
-pool, ledger, provider = resources.pool, resources.ledger, resources.provider
+pool, ledger, provider, books = resources.pool, resources.ledger, resources.provider, resources.books
 stopping = resources.stopping
 
 #: Set when a request waits for a key, as far as this process knows; at first it does not, and looks.
@@ -41,12 +43,13 @@ requests_wait.set()
 doors = Doors(
     requests=RequestDoor(settings, topology, publisher),
     work=WorkDoor(settings, publisher),
-    waiting=WaitingDoor(settings, pool, provider, topology, publisher, requests_wait=requests_wait),
+    waiting=WaitingDoor(settings, pool, provider, topology, publisher, books=books, requests_wait=requests_wait),
     cancels=CancelDoor(ledger, publisher),
 )
 
 process = Process(stopping, settings)
-usage = Usage(resources.usage, process, publisher)
+costs = Costs(books, settings)
+usage = Usage(resources.usage, process, publisher, costs)
 outbox = Outbox(publisher, stopping)
 held_replies = HeldReplies(outbox, topology)
 key_selection = KeySelection(pool, provider, resources.suspect)
@@ -58,13 +61,15 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     process,  # above all: a stopping worker starts nothing; its exit code is the last word
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
+    Tracing(),  # above all that is to be in the span of a delivery, its publishing too
     usage,  # above all that decide: it counts what has come out; below the boot: its last report needs the store
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
-    Ledger(ledger, resources.owner, settings, outbox),  # before a key is taken: answered work needs none
+    Ledger(ledger, resources.owner, settings, outbox, books),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     Wanted(),  # below the ledger: what is answered goes out, late or not; before a key is taken
+    costs,  # below the schedule, which decides who waits for tomorrow; before a key is taken
     cooldown,  # above key selection: it rotates what that has leased
     key_selection,  # last: nothing stands between the lease and the call
 ]

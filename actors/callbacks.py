@@ -1,6 +1,7 @@
 """Publish a finished reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
 
 import time
+from contextlib import nullcontext
 
 import dramatiq
 import pika
@@ -10,6 +11,10 @@ from gateway.errors import PublishError
 from gateway.fields import fits_amqp
 from gateway.messages import Reply
 from gateway.rabbitmq.topology import CALLBACKS
+from gateway.reporting import tracing
+from gateway.reporting.tracing import Messaging
+
+nothing = nullcontext()
 
 
 @dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
@@ -33,8 +38,11 @@ def _publish(reply: Reply, *, kind: str) -> None:
         timestamp=int(time.time()),
         type=kind,
         app_id="gemini-openrouter-worker",
+        headers=reply.caller.trace,
     )
-    outbox.publish(reply.queue, reply.body.encode(), properties, makes_queue=not reply.caller.waits)
+    body = reply.body.encode()
+    with tracing.span("publish", Messaging(reply.queue, reply.message_id, len(body))) if tracing.is_on() else nothing:
+        outbox.publish(reply.queue, body, properties, makes_queue=not reply.caller.waits)
 
 
 def _as_property(request_id: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 
 import dramatiq
 
@@ -10,7 +11,7 @@ from gateway import structured
 from gateway.errors import AuthenticationFailed, CallTooLarge, ErrorCode, ProviderError, RateLimited, UpstreamFailed
 from gateway.messages import Completion, Job, Request
 from gateway.rabbitmq.topology import WORK
-from gateway.reporting import sentry
+from gateway.reporting import tracing
 from gateway.reporting.logs import facts
 from middleware.attempt import JobAttempt, current_attempt
 
@@ -50,7 +51,7 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
     attempt.called = True
     begun = time.monotonic()
     try:
-        with sentry.traced("generate"), usage.of_call(attempt.lease) as call:
+        with tracing.span("call") if tracing.is_on() else nullcontext(), usage.of_call(attempt, attempt.lease) as call:
             completion = call.completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
     finally:
         attempt.spent = attempt.spent.and_call(round((time.monotonic() - begun) * 1000))

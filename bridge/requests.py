@@ -15,6 +15,7 @@ from bridge.expiry import expires_at
 from bridge.gate import Sender, admit
 from bridge.wire import StrictEncoder, callback_message, work_message
 from gateway.errors import InvalidMessage
+from gateway.lanes import lane_of
 from gateway.messages import Caller, Cancel, Failure, Job, Reply, Request, encode
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.request_reply import is_of_a_client, queue_of
@@ -91,6 +92,7 @@ class RequestDoor(Door):
             redelivered=delivery.redelivered,
             caller=self._caller(delivery, request.callback_queue),
             expires_at=expires_at(request, delivery.properties, received_at=now),
+            lane=lane_of(request.priority, delivery.properties.priority),
         )
         message = work_message(job)
         if not delivery.redelivered and not self.relay_all:
@@ -118,7 +120,8 @@ class RequestDoor(Door):
         """Who asks; a client waits where the queue is its own, and not one that outlives it."""
         properties = delivery.properties
         is_its_own = is_of_a_client(queue) or queue == queue_of(_short(properties.reply_to) or "")
-        return Caller.of(properties.correlation_id, waits=is_its_own and not self.topology().needs(queue))
+        waits = is_its_own and not self.topology().needs(queue)
+        return Caller.of(properties.correlation_id, waits=waits, headers=properties.headers)
 
     def _send(self, delivery: Delivery, message: "Message[None]") -> None:
         body = self._encoder.encode(message.asdict())

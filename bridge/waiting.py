@@ -13,6 +13,7 @@ from dramatiq.errors import DecodeError
 
 from bridge.delivery import RETRY_S, Delivered, Delivery
 from bridge.wire import StrictEncoder
+from gateway.costs.books import Books
 from gateway.errors import RequestRejected, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease
 from gateway.messages import Job
@@ -78,7 +79,8 @@ class WaitingDoor:
     until it is settled: after a crash it is back at its place. One whose model rests holds up nobody behind it. One
     whose deadline is near waits in this process, and has its turn before what lies behind it in its queue.
 
-    When no key comes back within the shortest wait everything is fetched as it comes, for the retry schedule to decide.
+    When no key comes back within the shortest wait, or the budget of the day is spent, everything is fetched as it
+    comes, for the retry schedule to decide.
     """
 
     def __init__(  # noqa: PLR0913 - resources of the process
@@ -89,6 +91,7 @@ class WaitingDoor:
         topology: Callable[[], Topology],
         publisher: Callable[[], Publisher],
         *,
+        books: Callable[[], Books],
         requests_wait: threading.Event,
     ) -> None:
         self.settings = settings
@@ -96,6 +99,7 @@ class WaitingDoor:
         self.provider = provider
         self.topology = topology
         self.publisher = publisher
+        self.books = books
         self.requests_wait = requests_wait
         self._encoder = StrictEncoder()
         self._not_before = 0.0
@@ -122,7 +126,7 @@ class WaitingDoor:
             self._pause(NOT_READY_S)
             return None
         try:
-            pause_s = self.pool().ready_in_s()
+            pause_s = max(self.pool().ready_in_s(), self.books().budget.closed_for_s)
             self._drought = pause_s > in_line_s(self.settings())
             if pause_s > 0:
                 self._served_at_once = 0

@@ -1,17 +1,20 @@
-"""`gemini usage`: calls, tokens and cost, by key, model, error or outcome."""
+"""`gemini usage`: calls, tokens and cost, by key, model or tag; what came out, by error or outcome."""
 
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
 from console.figures import Figures, by_name, total
-from console.opened import opened
-from console.screen import Json, dollars, headline, number, print_json, screen, table
-from gateway.secrets import ApiKey
+from console.opened import Opened, opened
+from console.paid import Name, Paid, paid_by, paid_in_all, row_as_json
+from console.screen import Json, dollars, headline, number, print_json, screen, several, table
+from gateway.costs.call import NANO
+from gateway.costs.store import Sum
+from gateway.costs.store import span_for as costs_for
 from gateway.usage.store import Cell, span_for
 
 UNITS_S = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
@@ -22,6 +25,7 @@ class By(StrEnum):
 
     KEY = "key"
     MODEL = "model"
+    TAG = "tag"
     ERROR = "error"
     OUTCOME = "outcome"
 
@@ -40,48 +44,95 @@ def usage(
     since: Annotated[
         float, typer.Option("--since", parser=seconds, metavar="TIME", help="How far back: 24h, 7d, 90d at most.")
     ] = "24h",  # type: ignore[assignment]
+    calls: Annotated[
+        bool, typer.Option("--calls", help="Every paid call instead, a JSON object a line; kept for 7 days.")
+    ] = False,
     json_wanted: Json = False,
 ) -> None:
     """Calls, tokens and cost of the last time, in whole hours or days, UTC.
 
-    What workers have reported: for operators, and no bill.
+    By key, model and tag: what was paid, booked together with each answer. By error and outcome: what workers have
+    reported, for operators.
     """
     with opened() as here:
-        cells = here.stores.usage.cells(span_for(since), by, since)
-        names = _names(here.settings.keys) if by is By.KEY else {}
-    figures = by_name(cells)
-    started = datetime.fromtimestamp(min((cell.since for cell in cells), default=0), UTC) if cells else None
+        if calls:
+            for at, call in here.stores.costs.rows(since):
+                print_json(row_as_json(at, call))
+        elif by in {By.KEY, By.MODEL, By.TAG}:
+            _paid(here, cast("Name", by.value), since, json_wanted=json_wanted)
+        else:
+            _reported(by, here.stores.usage.cells(span_for(since), by, since), json_wanted=json_wanted)
+
+
+def _paid(here: Opened, by: Name, since: float, *, json_wanted: bool) -> None:
+    sums = here.stores.costs.sums(costs_for(since), since)
+    lines = _named(here, paid_by(sums, by), by)
+    budget = _budget(here)
     if json_wanted:
-        lines = [{"name": names.get(name, name), **one.as_json()} for name, one in _sorted(figures)]
-        first = started.isoformat().replace("+00:00", "Z") if started else None
-        print_json({"by": by, "from": first, by: lines, "total": total(cells).as_json()})
-    elif started is None:
+        rows = [{"name": name, **one.as_json()} for name, one in lines]
+        content = {"by": by, "from": _start(sums), by: rows, "total": paid_in_all(sums).as_json()}
+        print_json(content | ({"budget": budget} if budget else {}))
+    elif not sums:
+        print("Nothing was paid for in that time.")
+    else:
+        _draw_paid(by, lines, paid_in_all(sums), _start(sums))
+    if budget and not json_wanted:
+        print(f"Today: {dollars(budget['spent'])} of {dollars(budget['limit'])} (BUDGET_USD_PER_DAY).")
+
+
+def _budget(here: Opened) -> dict[str, float] | None:
+    limit = here.settings.budget_usd_per_day
+    return None if limit is None else {"limit": limit, "spent": here.stores.costs.today().cost_nano / NANO}
+
+
+def _draw_paid(by: Name, lines: Sequence[tuple[str, Paid]], all_: Paid, start: str | None) -> None:
+    out = screen()
+    out.print(headline(f"By {by}", f"from {start}"))
+    rows = [(name, *_cells(one)) for name, one in lines] + ([("all", *_cells(all_))] if len(lines) > 1 else [])
+    columns = (by, "calls", "tokens in", "tokens out", "cost", "without a price", "cut off")
+    out.print(table(columns, rows, right=columns[1:]))
+    if all_.unpriced:
+        print(f"Their provider does not say what {several(all_.unpriced, 'call')} cost: tokens only.")
+    if all_.cut_off:
+        print(f"{several(all_.cut_off, 'call')} cut off: the end was not seen, and what it may have cost is not known.")
+
+
+def _cells(one: Paid) -> tuple[str, ...]:
+    counts = (one.calls, one.prompt_tokens, one.completion_tokens)
+    others = (number(count) if count else "" for count in (one.unpriced, one.cut_off))
+    return (*(number(count) if count else "" for count in counts), dollars(one.cost) if one.cost else "", *others)
+
+
+def _named(here: Opened, found: Mapping[str, Paid], by: Name) -> list[tuple[str, Paid]]:
+    """The dearest first; keys by the names that people have for them, also those that are no longer set."""
+    names: dict[str, str] = {"": "none"}
+    if by == "key":
+        known = here.stores.costs.notes(f"key.{digest}" for digest in found if digest)
+        names |= {name.removeprefix("key."): text for name, text in known.items()}
+        names |= {key.digest: key.name for key in here.settings.keys}
+    rows = sorted(found.items(), key=lambda row: (-row[1].cost, -row[1].calls, row[0]))
+    return [(names.get(name, name), one) for name, one in rows]
+
+
+def _start(found: Sequence[Sum] | Sequence[Cell]) -> str | None:
+    if not found:
+        return None
+    return datetime.fromtimestamp(min(one.since for one in found), UTC).isoformat().replace("+00:00", "Z")
+
+
+def _reported(by: By, cells: Sequence[Cell], *, json_wanted: bool) -> None:
+    lines = sorted(by_name(cells).items(), key=lambda row: (-row[1].calls, -row[1].requests, row[0]))
+    if json_wanted:
+        rows: list[dict[str, Any]] = [{"name": name, **one.as_json()} for name, one in lines]
+        print_json({"by": by, "from": _start(cells), by: rows, "total": total(cells).as_json()})
+    elif not cells:
         print("Nothing was reported in that time.")
     else:
-        _draw(by, figures, names, started, cells)
+        out = screen()
+        out.print(headline(f"By {by}", f"from {_start(cells)}"))
+        columns = (str(by), "requests", "calls")
+        out.print(table(columns, [(name, *_counts(one)) for name, one in lines], right=columns[1:]))
 
 
-def _draw(
-    by: By, figures: Mapping[str, Figures], names: Mapping[str, str], started: datetime, cells: Sequence[Cell]
-) -> None:
-    out = screen()
-    out.print(headline(f"By {by}", f"from {started:%Y-%m-%d %H:%M} UTC"))
-    rows = [(names.get(name, name), *_row(one)) for name, one in _sorted(figures)]
-    if len(rows) > 1 and by in {By.KEY, By.MODEL}:  # a request can come out more than once: scheduled, then answered
-        rows.append(("all", *_row(total(cells))))
-    columns = (str(by), "requests", "calls", "failed", "tokens in", "tokens out", "cost")
-    out.print(table(columns, rows, right=columns[1:]))
-
-
-def _row(one: Figures) -> tuple[str, ...]:
-    numbers = (one.requests, one.calls, one.failed, one.prompt_tokens, one.completion_tokens)
-    return (*(number(value) if value else "" for value in numbers), dollars(one.cost) if one.cost else "")
-
-
-def _sorted(figures: Mapping[str, Figures]) -> list[tuple[str, Figures]]:
-    return sorted(figures.items(), key=lambda row: (-row[1].cost, -row[1].calls, -row[1].requests, row[0]))
-
-
-def _names(keys: Sequence[ApiKey]) -> dict[str, str]:
-    """What people call the keys that reports know by their digest; one that is no longer set keeps that."""
-    return {key.digest: f"{key} ({key.label})" if key.label else str(key) for key in keys}
+def _counts(one: Figures) -> tuple[str, ...]:
+    return tuple(number(value) if value else "" for value in (one.requests, one.calls))

@@ -120,6 +120,7 @@ class Fake:
             self.record.arrived(call)
             self.record.end(call, aborted=True)
             raise
+        call.generation_id, call.cost = answer.headers.get("X-Generation-Id"), answer.cost
         self.record.arrived(call)
         return Delivery(self.record, call, answer, behaviour, self._wait(behaviour))
 

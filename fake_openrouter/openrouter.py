@@ -4,6 +4,7 @@ import math
 import re
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -61,6 +62,7 @@ class OpenRouter:
         choice = _choice(None if behaviour.null_content else text, behaviour.finish_reason or "stop")
         if behaviour.error_in_200 == "choice":
             choice = {**_choice(text[: len(text) // 2], "error"), "error": fault}
+        usage = _usage(question.text, text)
         content = {
             "id": generation,
             "object": "chat.completion",
@@ -68,9 +70,9 @@ class OpenRouter:
             "model": question.model,
             "provider": "Fake",
             "choices": [] if behaviour.empty_choices else [choice],
-            "usage": _usage(question.text, text),
+            "usage": usage,
         }
-        return as_json(200, content, headers)
+        return replace(as_json(200, content, headers), cost=usage["cost"])
 
     def error(self, status: int, message: str | None = None) -> Answer:
         text = message or _MESSAGES.get(status, f"Error {status}")

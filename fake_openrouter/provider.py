@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from starlette.requests import Request
@@ -27,11 +27,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer, before any fault of the wire. `headers` do not state a length."""
+    """A whole answer, before any fault of the wire. `headers` do not state a length; `cost` is in dollars."""
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    cost: float | None = None
 
 
 class Provider(Protocol):
@@ -58,7 +59,7 @@ def as_json(status: int, content: Any, headers: Mapping[str, str] | None = None)
 def reply(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:
     """The answer that a behaviour asks for: its own body before an error before an ordinary answer."""
     found = _plain(provider, question, behaviour)
-    return Answer(found.status, found.body, {**found.headers, **behaviour.headers})
+    return replace(found, headers={**found.headers, **behaviour.headers})
 
 
 def _plain(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:

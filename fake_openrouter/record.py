@@ -18,7 +18,7 @@ class Call:
     """One call: its key only as a tail and a digest. `time` and `ended` are epoch seconds.
 
     `status` is None until an answer has begun; `aborted` when the caller left before the end of it, `limited` when the
-    key had no place in its window: nobody pays for that one.
+    key had no place in its window: nobody pays for that one. `cost` is charged, whether the answer arrives or not.
     """
 
     time: float
@@ -33,6 +33,8 @@ class Call:
     ended: float | None = None
     aborted: bool = False
     limited: bool = False
+    generation_id: str | None = None
+    cost: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields, and `in_flight`."""

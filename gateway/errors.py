@@ -8,6 +8,7 @@
     │   ├── RateLimited                this key, account or model must rest: another key may help
     │   └── UpstreamFailed             the provider is at fault, the key is fine: short schedule
     ├── KeysUnavailable                no key may be used now: long schedule
+    │   └── BudgetSpent                nothing more is to be spent today: batch waits, for others final
     ├── Unwanted                       nobody waits for the answer any more, expired or cancelled: final
     ├── InvalidMessage                 bytes that are not a request
     ├── PublishError                   RabbitMQ has not confirmed a message
@@ -24,6 +25,8 @@ The text of an error may end up in an envelope, a log line and Sentry: it holds 
 
 from enum import StrEnum
 
+from gateway.bills import Bill
+
 
 class ErrorCode(StrEnum):
     """The closed list of values of `error_code` in an error envelope."""
@@ -39,6 +42,7 @@ class ErrorCode(StrEnum):
     TIMEOUT = "timeout"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    BUDGET = "budget"
     INTERNAL = "internal"
 
 
@@ -70,10 +74,14 @@ class ProviderError(GatewayError):
     `retry_after_s` is the wait the provider stated in seconds, None when it stated none, `reason` a short slug for logs
     and cooldowns such as `openrouter_free_tier_daily` or `http_429`. `is_named` says that the provider has named the
     cause; otherwise it is read from the status, which is a guess. `for_operator` marks what only a person can mend.
+    `bill` is what it has cost all the same, None where the provider does not say; a call that `may_be_billed` was sent,
+    and nobody has read an answer.
     """
 
     scope: Scope = Scope.UPSTREAM
     code = ErrorCode.UPSTREAM
+    bill: Bill | None = None
+    may_be_billed = False
 
     def __init__(  # noqa: PLR0913 - facts, all by name
         self,
@@ -152,6 +160,12 @@ class KeysUnavailable(GatewayError):
         super().__init__(message, code=ErrorCode.AUTHENTICATION if refused else None)
         self.retry_in_s = retry_in_s
         self.refused = refused
+
+
+class BudgetSpent(KeysUnavailable):
+    """BUDGET_USD_PER_DAY is spent; `retry_in_s` is the time until the day ends."""
+
+    code = ErrorCode.BUDGET
 
 
 class Unwanted(GatewayError):

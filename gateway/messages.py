@@ -15,8 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from gateway import chat
+from gateway.bills import Bill
 from gateway.errors import ErrorCode, GatewayError
 from gateway.fields import Instant, ShortString, Whole
+from gateway.lanes import Lane
+from gateway.traces import Trace
 
 #: The form of `Job` and of `Reply` on the wire. A worker reads this form and the one before it.
 WIRE_VERSION: Literal[1] = 1
@@ -85,6 +88,7 @@ class Request(_Message):
     retry_count: Whole = Field(default=0, ge=0, le=1_000)
     expires_at: Instant | None = None
     expires_in_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    priority: Literal["interactive", "batch"] | None = None
 
     @model_validator(mode="after")
     def _is_about_one_thing(self) -> Self:
@@ -109,19 +113,21 @@ class Caller(_Message):
     """What AMQP's properties say of who has asked; kept through every wait, for the properties of the reply.
 
     `correlation_id` is as it came; where that was `binary` and no text, a character stands for each byte. `waits`: the
-    address is one of AMQP's request/reply, a client's own.
+    address is one of AMQP's request/reply, a client's own. `trace`: the headers of a trace that it is part of.
     """
 
     correlation_id: str | None = None
     binary: bool = False
     waits: bool = False
+    trace: Trace = None
 
     @classmethod
-    def of(cls, correlation_id: object, *, waits: bool) -> Self:
+    def of(cls, correlation_id: object, *, waits: bool, headers: object = None) -> Self:
         """The caller with this AMQP property: a text, bytes that are none, or nothing."""
+        facts = {"waits": waits, "trace": headers}
         if isinstance(correlation_id, bytes):
-            return cls(correlation_id=correlation_id.decode("latin-1"), binary=True, waits=waits)
-        return cls(correlation_id=correlation_id if isinstance(correlation_id, str) else None, waits=waits)
+            return cls(correlation_id=correlation_id.decode("latin-1"), binary=True, **facts)
+        return cls(correlation_id=correlation_id if isinstance(correlation_id, str) else None, **facts)
 
     @property
     def correlation(self) -> str | bytes | None:
@@ -163,6 +169,7 @@ class Job(_Message):
     `redriven` counts how often an operator has sent it again after it was dead.
     `expires_at` is epoch seconds from when on nobody waits for the answer, None for a request without a deadline.
     `spent` counts the calls of earlier attempts.
+    `lane` is that of the request, also where AMQP's properties say it; older messages of ours are interactive.
     """
 
     v: Literal[1] = WIRE_VERSION
@@ -177,9 +184,10 @@ class Job(_Message):
     caller: Caller = NOBODY
     expires_at: float | None = Field(default=None, allow_inf_nan=False)
     spent: Spent | None = None
+    lane: Lane = Lane.INTERACTIVE
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - what is known of it, all by name
         cls,
         request: Request,
         *,
@@ -187,6 +195,7 @@ class Job(_Message):
         redelivered: bool = False,
         caller: Caller = NOBODY,
         expires_at: float | None = None,
+        lane: Lane = Lane.INTERACTIVE,
     ) -> Self:
         """The first job of a request; a producer may start it further up the schedule with `retry_count`."""
         return cls(
@@ -196,6 +205,7 @@ class Job(_Message):
             redelivered=redelivered,
             caller=caller,
             expires_at=expires_at,
+            lane=lane,
         )
 
     @property
@@ -220,6 +230,10 @@ class Usage(_Message):
     cost: float | None = None
     reasoning_tokens: int | None = None
 
+    def bill(self, *, model: str, generation_id: str | None) -> Bill:
+        """For the call that it is about."""
+        return Bill(self.prompt_tokens, self.completion_tokens, self.cost, model, generation_id)
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -231,6 +245,10 @@ class Completion:
     generation_id: str | None = None
     tool_calls: list[dict[str, Any]] | None = field(default=None, repr=False)
     finish_reason: str | None = None  # one of a few: `gateway.providers.endings`
+
+    @property
+    def bill(self) -> Bill:
+        return self.usage.bill(model=self.model_used, generation_id=self.generation_id)
 
 
 class Success(_Message):

@@ -3,15 +3,23 @@
 Each resource is made closed, so that it can be handed to who uses it before there are any settings, and is opened once.
 """
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
+from gateway.costs.books import Books
+from gateway.costs.budget import Budget
+from gateway.costs.redis import RedisCostStore
+from gateway.costs.sqlite import SqliteCostStore
+from gateway.costs.store import CostStore
+from gateway.errors import GatewayError
 from gateway.keys.pool import KeyPool
 from gateway.keys.probe import DEADLINE_S, Prober
 from gateway.keys.redis import RedisKeyStore
+from gateway.keys.reload import KeyReload
 from gateway.keys.sqlite import SqliteKeyStore
 from gateway.keys.store import KeyStore
 from gateway.keys.survey import Survey, names_of
@@ -24,6 +32,7 @@ from gateway.rabbitmq import amqp
 from gateway.rabbitmq.declare import declare, declare_missing
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import Topology
+from gateway.reporting import logs, sentry
 from gateway.secrets import ApiKey
 from gateway.settings import Settings
 from gateway.stores.redis_server import RedisServer
@@ -36,6 +45,8 @@ from gateway.usage.store import UsageStore
 LEASE_MARGIN_S = 15.0
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Resource(Generic[T]):
@@ -81,6 +92,8 @@ class Resources:
         self.prober = Resource[Prober]("prober")
         self.survey = Resource[Survey]("survey")
         self.usage = Resource[UsageStore]("store of reports")
+        self.books = Resource[Books]("books")
+        self.key_reload = Resource[KeyReload]("reader of keys")
         self._stores = Resource[Stores]("stores")
 
     def open_messaging(self, settings: Settings, *, name: str, deadline_s: float = 60.0) -> None:
@@ -105,6 +118,8 @@ class Resources:
         pool = self.pool.open(key_pool(settings, stores.keys))
         self.ledger.open(stores.ledger)
         self.usage.open(stores.usage)
+        self.books.open(Books(stores.costs, Budget(stores.costs, settings.budget_usd_per_day))).start()
+        self.books().name_keys({key.digest: key.name for key in settings.keys})
         self.owner.open(stores.owner).start()
         provider = self.provider.open(provider_from(settings))
         ask = partial(provider.key_info, deadline_s=DEADLINE_S)
@@ -118,6 +133,38 @@ class Resources:
             names=names_of(settings),
         )
         self.survey.open(survey)
+
+    def follow_keys(self, load: Callable[[], Settings]) -> None:
+        """From now on a change of the file of keys is followed. `load` reads all settings; only its keys are used."""
+        settings = self.settings()
+        if settings.keys_file is None:
+            return
+
+        def keys() -> Sequence[ApiKey]:
+            found = load()
+            if found.uses_gemini != settings.uses_gemini:
+                raise GatewayError("they are another provider's, which takes a restart")
+            return found.keys
+
+        self.key_reload.open(KeyReload(settings.keys_file, keys, self.use_keys)).start()
+
+    def use_keys(self, keys: Sequence[ApiKey]) -> None:
+        """From now on calls are made with these, and those that run end with theirs."""
+        before = {(key.digest, key.label) for key in self.pool().keys}
+        new = [key for key in keys if (key.digest, key.label) not in before]
+        gone = before - {(key.digest, key.label) for key in keys}
+        if not new and not gone:
+            return
+        # First what must not be repeated anywhere: an error of the first call with a key may hold it.
+        secrets = [key.reveal() for key in new]
+        logs.mask_also(secrets)
+        sentry.mask_also(secrets)
+        self.provider.open(self.provider().with_keys(keys))
+        self.pool().use(keys)
+        if self.survey.is_open:
+            self.survey().also(new)
+        self.books().name_keys({key.digest: key.name for key in new})
+        logger.info("The keys were read again: %d new, %d gone, %d in use", len(new), len(gone), len(keys))
 
     def suspect(self, key: ApiKey, reason: str) -> None:
         """Have a key that rests for `reason`, by a guess, asked about."""
@@ -133,6 +180,9 @@ class Resources:
                 thread().stop(timeout_s=1.0)
         if self.provider.is_open:
             self.provider().close()
+        for late in (self.key_reload, self.books):
+            if late.is_open:
+                late().stop(timeout_s=1.0)
         if self.owner.is_open:
             self.owner().stop()
         if self._stores.is_open:
@@ -160,6 +210,7 @@ class Stores:
     ledger: Ledger
     owner: Owner
     usage: UsageStore
+    costs: CostStore
     close: Callable[[], None]
 
 
@@ -174,14 +225,15 @@ def _in_redis(url: str, settings: Settings) -> Stores:
     server = RedisServer(url)
     server.ping()
     ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
-    ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
+    costs = RedisCostStore(server)
+    ledger = RedisLedger(server, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger(costs.book)
     signs_of_life = RedisServer(url, timeout_s=BEAT_TIMEOUT_S)
 
     def close() -> None:
         server.close()
         signs_of_life.close()
 
-    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), RedisUsageStore(server), close)
+    return Stores(RedisKeyStore(server), ledger, RedisOwner(signs_of_life), RedisUsageStore(server), costs, close)
 
 
 def _in_a_file(file: StateFile, settings: Settings) -> Stores:
@@ -189,5 +241,6 @@ def _in_a_file(file: StateFile, settings: Settings) -> Stores:
         pass  # opening it was the try
     owners = file.path.with_name(f"{file.path.name}-owners")
     ttl_s, max_bytes = settings.ledger_ttl_seconds, settings.ledger_max_bytes
-    ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger()
-    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), SqliteUsageStore(file), file.close)
+    costs = SqliteCostStore(file)
+    ledger = SqliteLedger(file, ttl_s=ttl_s, max_bytes=max_bytes) if ttl_s > 0 else NullLedger(costs.book)
+    return Stores(SqliteKeyStore(file), ledger, FileOwner(owners), SqliteUsageStore(file), costs, file.close)

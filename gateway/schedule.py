@@ -1,6 +1,8 @@
 """What becomes of a job after an error: a wait or the end. Pure, and a table rather than branches.
 
 error                      schedule             when it is used up
+BudgetSpent, batch         the longest of QUEUE_RETRY_DELAYS that ends with the day; none is counted
+BudgetSpent                none                 the error itself
 KeysUnavailable            QUEUE_RETRY_DELAYS   Rate limit exceeded after all retries
 KeysUnavailable, in line   the first of them    as above, when the request is older than all waits together
 KeysUnavailable, refused   none                 Authentication error: …
@@ -17,6 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.errors import (
+    BudgetSpent,
     CallTooLarge,
     ErrorCode,
     GatewayError,
@@ -25,6 +28,7 @@ from gateway.errors import (
     Unwanted,
     UpstreamFailed,
 )
+from gateway.lanes import Lane
 from gateway.messages import Job
 
 #: For how long at most a request may wait in the process that has it, in seconds: unacked, and so not for long.
@@ -159,6 +163,15 @@ def _no_key(job: Job, error: BaseException, schedules: Schedules) -> Step:
     return Wait(delay_s, _counted(job), for_key=True)
 
 
+def _no_budget(job: Job, error: BaseException, schedules: Schedules) -> Step:
+    assert isinstance(error, BudgetSpent)  # noqa: S101 - told apart by the table
+    if job.lane is not Lane.BATCH:
+        return End(error, expected=True)
+    delays = schedules.queue_retry_delays
+    delay_s = max((delay for delay in delays if delay <= error.retry_in_s), default=min(delays))
+    return Wait(delay_s, job.model_copy(update={"wait_counts": False}), for_key=True)
+
+
 def _upstream(job: Job, error: BaseException, schedules: Schedules) -> Step:
     assert isinstance(error, UpstreamFailed)  # noqa: S101 - told apart by the table
     return _short_wait(job, schedules, at_least_s=error.retry_after_s or 0.0) or End(error)
@@ -200,6 +213,7 @@ _Rule = Callable[[Job, BaseException, Schedules], Step]
 
 #: First match wins; the last row matches everything.
 _RULES: tuple[tuple[type[BaseException], _Rule], ...] = (
+    (BudgetSpent, _no_budget),
     (KeysUnavailable, _no_key),
     (UpstreamFailed, _upstream),
     (RequestRejected, _request),

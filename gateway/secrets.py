@@ -22,6 +22,11 @@ class ApiKey:
         self.label = label
         self.masked = mask(value)
 
+    @property
+    def name(self) -> str:
+        """What people call it: masked, and with its label."""
+        return f"{self.masked} ({self.label})" if self.label else self.masked
+
     def reveal(self) -> str:
         """The key itself, for the one line that puts it into a header."""
         return self._reveal()

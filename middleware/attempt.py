@@ -11,6 +11,7 @@ from typing import Any
 from dramatiq import Message
 from dramatiq.broker import MessageProxy
 
+from gateway.costs.call import PaidCall
 from gateway.keys.pool import Lease
 from gateway.ledger.store import Work
 from gateway.messages import Completion, Job, Reply, Spent
@@ -52,6 +53,8 @@ class Attempt:
     delivery_id: str
     is_gone: Callable[[], bool]  # RabbitMQ has the delivery back
     request_id: str | None
+    queue: str  # in which it lay
+    body_bytes: int
     outcome: Outcome | None = None
     started: float = field(default_factory=time.monotonic)
     hooks: dict[object, Any] = field(default_factory=dict, repr=False)
@@ -93,6 +96,7 @@ class JobAttempt(Attempt):
     reductions: int = 0  # how often it has asked for fewer tokens than the request wants
     completion: Completion | None = None
     spent: Spent  # by this attempt and those before it
+    paid: list[PaidCall] = field(default_factory=list)  # and not booked yet
     reply: Reply | None = None
     waiting: Waiting | None = None  # its copy in a delay queue
     stored: bool = False  # `reply` is in the ledger
@@ -137,9 +141,12 @@ def current_attempt() -> JobAttempt:
 
 def _made(delivery: MessageProxy) -> Attempt:
     message = delivery._message  # noqa: SLF001 - the proxy has no copy() of its own type
+    arrived = getattr(delivery, "delivery", None)
     facts: dict[str, Any] = {
         "message": message,
         "delivery_id": message.message_id,
+        "queue": arrived.queue if arrived is not None else message.queue_name,
+        "body_bytes": len(arrived.body) if arrived is not None else 0,
         "is_gone": lambda: getattr(delivery, "is_gone", False),
     }
     match message.args:

@@ -6,7 +6,7 @@ Each but HookFailed is a `Retry` as well: for Dramatiq such an exception is no a
 from dramatiq.errors import Retry
 from dramatiq.middleware import MiddlewareError
 
-from gateway.errors import KeysUnavailable, RequestRejected, Unwanted, UpstreamFailed
+from gateway.errors import BudgetSpent, KeysUnavailable, RequestRejected, Unwanted, UpstreamFailed
 
 
 class NotRun(MiddlewareError, Retry):
@@ -42,6 +42,10 @@ class NotWanted(Unwanted, MiddlewareError, Retry):
 
 class NoKey(KeysUnavailable, MiddlewareError, Retry):
     """No key may be used now; the retry schedule takes over."""
+
+
+class NoBudget(BudgetSpent, MiddlewareError, Retry):
+    """Nothing more is to be spent today; the retry schedule decides who waits."""
 
 
 class Outage(UpstreamFailed, MiddlewareError, Retry):

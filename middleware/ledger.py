@@ -9,6 +9,8 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
+from gateway.costs.books import Books
+from gateway.costs.call import PaidCall
 from gateway.errors import ErrorCode, StoreUnavailable
 from gateway.ledger import store
 from gateway.ledger.owner import Owner
@@ -18,6 +20,7 @@ from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import DEAD_WORK, WORK
 from gateway.reporting import sentry
 from gateway.settings import Settings
+from gateway.tags import tag_of
 from middleware.attempt import JobAttempt, Outcome
 from middleware.errors import AlreadyAnswered, Parked
 from middleware.hook import Around, Hook
@@ -59,7 +62,9 @@ class Ledger(Hook[JobAttempt]):
         owner: Callable[[], Owner],
         settings: Callable[[], Settings],
         outbox: Outbox,
+        books: Callable[[], Books],
     ) -> None:
+        self.books = books
         self.ledger = ledger
         self.owner = owner
         self.settings = settings
@@ -130,10 +135,18 @@ class Ledger(Hook[JobAttempt]):
         owner.drop(claim.token)
         attempt.token = owner.take(deaths)
         logger.info("Taken over: whoever had begun it is gone (%d died at it)", deaths)
-        entry = ledger.begin(replace(claim, token=attempt.token, dead=entry.token))
-        if not isinstance(entry, Started):
+        dead = entry.token
+        entry = ledger.begin(replace(claim, token=attempt.token, dead=dead))
+        if isinstance(entry, Started):
+            self.books().now([self._cut_off(dead, attempt.job)])
+        else:
             self._leave_room(attempt)
         return entry
+
+    def _cut_off(self, token: str, job: Job) -> PaidCall:
+        """A call that its process has not survived, if it had begun one: it may have been paid for."""
+        tag = tag_of(job.request, self.settings().fairness_field) or ""
+        return PaidCall.lost(token, model=job.request.model or "", tag=tag, request_id=job.request_id)
 
     def _run_alone(self, attempt: JobAttempt) -> None:
         """Return when this is the one suspect that runs in this process; else it is parked."""
@@ -195,7 +208,9 @@ class Ledger(Hook[JobAttempt]):
                 message_id=reply.message_id,
                 failure=not reply.success,
                 delivery=attempt.delivery_id,
+                paid=attempt.paid,
             )
+            attempt.paid = []
         except StoreUnavailable as error:
             # The answer is paid for: it is published all the same, only a crash right now could cost it again.
             logger.error("Publishing without a ledger entry: %s", error)  # noqa: TRY400 - expected
@@ -210,9 +225,13 @@ class Ledger(Hook[JobAttempt]):
         if attempt.outcome is Outcome.SCHEDULED:
             try:
                 self.ledger().scheduled(
-                    attempt.work, self._token(attempt), delivery=attempt.delivery_id, hop=attempt.job.hop + 1
+                    attempt.work,
+                    self._token(attempt),
+                    delivery=attempt.delivery_id,
+                    hop=attempt.job.hop + 1,
+                    paid=attempt.paid,
                 )
-                attempt.holds = False
+                attempt.holds, attempt.paid = False, []
             except StoreUnavailable as error:
                 logger.warning("The copy that waits is not in the ledger: %s", error)
 
@@ -220,6 +239,8 @@ class Ledger(Hook[JobAttempt]):
         """The attempt is over: what the ledger still has as its own is for the next delivery."""
         token = self._token(attempt)
         self.owner().drop(token)
+        if attempt.paid:  # what was not to be stored, or the store was away
+            self.books().later(attempt.paid)
         if attempt.holds:
             attempt.holds = False
             try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from dramatiq import Broker
 
-from gateway.errors import ErrorCode, GatewayError, TooLarge
+from gateway.errors import BudgetSpent, ErrorCode, GatewayError, TooLarge
 from gateway.messages import Envelope, Failure, Reply, Success
 from gateway.rabbitmq.topology import Topology
 from gateway.reporting import sentry
@@ -81,7 +81,7 @@ class RetrySchedule(Verdict[JobAttempt]):
             wait.delay_s,
             wait.job.retry_count,
             wait.job.upstream_retries,
-            "Rate limit hit, will retry with backoff: " if wait.for_key else "",
+            "Rate limit hit, will retry with backoff: " if wait.for_key and not isinstance(why, BudgetSpent) else "",
             why if isinstance(why, GatewayError) else type(why).__name__,
             extra=facts(
                 "waiting",

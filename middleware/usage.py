@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 
@@ -23,6 +24,7 @@ from gateway.usage.reporter import Reporter
 from gateway.usage.store import UsageStore, bucket
 from middleware import process
 from middleware.attempt import Attempt, JobAttempt, Outcome, ReplyAttempt
+from middleware.costs import Costs
 from middleware.hook import Around, Hook
 
 #: How long the last report may take, in seconds.
@@ -40,8 +42,9 @@ logger = logging.getLogger(__name__)
 class Call:
     """A call to the provider; one without a completion has failed. Counted when it has ended."""
 
-    def __init__(self, meter: Meter, lease: Lease) -> None:
+    def __init__(self, meter: Meter, lease: Lease, paid: Callable[[Completion | BaseException | None], None]) -> None:
         self.completion: Completion | None = None
+        self._paid = paid
         self._meter = meter
         self._lease = lease
         self._began = time.monotonic()
@@ -51,6 +54,7 @@ class Call:
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         try:
+            self._paid(self.completion or error)
             self._count(error)
         except Exception:  # must not take the place of the completion, which is paid for
             logger.exception("A call is not counted")
@@ -76,7 +80,9 @@ class Usage(Hook[Attempt]):
         usage: Callable[[], UsageStore],
         life: process.Process,
         publisher: Callable[[], Publisher],
+        costs: Costs,
     ) -> None:
+        self.costs = costs
         self.usage = usage
         self.life = life
         self.publisher = publisher
@@ -97,9 +103,9 @@ class Usage(Hook[Attempt]):
         elif isinstance(attempt, ReplyAttempt) and not attempt.reply.attempts:
             self._count_request(REJECTED, attempt.reply, attempt.elapsed_ms / 1000)
 
-    def of_call(self, lease: Lease) -> Call:
+    def of_call(self, attempt: JobAttempt, lease: Lease) -> Call:
         """To be entered around one call with a lease, and told of its completion."""
-        return Call(self.meter, lease)
+        return Call(self.meter, lease, partial(self.costs.of_call, attempt, lease))
 
     def after_worker_boot(self, broker: Broker, worker: Worker) -> None:
         itself = store.Process(

@@ -60,7 +60,7 @@ def test_a_fault_of_the_worker_leaves_no_cancel_unsettled(here: World, monkeypat
 
 def test_without_a_ledger_a_cancel_is_said_to_have_no_effect(here: World, caplog: pytest.LogCaptureFixture):
     """LEDGER_TTL_SECONDS=0."""
-    assert opened(here, b'{"cancel": "r-1"}', NullLedger()) == ("ack",)
+    assert opened(here, b'{"cancel": "r-1"}', NullLedger(lambda _calls: None)) == ("ack",)
     assert "without effect" in caplog.text
 
 

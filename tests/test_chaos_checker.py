@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.chaos.bill import Bill, digest
 from tests.chaos.checker import LONGEST_GAP_S, Envelope, Evidence, judge
 from tests.chaos.workload import Kind, Request
 
@@ -86,3 +87,34 @@ def evidence(journal: list[dict[str, Any]]) -> Evidence:
         secrets=(),
         canary="canary",
     )
+
+
+def row(name: str, cost: float | None = 0.25, request: str = "r-1", *, cut_off: bool = False) -> dict[str, Any]:
+    return {"generation_id": name, "cost": cost, "request": digest(request), "cut_off": cut_off}
+
+
+def charge(name: str, cost: float = 0.25, request: str = "r-1") -> dict[str, Any]:
+    return {"generation_id": name, "cost": cost, "prompt": f"[{request}] Hello"}
+
+
+CHARGED = [charge("gen-1"), charge("gen-2", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("bill", "fault"),
+    [
+        (Bill([row("gen-1"), row("gen-2", 0.1)], 0.35), None),
+        (Bill([row("gen-1"), row("", None, cut_off=True)], 0.25), None),
+        (Bill([row("gen-1")], 0.25, {"r-1": 1}), None),
+        (Bill([row("gen-1")], 0.25), "neither booked"),
+        (Bill([row("gen-1"), row("", None, "r-2", cut_off=True)], 0.25), "neither booked"),
+        (Bill([row("gen-1"), row("gen-2", 0.1), row("gen-2", 0.1)], 0.35), "twice"),
+        (Bill([row("gen-1"), row("gen-2", 0.2)], 0.45), "not charged so"),
+        (Bill([row("gen-1"), row("gen-2", 0.1), row("gen-3")], 0.6), "not charged so"),
+        (Bill([row("gen-1"), row("gen-2", 0.1)], 0.36), "usage says 0.36"),
+    ],
+)
+def test_a_bill_agrees_or_is_a_fault(bill: Bill, fault: str | None):
+    """Call by call and in all; what a killed process took along is known by its request."""
+    found = list(bill.faults(CHARGED))
+    assert any(fault in text for text in found) if fault else found == []

@@ -17,10 +17,13 @@ from console.doctor.provider import judge_clock, judge_key, judge_model
 from console.doctor.rabbitmq import _held, judge_version
 from console.figures import by_name, summary, total
 from console.key_doctor import Finding
+from console.opened import opened
 from console.screen import dollars, screen, span, table, told
 from console.state import State, role_of
 from console.status import drawn
 from console.usage import seconds
+from gateway.bills import Bill
+from gateway.costs.call import PaidCall
 from gateway.errors import StoreUnavailable, TopologyError
 from gateway.usage.store import LIFE_S, Cell, Process, Seen
 from tests.world import world
@@ -212,7 +215,9 @@ def test_a_command_that_cannot_be_meant_is_64(run: Run, arguments: list[str]):
 
 
 def test_usage_without_a_report_says_so(run: Run):
-    assert run("usage") == (0, "Nothing was reported in that time.\n", "")
+    assert run("usage") == (0, "Nothing was paid for in that time.\n", "")
+    assert run("usage", "--by", "outcome") == (0, "Nothing was reported in that time.\n", "")
+    assert run("usage", "--calls") == (0, "", "")
     assert json.loads(run("usage", "--by", "error", "--json")[1])["error"] == []
 
 
@@ -287,3 +292,30 @@ def test_answers_that_clients_have_left_are_one_finding():
     finding = _held(None, "reply_to", 3, 0)  # type: ignore[arg-type]
     assert finding is not None
     assert (finding.level, "CALLBACK_QUEUE_CREATE" in str(finding.remedy)) == ("warning", False)
+
+
+def test_usage_is_what_was_booked(monkeypatch: pytest.MonkeyPatch, run: Run):
+    """By key, model and tag; the calls themselves; what it says of calls without a price, and of the day's budget."""
+    monkeypatch.setenv("OPENROUTER_API_KEYS", "team=sk-or-v1-key-one-1111")
+    monkeypatch.setenv("BUDGET_USD_PER_DAY", "2")
+    with opened() as here:
+        key = here.settings.keys[0].digest
+        bills = [(key, "nightly", Bill(1, 2, 0.5, "m", "gen-1")), ("gone", "", Bill(3, 4, None, "n", None))]
+        here.stores.costs.book([PaidCall.of(bill, key=key, tag=tag, request_id="r") for key, tag, bill in bills])
+        here.stores.costs.book([PaidCall.lost("t", model="m", tag="", request_id="r")])
+        here.stores.costs.note("key.gone", "****9999 (old)", kept_s=60.0)
+    found = json.loads(run("usage", "--by", "key", "--json")[1])
+    assert [(row["name"], row["cost"]) for row in found["key"]] == [
+        ("****1111 (team)", 0.5),
+        ("****9999 (old)", 0.0),
+        ("none", 0.0),
+    ]
+    assert (found["total"]["cost"], found["total"]["unpriced"], found["total"]["cut_off"]) == (0.5, 1, 1)
+    assert found["budget"] == {"limit": 2.0, "spent": 0.5}
+    assert [row["name"] for row in json.loads(run("usage", "--by", "tag", "--json")[1])["tag"]] == ["nightly", "none"]
+    text = run("usage", "--since", "7d")[1]
+    assert "1 call cost: tokens only" in text
+    assert "1 call cut off" in text
+    assert "Today: $0.5000 of $2.00" in text
+    rows = [json.loads(line) for line in run("usage", "--calls")[1].splitlines()]
+    assert sorted(row["generation_id"] for row in rows) == ["", "", "gen-1"]

@@ -11,6 +11,7 @@ from bridge.delivery import Delivered, Delivery
 from bridge.requests import RequestDoor
 from bridge.work import WorkDoor
 from gateway.errors import ConnectionLost, Nacked, TooLarge
+from gateway.lanes import Lane
 from gateway.messages import Caller, Job
 from tests.world import Channel, Source, World, delivery, job, world
 
@@ -44,6 +45,14 @@ def test_a_request_that_comes_for_the_first_time_runs_here(here: World):
     assert isinstance(received, Job)
     assert (received.request_id, received.redelivered, received.hop) == ("r-1", False, 0)
     assert (message.actor_name, here.publisher.sent, channel.sent) == ("generate", [], [])
+
+
+@pytest.mark.parametrize(("fields", "properties"), [({"priority": "batch"}, {}), ({}, {"priority": 1})])
+def test_a_batch_request_is_read_as_one(here: World, fields: dict[str, Any], properties: dict[str, Any]):
+    """By its field, or by AMQP's property."""
+    requests_of(here, relay_all=True).open(arrival(Channel(), REQUEST | fields, **properties))
+    (copy,) = here.copies("gemini.generate")
+    assert copy.args[0].lane is Lane.BATCH
 
 
 @pytest.mark.parametrize(("redelivered", "relay_all"), [(True, False), (False, True), (True, True)])

@@ -45,6 +45,7 @@ def test_the_order_of_the_middleware_is_pinned():
         "Process",
         "Boot",
         "LogContext",
+        "Tracing",
         "Usage",
         "Callbacks",
         "HeldReplies",
@@ -52,6 +53,7 @@ def test_the_order_of_the_middleware_is_pinned():
         "Ledger",
         "RetrySchedule",
         "Wanted",
+        "Costs",
         "Cooldown",
         "KeySelection",
     ]

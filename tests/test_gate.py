@@ -70,6 +70,7 @@ def test_a_full_request_keeps_every_field():
         "retry_count": 2,
         "expires_at": "2026-01-01T01:00:00+01:00",
         "expires_in_s": 2.5,
+        "priority": "batch",
     }
     assert gate(full).model_dump(mode="json", exclude_unset=True) == full
 
@@ -388,6 +389,12 @@ def test_a_deadline_that_is_no_moment_or_no_duration_is_refused(field: str, valu
     assert error.code is ErrorCode.INVALID_REQUEST
     assert str(error).startswith(f"{field}: ")
     assert error.callback_queue == "gemini.responses"
+
+
+@pytest.mark.parametrize("value", ["", "BATCH", "low", 1, 0, True, ["batch"]])
+def test_a_priority_that_there_is_none_of_is_refused(value: object):
+    """A number is AMQP's, and a property."""
+    assert str(rejected({**REQUEST, "priority": value})).startswith("priority: ")
 
 
 @pytest.mark.parametrize(

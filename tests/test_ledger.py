@@ -329,7 +329,7 @@ def test_any_request_id_can_be_entered(ledger: Ledger):
 
 def test_the_null_ledger_starts_everything():
     """LEDGER_TTL_SECONDS=0."""
-    ledger = NullLedger()
+    ledger = NullLedger(lambda _calls: None)
     token = begin(ledger).token
     assert answer(ledger, token)
     ledger.published(WORK)
@@ -442,7 +442,7 @@ def test_whatever_decides_the_answer_makes_other_work(fields: dict[str, Any]):
 
 def test_every_field_of_a_request_is_part_of_its_work_or_known_not_to_be():
     """A field that is added later decides the answer, unless somebody says here that it does not."""
-    apart = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s"}
+    apart = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority"}
     given = {"messages": [{"role": "user", "content": "x"}], "parameters": Parameters(top_k=9), "metadata": {"x": 1}}
     for name in Request.model_fields.keys() - apart:
         other = job().request.model_copy(update={name: given.get(name, "x")})

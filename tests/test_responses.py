@@ -375,3 +375,27 @@ def test_a_header_of_a_stranger_forges_no_line_and_shows_no_key():
     assert "sk-or-v1" not in text
     assert text.isprintable()
     assert len(text) < 200
+
+
+BILLS = {"openrouter": openrouter_responses.bill_of, "gemini": gemini_responses.bill_of}
+
+
+@pytest.mark.parametrize(
+    ("sample", "tokens"),
+    [
+        ("openrouter/200_empty_choices_and_billed", (12, 34)),
+        ("openrouter/200_output_exhausted", (12, 34)),
+        ("openrouter/200_html", None),
+        ("openrouter/429_of_a_firewall", None),
+        ("gemini/200_empty_candidates_and_billed", (12, 34)),
+        ("gemini/200_safety", (12, 34)),
+        ("gemini/503", None),
+    ],
+)
+def test_an_answer_of_no_use_has_a_bill_where_it_tells_one(sample: str, tokens: tuple[int, int] | None):
+    """It is paid for all the same; nothing is made up."""
+    path = SAMPLES / f"{sample}.json"
+    answer, _ = load(path)
+    assert isinstance(classify(path.parent.name, answer), ProviderError)
+    bill = BILLS[path.parent.name](answer, asked="asked/model")
+    assert (None if bill is None else (bill.prompt_tokens, bill.completion_tokens)) == tokens

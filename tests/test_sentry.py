@@ -27,7 +27,8 @@ from gateway.errors import (
     StoreUnavailable,
     UpstreamFailed,
 )
-from gateway.reporting import sentry
+from gateway.reporting import sentry, tracing
+from gateway.reporting.tracing import Messaging
 from gateway.settings import Settings
 from tests.test_responses import SAMPLES, classify, load
 
@@ -384,8 +385,41 @@ def test_a_name_from_outside_is_one_short_line(configured: Server):
     assert tags["model"] == "m\\u2028n"
 
 
-def test_a_call_is_a_transaction_when_traces_are_sampled(configured: Server):
-    """SENTRY_TRACES_SAMPLE_RATE measures how long the provider takes."""
-    with sentry.traced("generate"):
+MESSAGING = Messaging("gemini.requests", "d-1", 120, latency_ms=7, retry_count=2)
+DATA = {
+    "messaging.system": "rabbitmq",
+    "messaging.destination.name": "gemini.requests",
+    "messaging.message.id": "d-1",
+    "messaging.message.body.size": 120,
+    "messaging.message.receive.latency": 7,
+    "messaging.message.retry.count": 2,
+}
+TRACE_ID, SPAN_ID = "a" * 32, "b" * 16
+
+
+def test_a_delivery_is_what_the_page_of_queues_is_made_of(configured: Server):
+    """A span in a transaction, which is part of the sender's trace; its calls and its publishing are in it."""
+    baggage = f"user=canary-user,sentry-trace_id={TRACE_ID},sentry-sampled=true,sentry-user_segment=canary-segment"
+    trace = {"sentry-trace": f"{TRACE_ID}-{SPAN_ID}-1", "baggage": baggage}
+    with tracing.span("process", MESSAGING, of=trace), tracing.span("call"):
+        sentry_sdk.get_current_span().set_data("prompt", PROMPT)  # type: ignore[union-attr]
+    event = configured.event
+    assert (event["type"], event["transaction"], event["contexts"]["trace"]["op"]) == (
+        "transaction",
+        "generate",
+        "queue.task",
+    )
+    assert (event["contexts"]["trace"]["trace_id"], event["contexts"]["trace"]["parent_span_id"]) == (TRACE_ID, SPAN_ID)
+    process, call = event["spans"]
+    assert (process["op"], process["data"]) == ("queue.process", DATA)
+    assert (call["op"], call["parent_span_id"], call["data"]) == ("http.client", process["span_id"], {})
+    assert "canary" not in configured.text.replace("canarydsn", "")
+
+
+def test_without_a_share_there_are_no_spans(server: Server):
+    """Also not for a sender who asks for them."""
+    sentry.configure(settings_for(server))
+    assert not tracing.is_on()
+    with tracing.span("process", MESSAGING, of={"sentry-trace": f"{TRACE_ID}-{SPAN_ID}-1"}):
         pass
-    assert (configured.event["type"], configured.event["transaction"]) == ("transaction", "generate")
+    assert server.text == ""

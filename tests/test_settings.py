@@ -734,6 +734,15 @@ def test_the_upstream_schedule_does_not_repeat(load):
     assert [settings.upstream_delay_s(retries) for retries in range(3)] == [1, 2, None]
 
 
+def test_the_field_of_fairness_is_a_name(load, problems):
+    """None by default; what is no name of one field is refused."""
+    assert load().fairness_field is None
+    assert load(FAIRNESS_FIELD=" tenant ").fairness_field == "tenant"
+    for text in (" ", "x" * 101, "a\tb"):
+        (line,) = problems(FAIRNESS_FIELD=text)
+        assert line.startswith("FAIRNESS_FIELD: give the name of one field in metadata")
+
+
 @pytest.mark.parametrize("delays", ["0", "-1", "nan", "inf", "60,,600", "1m", "604801", ",".join(["1"] * 16), "0.0001"])
 @pytest.mark.parametrize("setting", ["QUEUE_RETRY_DELAYS", "UPSTREAM_RETRY_DELAYS"])
 def test_a_schedule_that_rabbitmq_could_not_hold_is_refused(problems, setting: str, delays: str):

@@ -11,6 +11,8 @@ from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
 from bridge.waiting import ENOUGH, MOST_AHEAD, MOST_OPENED, WaitingDoor
+from gateway.costs.budget import Budget
+from gateway.costs.call import NANO
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from middleware.attempt import Parking, attempt_of
@@ -79,6 +81,7 @@ class Room:
             resources.provider,
             resources.topology,
             resources.publisher,
+            books=resources.books,
             requests_wait=requests_wait,
         )
 
@@ -521,3 +524,18 @@ def test_nothing_is_read_ahead_where_everything_is_fetched(here: World, queues: 
     queues.waiting = {"gemini.requests": [here.message(job(4)).encode()]}
     assert room(queues).next() is None
     assert queues.source.parked == []
+
+
+def test_nobody_is_released_while_the_budget_is_spent(here: World, queues: DelayQueues, clock: Clock):
+    """Keys are free, and they would only be sent to wait again; when there is something to spend it is their turn."""
+    budget = here.books.budget = Budget(here.stores.costs, 1.0, clock=clock)
+    budget._ends_at = clock() + 1000.0
+    budget.spend(2 * NANO)
+    waiting = room(queues)
+    assert waiting.next() is None
+    assert not waiting.door.keys_are_short
+    assert queues.got == []
+    clock.advance(1001.0)
+    found = waiting.next()
+    assert found is not None
+    assert found.args[0].request_id == "r-1"

@@ -20,6 +20,8 @@ from dramatiq.worker import WorkerThread
 from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
+from gateway.costs.books import Books
+from gateway.costs.budget import Budget
 from gateway.keys.pool import KeyPool
 from gateway.messages import Completion, Job, Request, Usage
 from gateway.providers import Provider as RealProvider
@@ -92,6 +94,9 @@ class Provider:
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    def with_keys(self, keys: Any) -> "Provider":
+        return self
 
     def close(self) -> None:
         """Nothing to close."""
@@ -180,6 +185,7 @@ class World:
             clock=clock,
         )
         self.topology = Topology(settings)
+        self.books = Books(self.stores.costs, Budget(self.stores.costs, settings.budget_usd_per_day))
         self.on_parked: Callable[[Parking], None] = lambda _parking: _moment()
 
     def install(self) -> None:
@@ -191,6 +197,7 @@ class World:
         resources.pool.open(self.pool)
         resources.ledger.open(self.stores.ledger)
         resources.usage.open(self.stores.usage)
+        resources.books.open(self.books)
         resources.owner.open(self.stores.owner).start()
         resources.provider.open(cast("RealProvider", self.provider))
 

@@ -77,7 +77,6 @@ class KeyPool:
         margin_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._keys = {key.digest: key for key in keys}
         self._store = store
         self._cooldown_s = cooldown_s
         self._refused_cooldown_s = refused_cooldown_s
@@ -85,6 +84,9 @@ class KeyPool:
         # provider, two calls can be closer together than by us. The margin is what the way there may vary by, a new
         # connection above all, so that the provider's record, too, never shows more than the limit in a window.
         margin_s = window_margin_s(window_s) if margin_s is None else margin_s
+        # Every key that was ever in the set: a lease of one that was taken out is still held by its call.
+        self._keys = {key.digest: key for key in keys}
+        self._accounts: dict[str, str] = {}
         self._key_set = KeySet(
             keys=tuple(StoredKey.of(key) for key in self._keys.values()),
             limit=max_per_window,
@@ -94,9 +96,15 @@ class KeyPool:
             clock=None if clock is time.time else clock,
         )
 
+    @property
+    def keys(self) -> list[ApiKey]:
+        """Those that are used, in the order of the settings."""
+        return [self._keys[key.digest] for key in self._key_set.keys]
+
     def __repr__(self) -> str:
-        in_flight = f", {self._key_set.max_in_flight} in flight" if self._key_set.max_in_flight else ""
-        return f"KeyPool({len(self._keys)} keys, {self._key_set.limit} per {self._key_set.window_s:g} s{in_flight})"
+        held = self._key_set
+        in_flight = f", {held.max_in_flight} in flight" if held.max_in_flight else ""
+        return f"KeyPool({len(held.keys)} keys, {held.limit} per {held.window_s:g} s{in_flight})"
 
     def acquire(self, model: str, *, lease_id: str | None = None, without: Collection[str] = ()) -> Lease | Unavailable:
         """A lease of the least recently used key that may be used for `model` now; one atomic step.
@@ -133,7 +141,7 @@ class KeyPool:
 
     def has_other(self, without: Collection[str]) -> bool:
         """Whether there is a key that is none of these, by digest."""
-        return any(digest not in without for digest in self._keys)
+        return any(key.digest not in without for key in self._key_set.keys)
 
     def cancel(self, lease: Lease) -> None:
         """No call was made: the use no longer counts. Idempotent."""
@@ -191,10 +199,14 @@ class KeyPool:
 
     def learn(self, accounts: Mapping[str, str]) -> None:
         """Take keys, by digest, for one account where `accounts` has the same name for them; a label goes before it."""
-        keys = tuple(
-            StoredKey(digest, StoredKey.of(key).account or accounts.get(digest)) for digest, key in self._keys.items()
-        )
-        self._key_set = replace(self._key_set, keys=keys)
+        self._accounts = self._accounts | dict(accounts)
+        self.use(self.keys)
+
+    def use(self, keys: Sequence[ApiKey]) -> None:
+        """From now on these are the keys. Calls that run with another one are released and cooled as ever."""
+        self._keys = self._keys | {key.digest: key for key in keys}
+        rows = ((key.digest, StoredKey.of(key).account or self._accounts.get(key.digest)) for key in keys)
+        self._key_set = replace(self._key_set, keys=tuple(StoredKey(digest, account) for digest, account in rows))
 
     def _subject(self, lease: Lease, scope: Scope) -> str | None:
         key = self._stored(lease.key)
@@ -209,7 +221,7 @@ class KeyPool:
                 return None
 
     def _stored(self, key: ApiKey) -> StoredKey:
-        return next(one for one in self._key_set.keys if one.digest == key.digest)
+        return next((one for one in self._key_set.keys if one.digest == key.digest), StoredKey.of(key))
 
     def _rest(self, error: ProviderError) -> Rest:
         refused = isinstance(error, AuthenticationFailed)

@@ -91,15 +91,21 @@ class Survey:
         self._ask_models = ask_models
         self._names = names
         self._pause_s = pause_s
-        self._stopping = threading.Event()
+        self._stopping, self._changed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="key-survey", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def also(self, keys: Iterable[ApiKey]) -> None:
+        """Ask about these as well, where it has started."""
+        self._unknown += keys
+        self._changed.set()
+
     def stop(self, timeout_s: float) -> bool:
         """Ask no more; whether the thread has ended within `timeout_s` seconds. Idempotent."""
         self._stopping.set()
+        self._changed.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -107,7 +113,8 @@ class Survey:
     def _run(self) -> None:
         self._look_at_models()
         accounts: dict[str, str] = {}
-        while True:
+        while not self._stopping.is_set():
+            self._changed.clear()
             for key in list(self._unknown):
                 if self._stopping.wait(self._pause_s):
                     return
@@ -121,8 +128,7 @@ class Survey:
             self._learn(accounts)
             if accounts:
                 logger.info("Keys without a label: %d, of %d accounts", len(accounts), len(set(accounts.values())))
-            if not self._unknown or self._stopping.wait(AGAIN_S):
-                return
+            self._changed.wait(AGAIN_S if self._unknown else None)
 
     def _learn(self, accounts: Mapping[str, str]) -> None:
         try:

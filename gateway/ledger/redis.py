@@ -4,8 +4,10 @@ import hashlib
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from gateway.costs.call import PaidCall
+from gateway.costs.redis import BOOK, booking
 from gateway.ledger.store import Answered, Claim, Entry, Running, Started, Superseded, Work
 from gateway.reporting import sentry
 from gateway.stores.redis_server import RedisServer, Rows, microseconds
@@ -81,12 +83,14 @@ local function forget(most)
 end
 """
 
-#: 5 delivery, 6 envelope, 7 message id, 8 failure, 9 most bytes. Returns {1}, or {} when there is somebody else's
-#: answer. The lease goes on.
+#: 5 delivery, 6 envelope, 7 message id, 8 failure, 9 most bytes, 10 what was paid. Returns {1}, or {} when there is
+#: somebody else's answer. The lease goes on.
 ANSWER = (
     STEP
     + FORGET
+    + BOOK
     + """
+book(ARGV[10])
 if answered() then return {fact('token') == token and 1 or nil} end
 local lease_ends = str(number('lease_ends'))
 local stored = str(redis.call('HINCRBY', P .. 'clock', 'stored', #ARGV[6]))
@@ -109,10 +113,12 @@ MAKE_ROOM = FORGET + "return {forget(tonumber(ARGV[2]))}"
 
 PUBLISHED = STEP + "if answered() then redis.call('HSET', entry, 'published', '1') end return {}"
 
-#: 5 delivery, 6 hop.
+#: 5 delivery, 6 hop, 7 what was paid.
 SCHEDULED = (
     STEP
+    + BOOK
     + """
+book(ARGV[7])
 if answered() or fact('token') ~= token then return {} end
 redis.call('HSET', entry, 'token', '', 'delivery', ARGV[5], 'hop', ARGV[6], 'lease_ends', '0')
 expire(entry, ttl)
@@ -180,16 +186,24 @@ class RedisLedger:
                 return Started(found[1].decode(), cancelled=bool(found[2]))
 
     def answer(  # noqa: PLR0913 - as the protocol has it
-        self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
+        self,
+        work: Work,
+        token: str,
+        *,
+        envelope: bytes,
+        message_id: str,
+        failure: bool,
+        delivery: str,
+        paid: Sequence[PaidCall] = (),
     ) -> bool:
-        packed = _packed(envelope)
-        return bool(self._run(ANSWER, work, token, delivery, packed, message_id, int(failure), self._max_bytes))
+        facts = (delivery, _packed(envelope), message_id, int(failure), self._max_bytes)
+        return bool(self._run(ANSWER, work, token, *facts, booking(paid)))
 
     def published(self, work: Work) -> None:
         self._run(PUBLISHED, work, "")
 
-    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
-        self._run(SCHEDULED, work, token, delivery, hop)
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int, paid: Sequence[PaidCall] = ()) -> None:
+        self._run(SCHEDULED, work, token, delivery, hop, booking(paid))
 
     def abandon(self, work: Work, token: str) -> None:
         self._run(ABANDON, work, token)

@@ -3,10 +3,12 @@
 import itertools
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from gateway.costs.call import PaidCall
+from gateway.costs.sqlite import BOOK, booking
 from gateway.errors import StoreUnavailable
 from gateway.ledger.store import Answered, Claim, Entry, Running, Started, Superseded, Work
 from gateway.stores.state_file import StateFile
@@ -103,13 +105,26 @@ class SqliteLedger:
             return _started(rows) if rows else _found(db, facts)
 
     def answer(  # noqa: PLR0913 - as the protocol has it
-        self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
+        self,
+        work: Work,
+        token: str,
+        *,
+        envelope: bytes,
+        message_id: str,
+        failure: bool,
+        delivery: str,
+        paid: Sequence[PaidCall] = (),
     ) -> bool:
         now = self._clock()
         answer = (work.request_id, work.digest, token, delivery, message_id, failure, now + self._ttl_s, envelope, now)
-        is_first = bool(self._file.run(ANSWER, answer))
+        if paid:
+            with self._file.transaction() as db:
+                found = db.execute(ANSWER, answer).fetchall()
+                db.executemany(BOOK, booking(paid, now))
+        else:
+            found = self._file.run(ANSWER, answer)  # in one statement
         self._sweep_now_and_then()
-        return is_first
+        return bool(found)
 
     def published(self, work: Work) -> None:
         self._file.run(
@@ -117,8 +132,9 @@ class SqliteLedger:
             (work.request_id, work.digest),
         )
 
-    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int, paid: Sequence[PaidCall] = ()) -> None:
         with self._file.transaction() as db:
+            db.executemany(BOOK, booking(paid, self._clock()))
             db.execute(
                 "UPDATE ledger SET token = '', delivery = ?, hop = ?, lease_ends_at = 0.0, expires_at = ?"
                 " WHERE request_id = ? AND digest = ? AND token = ? AND NOT answered",

@@ -12,13 +12,15 @@ or until its holder is known to be dead (`gateway/ledger/owner.py`). Then the ne
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gateway.costs.call import PaidCall
 from gateway.messages import Job
 
 #: What of a request does not decide its answer.
-_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s"}
+_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority"}
 
 #: What is in every digest, given or not. What was added later is in it where it is given: so the digest of an older
 #: request is the one that it had.
@@ -113,9 +115,19 @@ class Ledger(Protocol):
         """
 
     def answer(  # noqa: PLR0913 - facts of the answer, all by name
-        self, work: Work, token: str, *, envelope: bytes, message_id: str, failure: bool, delivery: str
+        self,
+        work: Work,
+        token: str,
+        *,
+        envelope: bytes,
+        message_id: str,
+        failure: bool,
+        delivery: str,
+        paid: Sequence[PaidCall] = (),
     ) -> bool:
         """Store the envelope; when this returns, it survives the death of this process. Publishing it is the token's.
+
+        What was `paid` for it is booked in the same step, also when somebody else was faster.
 
         It is stored even if the lease was lost meanwhile, since it is paid for. But the first answer stays: False says
         that somebody who has taken the work over was faster.
@@ -124,10 +136,10 @@ class Ledger(Protocol):
     def published(self, work: Work) -> None:
         """Note that the envelope was confirmed by RabbitMQ."""
 
-    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
+    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int, paid: Sequence[PaidCall] = ()) -> None:
         """Give the work back: copy number `hop` of the delivery is confirmed in a queue, and earlier ones are done.
 
-        A token that holds no lease changes nothing.
+        A token that holds no lease changes nothing; what was `paid` is booked all the same.
         """
 
     def abandon(self, work: Work, token: str) -> None:
@@ -144,19 +156,28 @@ class Ledger(Protocol):
 
 
 class NullLedger:
-    """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
+    """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again.
+
+    What was paid is booked all the same, before the answer is published.
+    """
+
+    def __init__(self, book: Callable[[Sequence[PaidCall]], None]) -> None:
+        self._book = book
 
     def begin(self, claim: Claim) -> Started:
         return Started(claim.delivery)
 
-    def answer(self, *_: object, **__: object) -> bool:
+    def answer(self, *_: object, paid: Sequence[PaidCall] = (), **__: object) -> bool:
+        if paid:
+            self._book(paid)
         return True
 
     def published(self, work: Work) -> None:
         """Nothing is kept."""
 
-    def scheduled(self, work: Work, token: str, *, delivery: str, hop: int) -> None:
-        """Nothing is kept."""
+    def scheduled(self, *_: object, paid: Sequence[PaidCall] = (), **__: object) -> None:
+        if paid:
+            self._book(paid)
 
     def abandon(self, work: Work, token: str) -> None:
         """Nothing is kept."""

@@ -1,6 +1,6 @@
 """The providers: one interface, OpenRouter and, for older installations, Gemini behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.messages import Completion, Request
@@ -41,6 +41,9 @@ class Provider(Protocol):
 
     def models(self, *, deadline_s: float) -> Mapping[str, str | None]:
         """The models that the provider has, each with the day on which it retires or None. Raises ProviderError."""
+
+    def with_keys(self, keys: Sequence[ApiKey]) -> "Provider":
+        """This client, over the same connections, when these are the keys: for what is asked for and hidden of them."""
 
     def close(self) -> None:
         """Close the connections and end what is still running. Idempotent."""

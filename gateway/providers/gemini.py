@@ -3,9 +3,9 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -14,7 +14,7 @@ from gateway.messages import Completion, Request
 from gateway.model_names import bare, resolve
 from gateway.providers.discretion import hidden
 from gateway.providers.gemini_requests import gemini_body
-from gateway.providers.gemini_responses import classify_gemini, classify_gemini_key
+from gateway.providers.gemini_responses import bill_of, classify_gemini, classify_gemini_key
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.providers.responses import Answer, Hide
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
@@ -59,6 +59,7 @@ class Gemini:
         offers = request.parameters.tools is not None
         outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
+            outcome.bill = bill_of(answer, asked=model)
             raise outcome
         if outcome.model_used != model:
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)
@@ -87,6 +88,10 @@ class Gemini:
         if isinstance(outcome, ProviderError):
             raise outcome
         return outcome
+
+    def with_keys(self, keys: Sequence[ApiKey]) -> "Gemini":
+        """With those that were there before as well, behind them: calls with these still run."""
+        return replace(self, keys=tuple(dict.fromkeys((*keys, *self.keys))))
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

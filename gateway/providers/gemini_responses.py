@@ -10,6 +10,7 @@ from http import HTTPStatus
 from itertools import count as numbers
 from typing import Any, Final
 
+from gateway.bills import Bill
 from gateway.errors import (
     AuthenticationFailed,
     ErrorCode,
@@ -226,6 +227,16 @@ def _completion(objects: list[dict[str, Any]], found: Piece, *, asked: str) -> C
         finish_reason=found.finish_reason,
         tool_calls=as_told(found.calls),
     )
+
+
+def bill_of(answer: Answer, *, asked: str) -> Bill | None:
+    """The tokens of an answer that is of no use; None where it says nothing of them. Google tells no price."""
+    objects = answer.content.unpacked("candidates").objects
+    usage = _usage(objects)
+    if not (usage.prompt_tokens or usage.completion_tokens):
+        return None
+    generation_id = first_name(objects, "responseId") or None
+    return usage.bill(model=first_name(objects, "modelVersion") or asked, generation_id=generation_id)
 
 
 def _usage(objects: list[dict[str, Any]]) -> Usage:

@@ -3,8 +3,8 @@
 import logging
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, Final
@@ -13,7 +13,7 @@ from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
 from gateway.model_names import resolve
 from gateway.providers.discretion import hidden
-from gateway.providers.openrouter_responses import KeyInfo, classify_key, classify_models, classify_openrouter
+from gateway.providers.openrouter_responses import KeyInfo, bill_of, classify_key, classify_models, classify_openrouter
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
 from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
@@ -59,6 +59,7 @@ class OpenRouter:
         offers = request.parameters.tools is not None
         outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
+            outcome.bill = bill_of(answer, asked=model)
             raise outcome
         if outcome.model_used not in (model, *fallbacks):
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)
@@ -88,6 +89,10 @@ class OpenRouter:
             return parsedate_to_datetime(answer.headers["Date"]).timestamp()
         except (KeyError, TypeError, ValueError):
             return None
+
+    def with_keys(self, keys: Sequence[ApiKey]) -> "OpenRouter":
+        """With those that were there before as well, behind them: calls with these still run."""
+        return replace(self, keys=tuple(dict.fromkeys((*keys, *self.keys))))
 
     def close(self) -> None:
         """Close the connections. Idempotent."""

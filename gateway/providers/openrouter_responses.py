@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
+from gateway.bills import Bill
 from gateway.errors import CallTooLarge, ProviderError
 from gateway.messages import Completion, Usage
 from gateway.providers import bodies
@@ -69,6 +70,15 @@ def classify_openrouter(
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
     return bad or _completion(content.objects, found, asked=asked, generation_id=answer.header("X-Generation-Id"))
+
+
+def bill_of(answer: Answer, *, asked: str) -> Bill | None:
+    """What an answer has cost that is of no use; None where it says nothing of it."""
+    objects = answer.content.unpacked("choices").objects
+    usage, generation_id = _usage(objects), name(answer.header("X-Generation-Id")) or first_name(objects, "id")
+    if not (usage.cost or usage.prompt_tokens or usage.completion_tokens):
+        return None
+    return usage.bill(model=first_name(objects, "model") or asked, generation_id=generation_id)
 
 
 def _error(answer: Answer, objects: list[dict[str, Any]], *, beside: Piece | None = None) -> Mapping[str, Any] | None:

@@ -8,6 +8,7 @@ carries (`Payload`, `KeyHeader`) has no printable content.
 import functools
 import json
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -18,7 +19,7 @@ import requests
 from pydantic import SecretStr
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as TransportTimeout
 
 from gateway.errors import ErrorCode, UpstreamFailed
@@ -199,11 +200,15 @@ def _translate(fault: BaseException, call: Call) -> UpstreamFailed:
     # The name of the class only: a text may hold a key, a URL or a password.
     if isinstance(fault, requests.exceptions.ProxyError):
         return _failed("proxy", f"is out of reach: the proxy failed ({type(cause).__name__})")
-    return _failed("network", f"is out of reach ({type(cause).__name__})")
+    failed = _failed("network", f"is out of reach ({type(cause).__name__})")
+    failed.may_be_billed = not isinstance(cause, NewConnectionError | ConnectionRefusedError | socket.gaierror)
+    return failed
 
 
 def _deadline_passed() -> UpstreamFailed:
-    return UpstreamFailed("The provider did not answer in time", reason="deadline", code=ErrorCode.TIMEOUT)
+    passed = UpstreamFailed("The provider did not answer in time", reason="deadline", code=ErrorCode.TIMEOUT)
+    passed.may_be_billed = True
+    return passed
 
 
 def _failed(reason: str, what: str, status: int | None = None) -> UpstreamFailed:

@@ -75,6 +75,13 @@ def configure(settings: "Settings", stream: TextIO) -> None:
     threading.excepthook = _report_thread
 
 
+def mask_also(secrets: Iterable[str]) -> None:
+    """From now on these are on no line either."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, _Handler) and isinstance(handler.formatter, _Lines):
+            handler.setFormatter(type(handler.formatter)((*handler.formatter.secrets, *secrets)))
+
+
 def facts(event: str, **fields: object) -> dict[str, Any]:
     """The `extra` of a log call: what the line says, as fields of its JSON form; those that are None are left out."""
     return {"facts": {"event": event, **fields}}
@@ -85,8 +92,8 @@ class _Lines(logging.Formatter):
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         super().__init__()
-        self._secrets = tuple(secrets)
-        self._spellings = {spelling for secret in self._secrets for spelling in (secret, quote(secret, safe=""))}
+        self.secrets = tuple(dict.fromkeys(secrets))
+        self._spellings = {spelling for secret in self.secrets for spelling in (secret, quote(secret, safe=""))}
         # A request has several lines, one after the other.
         self._shown_id = functools.lru_cache(maxsize=1024)(lambda name: escape_controls(self._masked(name)))
 
@@ -107,7 +114,7 @@ class _Lines(logging.Formatter):
         text = text[: 2 * LONGEST_TEXT]
         for spelling in self._spellings:
             if spelling in text:
-                return redact(text, self._secrets)[:LONGEST_TEXT]
+                return redact(text, self.secrets)[:LONGEST_TEXT]
         return redact(text)[:LONGEST_TEXT]  # most lines hold none of the secrets, and finding that out is cheap
 
 

@@ -8,8 +8,7 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,14 @@ _EVENT = frozenset(
 )
 _CONTEXTS = frozenset({"trace", "runtime"})
 _TAGS = frozenset({"request_id", "error_code", "reason", "model", "what"})
-_SPAN = frozenset({"trace_id", "span_id", "parent_span_id", "op", "status", "origin", "timestamp", "start_timestamp"})
+_SPAN = frozenset(
+    {"trace_id", "span_id", "parent_span_id", "op", "status", "origin", "timestamp", "start_timestamp", "data"}
+)
+#: What Sentry's Queues page is made of.
+_DATA = frozenset(
+    {"messaging.system", "messaging.destination.name", "messaging.message.id", "messaging.message.body.size"}
+    | {"messaging.message.receive.latency", "messaging.message.retry.count"}
+)
 
 
 def configure(settings: "Settings") -> None:
@@ -46,7 +52,9 @@ def configure(settings: "Settings") -> None:
     if settings.sentry_dsn is None:
         return
     _hourly.forget()
-    clean = _Cleaner(tuple(settings.secrets()))
+    _secrets.clear()
+    mask_also(settings.secrets())
+    clean = _Cleaner()
     sentry_sdk.init(
         dsn=settings.sentry_dsn.get_secret_value(),
         environment=settings.sentry_environment,
@@ -71,14 +79,15 @@ def configure(settings: "Settings") -> None:
     threading.excepthook = _after_capture_in_thread(threading.excepthook)
 
 
-@contextmanager
-def traced(name: str) -> Iterator[None]:
-    """Measure a piece of work as a transaction, for the share of it that SENTRY_TRACES_SAMPLE_RATE asks for."""
-    if not sentry_sdk.get_client().is_active():
-        yield
-        return
-    with sentry_sdk.start_transaction(op="queue.process", name=name):
-        yield
+def mask_also(secrets: Iterable[str]) -> None:
+    """From now on these are in no event either."""
+    _secrets.update(dict.fromkeys(secrets))
+
+
+def traces() -> bool:
+    """Whether SENTRY_TRACES_SAMPLE_RATE asks for any."""
+    client = sentry_sdk.get_client()
+    return client.is_active() and bool(client.options["traces_sample_rate"])
 
 
 def close(timeout_s: float) -> None:
@@ -161,12 +170,12 @@ class Once:
 
 _hourly = Once(TELL_AGAIN_S)
 
+#: What is masked in every string that is sent.
+_secrets: dict[str, None] = {}
+
 
 class _Cleaner:
     """Keeps the listed parts of an event, and masks the secrets in every string of those."""
-
-    def __init__(self, secrets: tuple[str, ...]) -> None:
-        self._secrets = secrets
 
     def __call__(self, event: Any, hint: Any) -> Any:
         hint.pop("attachments", None)
@@ -175,15 +184,15 @@ class _Cleaner:
             kept["exception"] = {"values": _without_texts(kept["exception"], (hint.get("exc_info") or (None, None))[1])}
         kept["contexts"] = _only(kept.get("contexts"), _CONTEXTS)
         if "trace" in kept["contexts"]:
-            kept["contexts"]["trace"] = _only(kept["contexts"]["trace"], _SPAN)
+            kept["contexts"]["trace"] = _span(kept["contexts"]["trace"])
         kept["tags"] = _only(kept.get("tags"), _TAGS)
         if "spans" in kept:
-            kept["spans"] = [_only(span, _SPAN) for span in kept["spans"]]
+            kept["spans"] = [_span(span) for span in kept["spans"]]
         return self._masked(kept)
 
     def _masked(self, value: Any) -> Any:
         if isinstance(value, str):
-            return redact(value, self._secrets)
+            return redact(value, tuple(_secrets))
         if isinstance(value, Mapping):
             return {name: self._masked(inner) for name, inner in value.items()}
         if isinstance(value, list | tuple):
@@ -193,6 +202,11 @@ class _Cleaner:
 
 def _only(part: Any, names: frozenset[str]) -> dict[str, Any]:
     return {name: value for name, value in part.items() if name in names} if isinstance(part, Mapping) else {}
+
+
+def _span(part: Any) -> dict[str, Any]:
+    kept = _only(part, _SPAN)
+    return kept | {"data": _only(kept.get("data"), _DATA)}
 
 
 def _without_texts(exception: Any, error: BaseException | None) -> list[dict[str, Any]]:

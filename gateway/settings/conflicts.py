@@ -10,13 +10,16 @@ from urllib.parse import urlsplit
 
 from gateway.model_names import bare, resolve
 from gateway.settings.fields import Settings
-from gateway.settings.keys import placeholder
+from gateway.settings.keys import KeysFile, placeholder
 
 #: The fields, the one to change first, and what to do.
 Conflict = tuple[tuple[str, ...], str]
 
 _OPENROUTER, _GOOGLE = "openrouter.ai", "generativelanguage.googleapis.com"
-_KEYS = ("openrouter_api_keys", "openrouter_api_key", "gemini_api_keys")
+_KEYS = (
+    *("openrouter_api_keys", "openrouter_api_key", "openrouter_api_keys_file"),
+    *("gemini_api_keys", "gemini_api_keys_file"),
+)
 
 #: `vendor/name:variant`, `~vendor/name`, `@preset/name`, a name with a preset behind it, and bare names, of which only
 #: OpenRouter knows whether there are such. Not LiteLLM's `openrouter/vendor/name`, nor Vertex'
@@ -42,6 +45,8 @@ def conflicts(settings: Settings, *, need_keys: bool) -> Iterator[Conflict]:
             _KEYS,
             "no key is set: give at least one, separated by commas (or GEMINI_API_KEYS, to call Gemini directly)",
         )
+    if settings.budget_usd_per_day is not None and settings.uses_gemini:
+        yield ("budget_usd_per_day", *_KEYS), "Gemini does not say what a call costs, so it would never be spent"
     yield from _certificates(settings)
     yield from _placeholders(settings)
     yield from _of_gemini(settings) if settings.uses_gemini else _of_openrouter(settings)
@@ -63,11 +68,14 @@ def _placeholders(settings: Settings) -> Iterator[Conflict]:
     for field, base_url, domain in (
         ("openrouter_api_keys", "openrouter_base_url", _OPENROUTER),
         ("openrouter_api_key", "openrouter_base_url", _OPENROUTER),
+        ("openrouter_api_keys_file", "openrouter_base_url", _OPENROUTER),
         ("gemini_api_keys", "gemini_base_url", _GOOGLE),
+        ("gemini_api_keys_file", "gemini_base_url", _GOOGLE),
     ):
         if not _belongs(urlsplit(getattr(settings, base_url)).hostname, domain):
             continue
-        if (text := placeholder(getattr(settings, field))) is not None:
+        given = getattr(settings, field)
+        if (text := placeholder(given.keys if isinstance(given, KeysFile) else given or ())) is not None:
             yield (field,), text
 
 
@@ -77,9 +85,9 @@ def _of_openrouter(settings: Settings) -> Iterator[Conflict]:
         return  # a stand-in has addresses, names and keys of its own
     if url.scheme != "https" or not re.fullmatch(r"/api/v\d+", url.path):
         yield ("openrouter_base_url",), f"OpenRouter's API is at https://{url.hostname}/api/v1: give that, and no more"
-    if any(key.reveal().startswith("AIza") for key in settings.openrouter_api_keys + settings.openrouter_api_key):
+    if any(key.reveal().startswith("AIza") for key in settings.openrouter_keys):
         yield (
-            ("openrouter_api_keys", "openrouter_api_key"),
+            ("openrouter_api_keys", "openrouter_api_key", "openrouter_api_keys_file"),
             "one is a key of Google's own API: give it in GEMINI_API_KEYS",
         )
     yield from _models(settings, "openrouter_model", _OF_OPENROUTER, "OpenRouter's are vendor/name")
@@ -91,8 +99,8 @@ def _of_gemini(settings: Settings) -> Iterator[Conflict]:
         return
     if url.scheme != "https" or url.path:
         yield ("gemini_base_url",), f"give https://{_GOOGLE} without the version, which is added"
-    if any(key.reveal().startswith("sk-or-") for key in settings.gemini_api_keys):
-        yield ("gemini_api_keys",), "one is a key of OpenRouter: give it in OPENROUTER_API_KEYS"
+    if any(key.reveal().startswith("sk-or-") for key in settings.gemini_keys):
+        yield ("gemini_api_keys", "gemini_api_keys_file"), "one is a key of OpenRouter: give it in OPENROUTER_API_KEYS"
     yield from _models(
         settings, "gemini_model_text", re.compile(r"[^/:\s]+"), "Google's are gemini-…, without a vendor"
     )

@@ -17,7 +17,7 @@ from pydantic import AliasChoices, AliasGenerator, Field, SecretStr
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.secrets import ApiKey
-from gateway.settings.keys import Keys
+from gateway.settings.keys import FileOfKeys, Keys, KeysFile
 from gateway.settings.no_proxy import is_direct
 from gateway.settings.quotes import unquoted
 from gateway.settings.urls import AmqpUrl, HttpUrl, ProxyUrl, RedisUrl, SentryDsn, with_ca_file, with_redis_tls
@@ -25,6 +25,7 @@ from gateway.settings.values import (
     Aliases,
     CaFile,
     Delays,
+    FieldName,
     HeaderText,
     LowerCase,
     ModelName,
@@ -120,6 +121,12 @@ class Settings(BaseSettings):
     openrouter_api_key: Keys = ()
     """One key under its usual name; counts as one more."""
 
+    openrouter_api_keys_file: FileOfKeys | None = None
+    """A file with OpenRouter keys, one on each line, `label=key` or `key`; lines that begin with `#` are remarks. They
+    are added to those of the other two settings. The file is read again when it changes, without a restart: new keys
+    are used within seconds, and those that are gone are not used any more. One that cannot be used changes nothing,
+    and the log says why."""
+
     openrouter_base_url: HttpUrl = "https://openrouter.ai/api/v1"
     """Where OpenRouter's API is; another one for a stand-in. Without `/chat/completions`, which is added."""
 
@@ -159,6 +166,9 @@ class Settings(BaseSettings):
     gemini_api_keys: Keys = ()
     """Keys of Google's own API, separated by commas."""
 
+    gemini_api_keys_file: FileOfKeys | None = None
+    """A file with keys of Google's own API, like `OPENROUTER_API_KEYS_FILE`."""
+
     gemini_model_text: ModelName = "gemini-2.5-flash"
     """For requests that name no model, or `gemini-pro`; with or without `models/` or `google/` in front."""
 
@@ -193,6 +203,10 @@ class Settings(BaseSettings):
     upstream_retry_delays: Delays = (2.0, 10.0, 60.0)
     """Waits when the provider is at fault, in seconds: most faults are over in a minute."""
 
+    fairness_field: FieldName | None = None
+    """The name of a field in `metadata`, such as `tenant`: requests that wait take turns by its value. Without it they
+    are served in the order of their arrival."""
+
     redis_url: RedisUrl | None = None
     """Keys and answers of many machines, instead of the file of `STATE_PATH`; `rediss://` for TLS. For example:
     `redis://:password@host:6379/0`"""
@@ -216,6 +230,11 @@ class Settings(BaseSettings):
     """How much room answers may take, in bytes. Beyond it the oldest of those that were delivered are forgotten before
     their time; so they are when a Redis is full, whatever its size."""
 
+    budget_usd_per_day: float | None = Field(default=None, gt=0, le=1_000_000, allow_inf_nan=False)
+    """What calls may cost in a day (UTC), in US dollars, over all workers that share a store. At 80 % an operator is
+    told; when it is spent, requests with `priority: batch` wait for the next day, and others are answered with the
+    error `budget`. Only OpenRouter says what a call has cost. Without it there is no budget."""
+
     log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], UpperCase] = "INFO"
     """`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`. `INFO` tells each request in a handful of lines."""
 
@@ -234,7 +253,21 @@ class Settings(BaseSettings):
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """The keys in use: OpenRouter's, else Gemini's."""
-        return tuple(dict.fromkeys(self.openrouter_api_keys + self.openrouter_api_key)) or self.gemini_api_keys
+        return self.openrouter_keys or self.gemini_keys
+
+    @property
+    def openrouter_keys(self) -> tuple[ApiKey, ...]:
+        return _together(self.openrouter_api_keys + self.openrouter_api_key, self.openrouter_api_keys_file)
+
+    @property
+    def gemini_keys(self) -> tuple[ApiKey, ...]:
+        return _together(self.gemini_api_keys, self.gemini_api_keys_file)
+
+    @property
+    def keys_file(self) -> Path | None:
+        """The file that keys in use come from, if there is one."""
+        file = self.gemini_api_keys_file if self.uses_gemini else self.openrouter_api_keys_file
+        return file.path if file is not None else None
 
     @property
     def amqp_address(self) -> str:
@@ -262,7 +295,7 @@ class Settings(BaseSettings):
     @property
     def uses_gemini(self) -> bool:
         """True when requests go to Gemini directly."""
-        return not (self.openrouter_api_keys or self.openrouter_api_key) and bool(self.gemini_api_keys)
+        return not self.openrouter_keys and bool(self.gemini_keys)
 
     def retry_delay_s(self, retry_count: int) -> float | None:
         """Seconds of the wait for a key after `retry_count` waits; None when they are used up.
@@ -284,12 +317,17 @@ class Settings(BaseSettings):
 
     def secrets(self) -> list[str]:
         """Every secret among the settings, for the filters that mask them."""
-        found = [key.reveal() for key in self.openrouter_api_keys + self.openrouter_api_key + self.gemini_api_keys]
+        found = [key.reveal() for key in self.openrouter_keys + self.gemini_keys]
         for url in (self.rabbitmq_url, self.redis_url, self.http_proxy):
             found += _passwords(url)
         if self.sentry_dsn is not None:
             found.append(urlsplit(self.sentry_dsn.get_secret_value()).username or "")
         return list(dict.fromkeys(found))
+
+
+def _together(keys: tuple[ApiKey, ...], file: KeysFile | None) -> tuple[ApiKey, ...]:
+    """Each once."""
+    return tuple(dict.fromkeys(keys + (file.keys if file is not None else ())))
 
 
 def _passwords(url: SecretStr | None) -> Iterator[str]:

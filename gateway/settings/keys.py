@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import BeforeValidator, PlainSerializer
@@ -77,6 +79,40 @@ def _key(part: str, number: int) -> ApiKey:
         )
     return ApiKey(value, label=unquoted(label).strip() or None)
 
+
+@dataclass(frozen=True)
+class KeysFile:
+    """A file of keys, and those that were in it when it was read."""
+
+    path: Path
+    keys: tuple[ApiKey, ...]
+
+    @classmethod
+    def read(cls, path: Path) -> "KeysFile":
+        """Raises ValueError, which says what to give and repeats nothing of it."""
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, ValueError):
+            raise ValueError("cannot be read: give a text file in UTF-8, readable for this user") from None
+        texts = [part for line in lines if not line.lstrip().startswith("#") for part in line.split(",")]
+        found = [text for text in texts if text.strip()]
+        keys = _keys(",".join(found))
+        if not keys:
+            raise ValueError("there is no key in it: give one on each line")
+        if len(keys) < len(found):
+            raise ValueError("a key is in it twice: give each once")
+        return cls(path, keys)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+FileOfKeys = Annotated[
+    KeysFile,
+    NoDecode,
+    BeforeValidator(lambda given: KeysFile.read(Path(given)) if isinstance(given, str | Path) else given),
+    PlainSerializer(str, return_type=str),
+]
 
 Keys = Annotated[
     tuple[Annotated[ApiKey, PlainSerializer(str, return_type=str)], ...],

@@ -28,6 +28,9 @@ SHORTEST_DELAY_S = 0.001
 #: How many waits a schedule may have; each distinct one is a queue.
 MOST_DELAYS = 15
 
+#: The longest name of a field in `metadata`, in characters.
+LONGEST_FIELD = 100
+
 #: Names that the worker's own queues begin with, and so no other queue may have.
 OWN_PREFIXES = ("gemini.generate", "gemini.callbacks", "gemini.requests.dead")
 
@@ -100,6 +103,13 @@ def _header(text: str) -> str:
     return text.strip()
 
 
+def _field(name: str) -> str:
+    name = name.strip()
+    if not name or len(name) > LONGEST_FIELD or _CONTROLS.search(name):
+        raise ValueError(f"give the name of one field in metadata: 1 to {LONGEST_FIELD} characters")
+    return name
+
+
 def _ca_file(path: Path) -> Path:
     try:
         ssl.create_default_context(cafile=path)
@@ -127,6 +137,7 @@ Aliases = Annotated[
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ModelName = Annotated[str, AfterValidator(_model)]
 QueueName = Annotated[str, AfterValidator(_queue)]
+FieldName = Annotated[str, AfterValidator(_field)]
 HeaderText = Annotated[str, AfterValidator(_header)]
 CaFile = Annotated[Path, AfterValidator(_ca_file)]
 Pattern = Annotated[str, AfterValidator(_pattern)]

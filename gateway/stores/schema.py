@@ -50,4 +50,25 @@ CREATE TABLE IF NOT EXISTS usage (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS waits (id TEXT PRIMARY KEY, due_at REAL, facts TEXT) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS waits_by_end ON waits (due_at);
+
+CREATE TABLE IF NOT EXISTS paid_calls (
+    id TEXT PRIMARY KEY, at REAL, key TEXT, model TEXT, tag TEXT, prompt INTEGER, completion INTEGER, cost_nano INTEGER,
+    generation_id TEXT, request TEXT, cut_off INTEGER
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS paid_calls_by_time ON paid_calls (at);
+CREATE TABLE IF NOT EXISTS paid_sums (
+    span TEXT, since INTEGER, key TEXT, model TEXT, tag TEXT, calls INTEGER, prompt INTEGER, completion INTEGER,
+    cost_nano INTEGER, unpriced INTEGER, cut_off INTEGER, PRIMARY KEY (span, since, key, model, tag)
+) WITHOUT ROWID;
+CREATE TRIGGER IF NOT EXISTS paid_calls_added AFTER INSERT ON paid_calls BEGIN
+    INSERT INTO paid_sums
+    SELECT span, CAST(NEW.at AS INTEGER) / length * length, NEW.key, NEW.model, NEW.tag, NOT NEW.cut_off, NEW.prompt,
+        NEW.completion, COALESCE(NEW.cost_nano, 0), NEW.cost_nano IS NULL AND NOT NEW.cut_off, NEW.cut_off
+    FROM (SELECT 'hour' AS span, 3600 AS length UNION ALL SELECT 'day', 86400) WHERE true
+    ON CONFLICT (span, since, key, model, tag) DO UPDATE SET
+        calls = calls + excluded.calls, prompt = prompt + excluded.prompt,
+        completion = completion + excluded.completion, cost_nano = cost_nano + excluded.cost_nano,
+        unpriced = unpriced + excluded.unpriced, cut_off = cut_off + excluded.cut_off;
+END;
+CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, text TEXT, ends_at REAL) WITHOUT ROWID;
 """

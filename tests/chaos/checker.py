@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
+from tests.chaos.bill import Bill
 from tests.chaos.workload import Request
 
 Journal = Iterable[Mapping[str, Any]]
@@ -41,6 +42,7 @@ class Evidence:
     output: str  # of all processes
     secrets: tuple[str, ...]  # what must be nowhere
     canary: str  # the prompt, which must be in no log and no error
+    bill: Bill | None = None  # what an operator is told to have paid
     outages: list[tuple[float, float]] = field(default_factory=list)  # when a fault was injected, from and to
 
 
@@ -71,6 +73,7 @@ def judge(evidence: Evidence) -> Verdict:
     _one_envelope(verdict, evidence, asked, answers)
     _one_call(verdict, evidence, asked)
     _nothing_left(verdict, evidence)
+    verdict.faults += evidence.bill.faults(evidence.calls) if evidence.bill else []
     _no_secrets(verdict, evidence)
     _no_standstill(verdict, evidence)
     return verdict
@@ -155,7 +158,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
     copies of a request are about, both are attempted as long as the attempts fail: it was relayed, or a process ended
     before it could note its copy.
     """
-    interrupted = _interrupted(evidence.journal)
+    without_end = interrupted(evidence.journal)
     unnoted = _unnoted_copies(evidence.journal)
     refused = _refused_copies(evidence.journal)
     relayed = Counter(line["id"] for line in evidence.journal if line["step"] == "relayed")
@@ -173,7 +176,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
         if request_id not in asked:
             verdict.faults.append(f"a call for {request_id}, which nobody has asked for")
             continue
-        kind, crashes = asked[request_id].kind, interrupted[request_id]
+        kind, crashes = asked[request_id].kind, without_end[request_id]
         verdict.repeated_calls += max(0, count - kind.calls)
         # An attempt that ended before it was noted is made again, with all that may follow from it.
         if count > kind.calls * (1 + relayed[request_id] + crashes + unnoted[request_id]) + refused[request_id]:
@@ -186,7 +189,7 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
             )
 
 
-def _interrupted(journal: Journal) -> Counter[str]:
+def interrupted(journal: Journal) -> Counter[str]:
     """How many attempts of each request began a call and did not come to note in the ledger what came of it.
 
     Neither has one that comes to it after its lease has ended, because RabbitMQ was away for so long that the wait

@@ -12,8 +12,9 @@ from typing import Any
 
 from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient
+from tests.chaos import bill
 from tests.chaos.arena import Arena
-from tests.chaos.checker import Evidence, Verdict, judge
+from tests.chaos.checker import Evidence, Verdict, interrupted, judge
 from tests.chaos.faults import BRIDGE_FAULTS, FAULTS, Fault, Where
 from tests.chaos.node import ChaosNode
 from tests.chaos.workload import Producer, requests
@@ -133,13 +134,15 @@ def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary:
     with suppress(AssertionError):  # the verdict says what is missing
         wait_until(at_rest, timeout_s=DRAIN_S, pause_s=0.3, what="the queues to drain")
     _read_all(arena, url, node)
+    calls, journal = arena.fake.calls(), arena.journal()
     return Evidence(
+        bill=bill.read(arena.stack, calls, interrupted(journal)),
         confirmed=producer.confirmed,
         unsure=producer.unsure,
         envelopes=arena.envelopes,
         dead=list(dead.values()),
-        calls=arena.fake.calls(),
-        journal=arena.journal(),
+        calls=calls,
+        journal=journal,
         left=left,
         output=arena.output(),
         secrets=(*KEYS, node.password),

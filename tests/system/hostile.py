@@ -48,6 +48,7 @@ FIELDS = (
     "retry_count",
     "expires_at",
     "expires_in_s",
+    "priority",
     "unknown",
 )
 

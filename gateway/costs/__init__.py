@@ -1,0 +1,1 @@
+"""What was paid for: a row for each call, sums of the days, and a budget."""
