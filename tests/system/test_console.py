@@ -251,6 +251,14 @@ def test_the_doctor_finds_nothing_where_nothing_is_wrong(well: tuple[Stack, Fake
         assert re.search(rf"^ *(ok|!) {area}: ", ran.out, re.MULTILINE), area
 
 
+def test_a_probe_asks_neither_rabbitmq_nor_the_store(well: tuple[Stack, FakeClient]):
+    """Both are away for it, and the worker process lives; where no worker is, nobody lives."""
+    stack, _ = well
+    away = {"RABBITMQ_URL": "amqp://guest:canary@127.0.0.1:1/", "REDIS_URL": "redis://:canary@127.0.0.1:1/0"}
+    assert gemini(stack, "health", **away) == Ran(0, "1 worker process lives\n", "")
+    assert gemini(stack, "health", STATE_PATH="other.sqlite3").code == 1
+
+
 #: What is spoilt in one run, and what the doctor says: area, what, remedy.
 SPOILT: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
     ({"KEYS_MAX_PER_MINUTE": "many"}, [("settings", "KEYS_MAX_PER_MINUTE", "give a whole number")]),
