@@ -35,7 +35,15 @@ EXPOSE 8080
 CMD ["python", "-m", "fake_openrouter", "--host", "0.0.0.0", "--port", "8080"]
 
 FROM base AS worker
+# docker build --build-arg VERSION=1.2.3 --build-arg REVISION="$(git rev-parse HEAD)" .
+ARG VERSION=unknown REVISION=unknown
+LABEL org.opencontainers.image.title="gemini-openrouter-worker" \
+    org.opencontainers.image.description="Takes prompts from RabbitMQ, calls Gemini models through OpenRouter, answers on a callback queue." \
+    org.opencontainers.image.licenses="MIT" \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /venv /venv
+# Asks neither RabbitMQ nor Redis: a worker waits for these, and a new one would wait as well.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=30s --retries=3 CMD ["python", "-m", "console", "health"]
 # `exec`: the worker, not the shell, gets SIGTERM and drains. Give it 30 s: `docker stop --time 30`.
-# No HEALTHCHECK: the worker has no port, it ends when it cannot go on, and the restart policy does the rest.
 CMD ["sh", "-c", "exec dramatiq-gevent actors --processes ${WORKER_PROCESSES:-2} --threads ${WORKER_THREADS:-50} --worker-shutdown-timeout 25000 --worker-fork-timeout 5000 --skip-logging"]

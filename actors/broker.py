@@ -16,6 +16,7 @@ from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
 from middleware.costs import Costs
+from middleware.heartbeat import Heartbeat
 from middleware.held_replies import HeldReplies
 from middleware.keeper import Keeper
 from middleware.key_selection import KeySelection
@@ -59,6 +60,7 @@ cooldown = Cooldown(key_selection, pool, resources.suspect)
 MIDDLEWARE: list[dramatiq.Middleware] = [
     Keeper(stopping),  # before anything is opened: it forks, and what was open then would belong to two processes
     process,  # above all: a stopping worker starts nothing; its exit code is the last word
+    Heartbeat(process),  # before the boot, which may wait for RabbitMQ: a process that starts is well
     Boot(resources),  # before all that follow: opens what they use, and closes it after them
     LogContext(),  # before all that log about the delivery; its second half reports the outcome, so it runs last
     Tracing(),  # above all that is to be in the span of a delivery, its publishing too

@@ -6,6 +6,7 @@ without a switch, and may be stopped at any time.
 
 import logging
 import math
+import os
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from bridge.parked import Parked
 from bridge.requests import RequestDoor
 from gateway import exits
 from gateway.errors import GatewayError
+from gateway.heartbeat import Heartbeat, folder_of
 from gateway.rabbitmq import vhost_policies
 from gateway.reporting import logs, sentry
 from gateway.resources import Resources
@@ -39,6 +41,8 @@ logger = logging.getLogger("bridge")
 def main() -> int:
     """Run the bridge; the exit code is 0 after a stop, 78 for bad settings, 69 when RabbitMQ refuses or is away."""
     resources = Resources()
+    heartbeat = Heartbeat(folder_of(os.environ), trouble=lambda: None)
+    heartbeat.start()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: resources.stopping.set())
     try:
@@ -57,6 +61,7 @@ def main() -> int:
         return 0 if asked_to_stop else exits.UNAVAILABLE
     finally:
         resources.close(timeout_s=5.0)
+        heartbeat.stop()
         sentry.close(timeout_s=2.0)
     return 0
 

@@ -14,6 +14,7 @@ from console import ask, keys, run, status, usage, waits
 from console.dead.queues import gone
 from console.doctor.command import doctor
 from console.failed import failed
+from console.health_command import health_command
 from gateway import exits
 from gateway.errors import GatewayError
 from gateway.settings import SettingsError
@@ -27,8 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (status.status, ask.ask, keys.keys, waits.waits, usage.usage, doctor, run.run):
-    app.command()(command)
+for command in (status.status, ask.ask, keys.keys, waits.waits, usage.usage, doctor, health_command, run.run):
+    app.command(command.__name__.removesuffix("_command"))(command)
 app.add_typer(failed, name="failed")
 
 

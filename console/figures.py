@@ -18,6 +18,7 @@ from gateway.usage.store import (
     PROMPT_TOKENS,
     REQUESTS,
     SPANS,
+    SPENT_MS,
     Cell,
     Span,
     UsageStore,
@@ -27,7 +28,10 @@ from gateway.usage.store import (
 
 @dataclass(frozen=True)
 class Figures:
-    """What has happened under one name, or in all. Cost in US dollars; latencies count how many fell into a bucket."""
+    """What has happened under one name, or in all. Cost in US dollars.
+
+    `latencies` count how many fell into a bucket, `spent_ms` is how long they took together.
+    """
 
     requests: int = 0
     calls: int = 0
@@ -35,6 +39,7 @@ class Figures:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: float = 0.0
+    spent_ms: int = 0
     latencies: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -46,6 +51,7 @@ class Figures:
             prompt_tokens=facts[PROMPT_TOKENS],
             completion_tokens=facts[COMPLETION_TOKENS],
             cost=facts[COST_NANO] / NANO,
+            spent_ms=facts[SPENT_MS],
             latencies={fact: value for fact, value in facts.items() if fact.startswith("le_")},
         )
 

@@ -62,8 +62,7 @@ class Call:
     def _count(self, error: BaseException | None) -> None:
         facts = _facts(self.completion)
         self._meter.add(store.KEY, self._lease.key.digest, facts)
-        facts[bucket(time.monotonic() - self._began)] = 1
-        self._meter.add(store.MODEL, self._lease.model, facts)
+        self._meter.add(store.MODEL, self._lease.model, facts | _took(time.monotonic() - self._began))
         if self.completion is None:
             code = error.code if isinstance(error, ProviderError) else ErrorCode.INTERNAL
             self._meter.add(store.ERROR, code, {store.CALLS: 1})
@@ -152,7 +151,7 @@ class Usage(Hook[Attempt]):
         self._count_request(attempt.outcome or "", attempt.reply, attempt.job.age_ms / 1000)
 
     def _count_request(self, outcome: str, reply: Reply | None, seconds: float) -> None:
-        self.meter.add(store.OUTCOME, outcome, {store.REQUESTS: 1, bucket(seconds): 1})
+        self.meter.add(store.OUTCOME, outcome, {store.REQUESTS: 1, **_took(seconds)})
         if reply is not None and not reply.success:
             self.meter.add(store.ERROR, str(json.loads(reply.body).get("error_code")), {store.REQUESTS: 1})
 
@@ -167,6 +166,10 @@ def _facts(completion: Completion | None) -> dict[str, int]:
         store.COMPLETION_TOKENS: usage.completion_tokens,
         store.COST_NANO: round((usage.cost or 0.0) * store.NANO),
     }
+
+
+def _took(seconds: float) -> dict[str, int]:
+    return {bucket(seconds): 1, store.SPENT_MS: round(seconds * 1000)}
 
 
 def _version() -> str:

@@ -50,6 +50,15 @@ def test_a_server_that_goes_down_in_the_handshake_is_no_wrong_password():
             amqp.connect(parameters, deadline_s=0.3)
 
 
+def test_a_server_that_says_nothing_is_waited_for():
+    """F9, F10: it is frozen, and the system takes the connection for it. pika's own error for that is no AMQPError."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        parameters = amqp.parameters(f"amqp://guest:guest@127.0.0.1:{listener.getsockname()[1]}/", name="test")
+        parameters.stack_timeout = 0.05
+        with pytest.raises(TopologyError, match="cannot be reached"):
+            amqp.connect(parameters, deadline_s=0.3)
+
+
 def test_a_stop_ends_the_wait_for_a_server():
     """Whoever is asked to stop does not wait a minute for RabbitMQ."""
     stop = threading.Event()

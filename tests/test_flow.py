@@ -43,6 +43,7 @@ def test_the_order_of_the_middleware_is_pinned():
     assert [type(m).__name__ for m in MIDDLEWARE] == [
         "Keeper",
         "Process",
+        "Heartbeat",
         "Boot",
         "LogContext",
         "Tracing",

@@ -6,9 +6,12 @@ import re
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 import pytest
+import yaml
 
+from console.metrics.__main__ import PORT as METRICS_PORT
 from console.run import WORKER
 from dev.launcher import ROOT, procfile
 from gateway.settings import Settings
@@ -24,7 +27,7 @@ def text(name: str) -> str:
 
 def service(name: str) -> str:
     """The lines of one service of the compose file."""
-    found = re.search(rf"^  {name}:\n((?:    .*\n|\n)*)", text("docker-compose.yml"), re.MULTILINE)
+    found = re.search(rf"^  {name}:(?: &\w+)?\n((?:    .*\n|\n)*)", text("docker-compose.yml"), re.MULTILINE)
     assert found, f"no service {name}"
     return found[1]
 
@@ -110,6 +113,66 @@ def test_compose_has_the_services_and_the_worker_can_be_scaled():
     assert "container_name:" not in worker
     assert "ports:" not in worker
     assert f"stop_grace_period: {GRACE_MS // 1000}s" in worker
+
+
+def test_a_container_is_probed_without_asking_its_servers():
+    """By the command that looks at this container only: image, compose, Kubernetes."""
+    probe = ["python", "-m", "console", "health"]
+    (command,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", text("Dockerfile"), re.MULTILINE)
+    assert json.loads(command) == probe
+    services = yaml.safe_load(text("docker-compose.yml"))["services"]
+    assert services["gemini-client"]["healthcheck"]["test"] == ["CMD", "gemini", "health"]
+    worker, metrics = yaml.safe_load_all(text("deploy/kubernetes.yaml"))
+    (container,) = worker["spec"]["template"]["spec"]["containers"]
+    assert [container[f"{kind}Probe"]["exec"]["command"] for kind in ("startup", "liveness")] == [probe, probe]
+    assert worker["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] * 1000 == GRACE_MS
+    assert metrics["spec"]["replicas"] == 1
+
+
+def test_the_image_says_what_it_is():
+    """Labels of the Open Container Initiative; the build fills in version and revision."""
+    labels = dict(re.findall(r'org\.opencontainers\.image\.(\w+)="([^"]*)"', text("Dockerfile")))
+    assert labels["title"] == pyproject()["project"]["name"]
+    assert labels["description"] == pyproject()["project"]["description"]
+    assert labels["licenses"] == pyproject()["project"]["license"]
+    assert (labels["version"], labels["revision"]) == ("${VERSION}", "${REVISION}")
+
+
+def test_monitoring_is_a_profile_of_its_own():
+    """Its metrics server is what Prometheus scrapes, and files that it mounts exist."""
+    services = yaml.safe_load(text("docker-compose.yml"))["services"]
+    names = {name for name, one in services.items() if one.get("profiles") == ["monitoring"]}
+    assert names == {"metrics", "prometheus", "grafana"}
+    ((scraped,),) = [one["targets"] for one in scrape_config()["static_configs"]]
+    host, _, port = scraped.partition(":")
+    assert host in names
+    assert f"127.0.0.1:{port}/healthz" in str(services[host]["healthcheck"]["test"])
+    assert int(port) == METRICS_PORT
+    for name in names:
+        for volume in services[name].get("volumes", []):
+            source = volume.partition(":")[0]
+            assert not source.startswith(".") or (ROOT / source).exists(), source
+
+
+def test_every_published_port_is_of_this_machine_only():
+    """A RabbitMQ with a default password is not for the neighbours."""
+    services = yaml.safe_load(text("docker-compose.yml"))["services"]
+    ports = [port for one in services.values() for port in one.get("ports", [])]
+    assert len(ports) >= 5
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def scrape_config() -> dict[str, Any]:
+    (found,) = yaml.safe_load(text("deploy/prometheus/prometheus.yml"))["scrape_configs"]
+    return dict(found)
+
+
+def test_heroku_asks_for_a_plan_that_keeps_dead_letters():
+    """Shared plans (lemur, tiger) delete queues that nobody reads; the certificate of its Redis is dealt with."""
+    app = json.loads(text("app.json"))
+    (plan,) = [addon["plan"] for addon in app["addons"] if addon["plan"].startswith("cloudamqp")]
+    assert plan.partition(":")[2] not in {"", "lemur", "tiger"}
+    assert app["env"]["REDIS_TLS_VERIFY"]["value"] == "false"
 
 
 def test_heroku_gets_the_process_types_and_settings_that_exist():

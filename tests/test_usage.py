@@ -28,6 +28,7 @@ from gateway.usage.store import (
     PROMPT_TOKENS,
     REFUSED,
     REQUESTS,
+    SPENT_MS,
     Batch,
     Count,
     Process,
@@ -60,7 +61,7 @@ def run(here: World, *script: Any, **fields: Any) -> str:
 def counted() -> dict[tuple[str, str, str], int]:
     """Without the latencies, which depend on the day."""
     counts, *_ = usage.meter.take()
-    return {tuple(count): value for count, value in counts.items() if not count.fact.startswith("le_")}
+    return {tuple(count): value for count, value in counts.items() if not count.fact.startswith(("le_", SPENT_MS))}
 
 
 def test_an_answer_counts_for_its_key_its_model_and_its_outcome(here: World):

@@ -8,6 +8,7 @@ import threading
 import time
 
 import pika
+from pika.adapters.utils.connection_workflow import AMQPConnectorException
 from pika.exceptions import (
     AMQPError,
     AuthenticationError,
@@ -67,7 +68,7 @@ def connect(
     while True:
         try:
             connection = pika.BlockingConnection(found)
-        except (AMQPError, OSError) as error:
+        except (AMQPError, AMQPConnectorException, OSError) as error:
             if (refused := _refusal(found, error)) is not None:
                 raise TopologyError(refused) from None
             where = f"RabbitMQ at {found.host}:{found.port} cannot be reached ({_cause(error)})"

@@ -19,9 +19,10 @@ KEY, MODEL, ERROR, OUTCOME, REFUSED = "key", "model", "error", "outcome", "refus
 #: In place of its queue, where a client that waits (`reply_to`) has refused.
 OF_A_CLIENT = "reply_to"
 
-#: The facts of a Count. A cost is in billionths of a dollar, so that sums are exact.
+#: The facts of a Count. A cost is in billionths of a dollar, so that sums are exact. SPENT_MS belongs to the latencies:
+#: how long all of them took, rounded each.
 CALLS, FAILED, PROMPT_TOKENS, COMPLETION_TOKENS, COST_NANO = "calls", "failed", "prompt", "completion", "cost_nano"
-REQUESTS = "requests"
+REQUESTS, SPENT_MS = "requests", "ms"
 NANO = 1_000_000_000
 
 #: Upper ends of the latency buckets, in seconds; what takes longer than the last is in `le_inf`.

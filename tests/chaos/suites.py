@@ -15,6 +15,7 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
         "stores and RabbitMQ that are away, silent or full",
         ("tests/long/test_outages.py", "tests/long/test_stores.py"),
     ),
+    "health": ("what probes say while servers are away, and of a process that hangs", ("tests/long/test_health.py",)),
     "bystanders": ("trouble of others: who is held up by it, and for how long", ("tests/long/test_bystanders.py",)),
     "overload": ("more requests than the keys allow, for minutes", ("tests/long/test_overload.py",)),
     "crashes": ("a worker that is killed again and again", ("tests/long/test_crash_loop.py",)),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from dev.launcher import ROOT
@@ -249,6 +250,39 @@ def test_the_doctor_finds_nothing_where_nothing_is_wrong(well: tuple[Stack, Fake
         "keys",
     ):
         assert re.search(rf"^ *(ok|!) {area}: ", ran.out, re.MULTILINE), area
+
+
+def test_the_metrics_of_a_worker_at_work(well: tuple[Stack, FakeClient]):
+    """Of its reports and of RabbitMQ; the process that serves them ends when it is asked to."""
+    stack, _ = well
+    stack.publish(*requests(2))
+    stack.answers(2)
+    server = stack.start("metrics", "exec python -m console.metrics --port 0")
+    server.wait_for_output("The metrics are at http")
+    url = server.output().split()[-1]
+
+    def told() -> dict[str, float]:
+        lines = [line for line in httpx2.get(url).text.splitlines() if line and not line.startswith("#")]
+        return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+
+    wait_until(
+        lambda: told()['gemini_request_outcomes_total{outcome="answered"}'] >= 2, timeout_s=30, what="reported answers"
+    )
+    found = told()
+    assert found['gemini_queue_consumers{queue="gemini.requests",role="requests"}'] == 1
+    assert (found["gemini_rabbitmq_up"], found["gemini_worker_threads"]) == (1, 8)
+    assert sum(value for name, value in found.items() if name.startswith("gemini_calls_total")) >= 2
+    assert httpx2.get(url.replace("metrics", "readyz")).json()["workers_ready"] == 1
+    server.terminate()
+    assert server.wait() == 0
+
+
+def test_a_probe_asks_neither_rabbitmq_nor_the_store(well: tuple[Stack, FakeClient]):
+    """Both are away for it, and the worker process lives; where no worker is, nobody lives."""
+    stack, _ = well
+    away = {"RABBITMQ_URL": "amqp://guest:canary@127.0.0.1:1/", "REDIS_URL": "redis://:canary@127.0.0.1:1/0"}
+    assert gemini(stack, "health", **away) == Ran(0, "1 worker process lives\n", "")
+    assert gemini(stack, "health", STATE_PATH="other.sqlite3").code == 1
 
 
 #: What is spoilt in one run, and what the doctor says: area, what, remedy.

@@ -1,0 +1,1 @@
+"""What Prometheus is told: `/metrics`, `/healthz` and `/readyz` of the web process. A worker opens no port."""
