@@ -70,6 +70,7 @@ def test_a_full_request_keeps_every_field():
         "retry_count": 2,
         "expires_at": "2026-01-01T01:00:00+01:00",
         "expires_in_s": 2.5,
+        "stream": True,
     }
     assert gate(full).model_dump(mode="json", exclude_unset=True) == full
 
@@ -388,6 +389,13 @@ def test_a_deadline_that_is_no_moment_or_no_duration_is_refused(field: str, valu
     assert error.code is ErrorCode.INVALID_REQUEST
     assert str(error).startswith(f"{field}: ")
     assert error.callback_queue == "gemini.responses"
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, [], {}])
+def test_stream_is_true_or_false(value: object):
+    """No other value is taken for one of them."""
+    assert str(rejected({**REQUEST, "stream": value})).startswith("stream: ")
+    assert not gate({**REQUEST, "stream": None}).stream
 
 
 @pytest.mark.parametrize(
