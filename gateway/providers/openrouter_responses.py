@@ -15,6 +15,7 @@ from gateway.messages import Completion, Usage
 from gateway.providers import bodies
 from gateway.providers.candidates import (
     Piece,
+    broken_off,
     chosen,
     is_odd,
     is_refusal,
@@ -69,6 +70,12 @@ def classify_openrouter(
         return _nothing(answer, content, now=now)
     bad = trouble(found, who=WHO, is_done=content.has_ended)
     return bad or _completion(content.objects, found, asked=asked, generation_id=answer.header("X-Generation-Id"))
+
+
+def text_of_event(event: dict[str, Any]) -> str:
+    """What one event of a stream adds to the text of the answer. Pure."""
+    pieces = _pieces([bodies.unpacked(event, "choices")], with_tools=False)
+    return "".join(piece.text for piece in pieces if piece.index == 0 and not piece.is_whole)
 
 
 def _error(answer: Answer, objects: list[dict[str, Any]], *, beside: Piece | None = None) -> Mapping[str, Any] | None:
@@ -176,6 +183,8 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
         return unusable(WHO, "an empty text", reason="empty_answer")
     if not answer.body.strip():
         return unusable(WHO, "an empty body", reason="invalid_answer")
+    if content.breaks_off:
+        return broken_off(WHO)
     return spoiled(WHO, answer, content, field=b'"choices"') or stranger(WHO, answer, now=now)
 
 
