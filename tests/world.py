@@ -84,7 +84,7 @@ class Provider:
     def check(self, request: Request) -> None:
         """Anything can be asked."""
 
-    def complete(self, request: Request, key: Any, *, deadline_s: float) -> Completion:
+    def complete(self, request: Request, key: Any, *, deadline_s: float, listener: Any = None) -> Completion:
         self.calls.append(key.reveal())
         self.requests.append(request)
         self.during()
