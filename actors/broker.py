@@ -15,6 +15,7 @@ from bridge.work import WorkDoor
 from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
+from middleware.deltas import PartialAnswers
 from middleware.held_replies import HeldReplies
 from middleware.keeper import Keeper
 from middleware.key_selection import KeySelection
@@ -24,6 +25,7 @@ from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
 from middleware.retry_schedule import RetrySchedule
+from middleware.stream_cancels import StreamCancels
 from middleware.usage import Usage
 from middleware.wanted import Wanted
 
@@ -48,6 +50,7 @@ doors = Doors(
 process = Process(stopping, settings)
 usage = Usage(resources.usage, process, publisher)
 outbox = Outbox(publisher, stopping)
+partial_answers = PartialAnswers(outbox, StreamCancels(ledger))
 held_replies = HeldReplies(outbox, topology)
 key_selection = KeySelection(pool, provider, resources.suspect)
 cooldown = Cooldown(key_selection, pool, resources.suspect)

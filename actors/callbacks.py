@@ -1,15 +1,12 @@
 """Publish a finished reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
 
-import time
-
 import dramatiq
-import pika
 
 from actors.broker import outbox
 from gateway.errors import PublishError
-from gateway.fields import fits_amqp
 from gateway.messages import Reply
 from gateway.rabbitmq.topology import CALLBACKS
+from middleware.outbox import reply_properties
 
 
 @dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
@@ -25,18 +22,7 @@ def publish_error(reply: Reply) -> None:
 
 
 def _publish(reply: Reply, *, kind: str) -> None:
-    properties = pika.BasicProperties(
-        content_type="application/json",
-        delivery_mode=2,
-        correlation_id=reply.caller.correlation or _as_property(reply.request_id),
-        message_id=reply.message_id,
-        timestamp=int(time.time()),
-        type=kind,
-        app_id="gemini-openrouter-worker",
+    properties = reply_properties(
+        kind=kind, caller=reply.caller, request_id=reply.request_id, message_id=reply.message_id, delivery_mode=2
     )
     outbox.publish(reply.queue, reply.body.encode(), properties, makes_queue=not reply.caller.waits)
-
-
-def _as_property(request_id: str | None) -> str | None:
-    """A rejected request may have an id of any length: its envelope has it in full."""
-    return request_id if request_id and fits_amqp(request_id) else None

@@ -13,7 +13,7 @@ from typing import Self
 
 from dramatiq import Broker, Worker
 
-from gateway.errors import ErrorCode, ProviderError
+from gateway.errors import ErrorCode, GatewayError
 from gateway.keys.pool import Lease
 from gateway.messages import Completion, Reply
 from gateway.rabbitmq.publisher import Publisher
@@ -61,7 +61,7 @@ class Call:
         facts[bucket(time.monotonic() - self._began)] = 1
         self._meter.add(store.MODEL, self._lease.model, facts)
         if self.completion is None:
-            code = error.code if isinstance(error, ProviderError) else ErrorCode.INTERNAL
+            code = error.code if isinstance(error, GatewayError) else ErrorCode.INTERNAL
             self._meter.add(store.ERROR, code, {store.CALLS: 1})
 
 

@@ -511,3 +511,15 @@ def test_a_cancel_is_forgotten_with_the_answers_of_its_time(ledger: Ledger, cloc
     assert found(ledger, Work("r-1", "e" * 64)).cancelled
     clock.advance(1)
     assert not found(ledger, Work("r-1", "f" * 64)).cancelled
+
+
+def test_the_marks_of_many_ids_are_read_at_once(ledger: Ledger, clock: Clock):
+    """Those that live; a work that is no mark is none."""
+    begin(ledger, Work("r-0", "d" * 64))
+    ledger.cancel("r-1")
+    ledger.cancel("ü'\"")
+    assert ledger.cancelled([]) == set()
+    assert ledger.cancelled(["r-0", "r-1", "r-2", "ü'\""]) == {"r-1", "ü'\""}
+    clock.advance(TTL_S)
+    assert ledger.cancelled(["r-1"]) == set()
+    assert NullLedger().cancelled(["r-1"]) == set()

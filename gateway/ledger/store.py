@@ -12,6 +12,7 @@ or until its holder is known to be dead (`gateway/ledger/owner.py`). Then the ne
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -142,6 +143,9 @@ class Ledger(Protocol):
         What is answered stays so, and what runs goes on. Idempotent; False where nothing is remembered.
         """
 
+    def cancelled(self, request_ids: Collection[str]) -> set[str]:
+        """Those of the ids that are marked now."""
+
 
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again."""
@@ -163,3 +167,6 @@ class NullLedger:
 
     def cancel(self, *_: object) -> bool:
         return False
+
+    def cancelled(self, *_: object) -> set[str]:
+        return set()
