@@ -16,6 +16,7 @@ from gateway.resources import Resources
 from middleware.callbacks import Callbacks
 from middleware.cooldown import Cooldown
 from middleware.costs import Costs
+from middleware.deltas import PartialAnswers
 from middleware.heartbeat import Heartbeat
 from middleware.held_replies import HeldReplies
 from middleware.keeper import Keeper
@@ -26,6 +27,7 @@ from middleware.outbox import Outbox
 from middleware.process import Process
 from middleware.publisher_ready import PublisherReady
 from middleware.retry_schedule import RetrySchedule
+from middleware.stream_cancels import StreamCancels
 from middleware.tracing import Tracing
 from middleware.usage import Usage
 from middleware.wanted import Wanted
@@ -52,6 +54,7 @@ process = Process(stopping, settings)
 costs = Costs(books, settings)
 usage = Usage(resources.usage, process, publisher, costs)
 outbox = Outbox(publisher, stopping)
+partial_answers = PartialAnswers(outbox, StreamCancels(ledger))
 held_replies = HeldReplies(outbox, topology)
 key_selection = KeySelection(pool, provider, resources.suspect)
 cooldown = Cooldown(key_selection, pool, resources.suspect)

@@ -1,18 +1,16 @@
 """Publish a finished reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
 
-import time
 from contextlib import nullcontext
 
 import dramatiq
-import pika
 
 from actors.broker import outbox
 from gateway.errors import PublishError
-from gateway.fields import fits_amqp
 from gateway.messages import Reply
 from gateway.rabbitmq.topology import CALLBACKS
 from gateway.reporting import tracing
 from gateway.reporting.tracing import Messaging
+from middleware.outbox import reply_properties
 
 nothing = nullcontext()
 
@@ -30,21 +28,9 @@ def publish_error(reply: Reply) -> None:
 
 
 def _publish(reply: Reply, *, kind: str) -> None:
-    properties = pika.BasicProperties(
-        content_type="application/json",
-        delivery_mode=2,
-        correlation_id=reply.caller.correlation or _as_property(reply.request_id),
-        message_id=reply.message_id,
-        timestamp=int(time.time()),
-        type=kind,
-        app_id="gemini-openrouter-worker",
-        headers=reply.caller.trace,
+    properties = reply_properties(
+        kind=kind, caller=reply.caller, request_id=reply.request_id, message_id=reply.message_id, delivery_mode=2
     )
     body = reply.body.encode()
     with tracing.span("publish", Messaging(reply.queue, reply.message_id, len(body))) if tracing.is_on() else nothing:
         outbox.publish(reply.queue, body, properties, makes_queue=not reply.caller.waits)
-
-
-def _as_property(request_id: str | None) -> str | None:
-    """A rejected request may have an id of any length: its envelope has it in full."""
-    return request_id if request_id and fits_amqp(request_id) else None

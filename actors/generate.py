@@ -6,9 +6,17 @@ from contextlib import nullcontext
 
 import dramatiq
 
-from actors.broker import cooldown, provider, settings, usage
+from actors.broker import cooldown, partial_answers, provider, settings, usage
 from gateway import structured
-from gateway.errors import AuthenticationFailed, CallTooLarge, ErrorCode, ProviderError, RateLimited, UpstreamFailed
+from gateway.errors import (
+    AuthenticationFailed,
+    CallTooLarge,
+    ErrorCode,
+    ProviderError,
+    RateLimited,
+    Unwanted,
+    UpstreamFailed,
+)
 from gateway.messages import Completion, Job, Request
 from gateway.rabbitmq.topology import WORK
 from gateway.reporting import tracing
@@ -22,14 +30,14 @@ logger = logging.getLogger(__name__)
     queue_name=WORK,
     on_success="publish_success",
     on_failure="publish_error",
-    throws=(ProviderError,),  # expected: logged by name and not with a traceback
+    throws=(ProviderError, Unwanted),  # expected: logged by name and not with a traceback
 )
 def generate(job: Job) -> None:
     """Call the provider with the leased key; at once with another one when that is refused, or for less that is paid.
 
     All calls together have one deadline, that of the request if it is the earlier one. The completion is left in the
     attempt, from where the hooks store and publish it. Raises ProviderError or NoKey; the retry schedule decides what
-    becomes of the job then.
+    becomes of the job then. Raises Unwanted where a cancel has ended the call.
     """
     attempt = current_attempt()
     deadline = time.monotonic() + min(settings().request_timeout_seconds, job.time_left_s)
@@ -51,8 +59,14 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
     attempt.called = True
     begun = time.monotonic()
     try:
-        with tracing.span("call") if tracing.is_on() else nullcontext(), usage.of_call(attempt, attempt.lease) as call:
-            completion = call.completion = provider().complete(request, attempt.lease.key, deadline_s=time_left_s)
+        with (
+            tracing.span("call") if tracing.is_on() else nullcontext(),
+            usage.of_call(attempt, attempt.lease) as call,
+            partial_answers.of_call(attempt) as listener,
+        ):
+            completion = call.completion = provider().complete(
+                request, attempt.lease.key, deadline_s=time_left_s, listener=listener
+            )
     finally:
         attempt.spent = attempt.spent.and_call(round((time.monotonic() - begun) * 1000))
     _log(attempt, completion, str(attempt.lease.key), time.monotonic() - begun)

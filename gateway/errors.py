@@ -169,7 +169,7 @@ class BudgetSpent(KeysUnavailable):
 
 
 class Unwanted(GatewayError):
-    """Nobody waits for the answer any more: no call is made for it; `code` is EXPIRED or CANCELLED."""
+    """Nobody waits for the answer any more: no call is made for it, or goes on; `code` is EXPIRED or CANCELLED."""
 
     code = ErrorCode.EXPIRED
 

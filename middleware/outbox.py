@@ -2,12 +2,16 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pika
 from dramatiq import Message
 
 from gateway.errors import ConfirmTimeout, ConnectionLost
+from gateway.fields import fits_amqp
+from gateway.messages import Caller
 from gateway.rabbitmq.publisher import Publisher
 from middleware.errors import Stopping
 
@@ -46,6 +50,29 @@ class Outbox:
     def publish(self, queue: str, body: bytes, properties: pika.BasicProperties, *, makes_queue: bool = True) -> None:
         """Publish once, and return when it is confirmed. Raises PublishError."""
         self._publisher().publish(queue, body, properties, timeout_s=PUBLISH_TIMEOUT_S, makes_queue=makes_queue)
+
+    def offer(self, queue: str, body: bytes, properties: pika.BasicProperties) -> "Future[None]":
+        """Publish once, if that is possible now, and wait for nothing: see `Publisher.offer`."""
+        return self._publisher().offer(queue, body, properties)
+
+
+def reply_properties(
+    *, kind: str, caller: Caller, request_id: str | None, message_id: str, delivery_mode: int
+) -> pika.BasicProperties:
+    """Properties of what goes to a callback queue.
+
+    A rejected request may have an id of any length: its envelope has it in full, no property has it.
+    """
+    return pika.BasicProperties(
+        content_type="application/json",
+        delivery_mode=delivery_mode,
+        correlation_id=caller.correlation or (request_id if request_id and fits_amqp(request_id) else None),
+        message_id=message_id,
+        timestamp=int(time.time()),
+        type=kind,
+        app_id="gemini-openrouter-worker",
+        headers=caller.trace,
+    )
 
 
 def message_properties(message_id: str) -> pika.BasicProperties:

@@ -14,7 +14,7 @@ from typing import Self
 
 from dramatiq import Broker, Worker
 
-from gateway.errors import ErrorCode, ProviderError
+from gateway.errors import ErrorCode, GatewayError
 from gateway.keys.pool import Lease
 from gateway.messages import Completion, Reply
 from gateway.rabbitmq.publisher import Publisher
@@ -64,7 +64,7 @@ class Call:
         self._meter.add(store.KEY, self._lease.key.digest, facts)
         self._meter.add(store.MODEL, self._lease.model, facts | _took(time.monotonic() - self._began))
         if self.completion is None:
-            code = error.code if isinstance(error, ProviderError) else ErrorCode.INTERNAL
+            code = error.code if isinstance(error, GatewayError) else ErrorCode.INTERNAL
             self._meter.add(store.ERROR, code, {store.CALLS: 1})
 
 

@@ -669,7 +669,7 @@ def test_calls_of_one_attempt_share_one_deadline(here: World, monkeypatch: pytes
     seen: list[float] = []
     real = here.provider.complete
 
-    def complete(request: Any, key: Any, *, deadline_s: float) -> Any:
+    def complete(request: Any, key: Any, *, deadline_s: float, listener: Any = None) -> Any:
         seen.append(deadline_s)
         return real(request, key, deadline_s=deadline_s)
 

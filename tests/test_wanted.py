@@ -57,7 +57,7 @@ def test_the_call_has_no_more_time_than_the_deadline_leaves(here: World, monkeyp
     """Nor more than REQUEST_TIMEOUT_SECONDS."""
     given: list[float] = []
 
-    def complete(_request: Any, _key: Any, *, deadline_s: float) -> Any:
+    def complete(_request: Any, _key: Any, *, deadline_s: float, listener: Any = None) -> Any:
         given.append(deadline_s)
         return completion()
 

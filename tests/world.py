@@ -25,6 +25,7 @@ from gateway.costs.budget import Budget
 from gateway.keys.pool import KeyPool
 from gateway.messages import Completion, Job, Request, Usage
 from gateway.providers import Provider as RealProvider
+from gateway.providers.live import Listener
 from gateway.rabbitmq.publisher import Publisher as RealPublisher
 from gateway.rabbitmq.topology import WORK, Topology
 from gateway.resources import open_stores
@@ -63,6 +64,9 @@ class Publisher:
             future.set_result(None)
         return future
 
+    def offer(self, queue: str, body: bytes, properties: pika.BasicProperties) -> "Future[None]":
+        return self.submit(queue, body, properties)
+
     def to(self, queue: str) -> list[dict[str, Any]]:
         """The bodies that went to one queue."""
         return [json.loads(body) for name, body, _properties in self.sent if name == queue]
@@ -79,6 +83,7 @@ class Provider:
         self.calls: list[str] = []
         self.requests: list[Request] = []
         self.during: Callable[[], None] = lambda: None
+        self.speak: Callable[[Listener], None] = lambda _listener: None
 
     def resolve_model(self, model: str | None) -> str:
         return model or "google/gemini-2.5-flash"
@@ -86,10 +91,14 @@ class Provider:
     def check(self, request: Request) -> None:
         """Anything can be asked."""
 
-    def complete(self, request: Request, key: Any, *, deadline_s: float) -> Completion:
+    def complete(
+        self, request: Request, key: Any, *, deadline_s: float, listener: Listener | None = None
+    ) -> Completion:
         self.calls.append(key.reveal())
         self.requests.append(request)
         self.during()
+        if listener is not None:
+            self.speak(listener)
         answer = self.script.pop(0) if self.script else completion()
         if isinstance(answer, BaseException):
             raise answer

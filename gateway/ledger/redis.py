@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from gateway.costs.call import PaidCall
 from gateway.costs.redis import BOOK, booking
@@ -145,6 +145,16 @@ return {}
 """
 
 
+#: From 2 on the ids' digests. Returns those that are marked.
+MARKED = """
+local marked = {}
+for i = 2, #ARGV do
+  if tonumber(redis.call('GET', P .. 'cancel:' .. ARGV[i]) or 0) > now then table.insert(marked, ARGV[i]) end
+end
+return marked
+"""
+
+
 class RedisLedger:
     """Keeps the contract of `Ledger`; an answer is kept for `ttl_s` seconds, then Redis removes it by itself.
 
@@ -211,6 +221,10 @@ class RedisLedger:
     def cancel(self, request_id: str) -> bool:
         self._server.run(CANCEL, self._clock, _name(request_id), microseconds(self._ttl_s))
         return True
+
+    def cancelled(self, request_ids: Collection[str]) -> set[str]:
+        names = {_name(request_id): request_id for request_id in request_ids}
+        return {names[name.decode()] for name in self._server.run(MARKED, self._clock, *names)}
 
     def _run(self, script: str, work: Work, token: str, *args: str | bytes | int) -> Rows:
         entry = f"{_name(work.request_id)}:{work.digest}"

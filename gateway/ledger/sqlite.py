@@ -1,9 +1,10 @@
 """The ledger of one machine: a table in the SQLite file that its processes share."""
 
 import itertools
+import json
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -43,6 +44,11 @@ CANCEL = """
 INSERT INTO ledger (request_id, digest, answered, token, delivery, hop, lease_ends_at, published, expires_at)
 VALUES (?, ?, 0, '', '', 0, 0.0, 0, ?)
 ON CONFLICT (request_id, digest) DO UPDATE SET expires_at = excluded.expires_at
+"""
+
+MARKED = """
+SELECT request_id FROM ledger
+WHERE digest = '' AND expires_at > ? AND request_id IN (SELECT value FROM json_each(?))
 """
 
 #: Stores an answer, and returns a row, unless there is somebody else's already. The last parameter is the time. The
@@ -150,6 +156,11 @@ class SqliteLedger:
         self._file.run(CANCEL, (request_id, CANCELLED, self._clock() + self._ttl_s))
         self._sweep_now_and_then()
         return True
+
+    def cancelled(self, request_ids: Collection[str]) -> set[str]:
+        with self._file.snapshot() as db:
+            rows = db.execute(MARKED, (self._clock(), json.dumps(list(request_ids)))).fetchall()
+        return {request_id for (request_id,) in rows}
 
     def _times(self, lease_s: float) -> dict[str, float]:
         now = self._clock()

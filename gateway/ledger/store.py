@@ -12,7 +12,7 @@ or until its holder is known to be dead (`gateway/ledger/owner.py`). Then the ne
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +20,7 @@ from gateway.costs.call import PaidCall
 from gateway.messages import Job
 
 #: What of a request does not decide its answer.
-_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority"}
+_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority", "stream"}
 
 #: What is in every digest, given or not. What was added later is in it where it is given: so the digest of an older
 #: request is the one that it had.
@@ -154,6 +154,9 @@ class Ledger(Protocol):
         What is answered stays so, and what runs goes on. Idempotent; False where nothing is remembered.
         """
 
+    def cancelled(self, request_ids: Collection[str]) -> set[str]:
+        """Those of the ids that are marked now."""
+
 
 class NullLedger:
     """Remembers nothing (LEDGER_TTL_SECONDS=0): every delivery is started, a redelivery is paid for again.
@@ -184,3 +187,6 @@ class NullLedger:
 
     def cancel(self, *_: object) -> bool:
         return False
+
+    def cancelled(self, *_: object) -> set[str]:
+        return set()

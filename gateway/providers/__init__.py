@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.messages import Completion, Request
 from gateway.providers.gemini import Gemini
+from gateway.providers.live import Listener
 from gateway.providers.openrouter import OpenRouter
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.providers.transport import Transport
@@ -26,8 +27,13 @@ class Provider(Protocol):
     def check(self, request: Request) -> None:
         """Raises RequestRejected for a request that this provider cannot be asked as it is. Pure."""
 
-    def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
+    def complete(
+        self, request: Request, key: ApiKey, *, deadline_s: float, listener: Listener | None = None
+    ) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds. Asks the provider once.
+
+        For a `listener` the provider is asked for a stream, and its text is told as it comes; raises Unwanted when that
+        has ended the call. The completion, or the error, is the same as without one.
 
         Raises RequestRejected, AuthenticationFailed, RateLimited or UpstreamFailed; nothing else that the provider or
         the network can cause.

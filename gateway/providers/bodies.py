@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 #: What may stand between two objects: white space, brackets and commas of a list, comments, and fields of an event.
+_EVENT: Final = re.compile(r"(?m)^data:")
 _BETWEEN: Final = re.compile(r"(?:\s|[\[\],]|:[^\r\n]*|data:|(?:event|id|retry):[^\r\n]*)*")
 _CHARSET: Final = re.compile(r"(?i)charset=[\"']?((?:iso-8859|windows-|latin)[\w-]{1,20})")
 _DONE: Final = "[DONE]"
@@ -31,24 +32,32 @@ _DECODER: Final = json.JSONDecoder(
 class Content:
     """What a body holds: its JSON objects in order.
 
-    `is_whole` says that all of it was read; `is_done` that a stream has said that it ends there.
+    `is_whole` says that all of it was read; `is_done` that a stream has said that it ends there. `is_events`: it is an
+    event stream.
     """
 
     objects: list[dict[str, Any]]
     is_whole: bool
     is_done: bool
+    is_events: bool = False
 
     def unpacked(self, field: str) -> "Content":
         """With what has `field` in the place of an object around it: `{"code": 200, "data": {"choices": …}}`."""
-        return replace(self, objects=[_inner(one, field) for one in self.objects])
+        return replace(self, objects=[unpacked(one, field) for one in self.objects])
 
     @property
     def has_ended(self) -> bool:
         """Whether nothing is missing: a document is no stream."""
-        return self.is_done or (self.is_whole and len(self.objects) == 1)
+        return self.is_done or (self.is_whole and len(self.objects) == 1 and not self.is_events)
+
+    @property
+    def breaks_off(self) -> bool:
+        """Whether it is a stream that was cut before its end."""
+        return self.is_events and not (self.is_whole or self.is_done)
 
 
-def _inner(content: dict[str, Any], field: str) -> dict[str, Any]:
+def unpacked(content: dict[str, Any], field: str) -> dict[str, Any]:
+    """What has `field` in it: the object itself, or one that it is packed around."""
     if field in content:
         return content
     inside = (inner for inner in content.values() if isinstance(inner, dict) and field in inner)
@@ -66,7 +75,8 @@ def read(body: bytes, content_type: str = "") -> Content:
         elif isinstance(value, str) and value.lstrip().startswith("{"):  # JSON in JSON, as some gateways pack it
             objects += [inner for inner, _ in _values(value) if isinstance(inner, dict)]
     rest = text[end:].replace(_DONE, "")
-    return Content(objects, is_whole=_skipped(rest, 0) == len(rest), is_done=_DONE in text[end:])
+    is_events = _EVENT.search(text, 0, _skipped(text, 0)) is not None
+    return Content(objects, _skipped(rest, 0) == len(rest), is_done=_DONE in text[end:], is_events=is_events)
 
 
 def _values(text: str) -> Iterator[tuple[Any, int]]:

@@ -80,7 +80,7 @@ def trouble(candidate: Piece, *, who: str, is_done: bool) -> ProviderError | Non
         return blocked(who)
     if candidate.is_answer:
         breaks_off = not (candidate.is_whole or is_done or candidate.ending)
-        return unusable(who, "a stream that breaks off", reason="broken_answer") if breaks_off else None
+        return broken_off(who) if breaks_off else None
     if candidate.calls_tool or candidate.ending is Ending.TOOL_CALLS:
         return unreadable(who, "a call of a tool in place of a text", reason="tool_call")
     if candidate.ending is Ending.LENGTH:
@@ -134,6 +134,11 @@ def exhausted(who: str) -> RequestRejected:
 def unusable(who: str, what: str, *, reason: str) -> UpstreamFailed:
     """A success in name only: the provider's fault, worth another try."""
     return UpstreamFailed(f"{who} answered 200 with {what}", reason=reason, status=HTTPStatus.OK)
+
+
+def broken_off(who: str) -> UpstreamFailed:
+    """A stream that has ended before its end: half an answer is none."""
+    return unusable(who, "a stream that breaks off", reason="broken_answer")
 
 
 def unreadable(who: str, what: str, *, reason: str = "unreadable_answer") -> RequestRejected:

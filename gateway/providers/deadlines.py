@@ -15,12 +15,14 @@ import time
 class Call:
     """One HTTP call: at its deadline it loses its connection, unless it is over by then.
 
-    `deadline` is a reading of `time.monotonic()`. `expired` is True when its deadline ended the call. Thread-safe.
+    `deadline` is a reading of `time.monotonic()`. `expired` is True when its deadline ended the call, `abandoned` when
+    somebody did who does not want the answer any more. Thread-safe.
     """
 
     def __init__(self, timeout_s: float) -> None:
         self.deadline = time.monotonic() + timeout_s
         self.expired = False
+        self.abandoned = False
         self._over = False
         self._handle: _socket.socket | None = None
         self._owner = False  # of the handle: its connection was closed before its answer was read
@@ -35,7 +37,7 @@ class Call:
         with self._lock:
             self._release()
             self._handle = handle
-            if self.expired:
+            if self.expired or self.abandoned:
                 self._shut_down()
 
     def adopt(self, handle: _socket.socket) -> bool:
@@ -49,6 +51,13 @@ class Call:
         with self._lock:
             if not self._over:
                 self.expired = True
+                self._shut_down()
+
+    def abandon(self) -> None:
+        """The same, because its answer is not wanted any more."""
+        with self._lock:
+            if not self._over:
+                self.abandoned = True
                 self._shut_down()
 
     def finish(self) -> None:

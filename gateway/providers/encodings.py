@@ -5,6 +5,7 @@ look, and its header is as likely wrong as its wish to compress.
 """
 
 import zlib
+from collections.abc import Callable
 from typing import Final
 
 #: gzip in gzip happens: a provider compresses, and a proxy once more.
@@ -34,6 +35,39 @@ def decoded(body: bytes, stated: str, *, limit: int) -> tuple[bytes, str]:
     if len(body) > limit:
         raise TooLarge
     return body, "" if _is_text(body) else (", ".join(names) or ("gzip" if body.startswith(_GZIP_MAGIC) else ""))
+
+
+class Unpacking:
+    """Takes gzip or zlib off a body as it comes; gives nothing more of what is broken, or larger than `limit` bytes.
+
+    One layer, as the first bytes tell: for who looks at a body before it is whole.
+    """
+
+    def __init__(self, *, limit: int) -> None:
+        self._left = limit
+        self._begin = b""
+        self._undo: Callable[[bytes, int], bytes] | None = None
+
+    def fed(self, part: bytes) -> bytes:
+        """What another part of the body adds."""
+        if self._undo is None:
+            self._begin += part
+            if len(self._begin) < len(_GZIP_MAGIC):
+                return b""
+            self._undo, part = _undoing(self._begin), self._begin
+        try:
+            plain = self._undo(part, self._left) if self._left else b""
+        except zlib.error:
+            plain, self._left = b"", 0
+        self._left -= len(plain)
+        return plain
+
+
+def _undoing(begin: bytes) -> Callable[[bytes, int], bytes]:
+    """What makes a part of the body plain, and gives so many bytes at most."""
+    if begin.startswith(_GZIP_MAGIC) or _is_zlib(begin):
+        return zlib.decompressobj(_GZIP_OR_ZLIB).decompress
+    return lambda part, most: part[:most]
 
 
 def _undone(body: bytes, names: list[str], limit: int) -> bytes | None:

@@ -14,7 +14,8 @@ from gateway.messages import Completion, Request
 from gateway.model_names import bare, resolve
 from gateway.providers.discretion import hidden
 from gateway.providers.gemini_requests import gemini_body
-from gateway.providers.gemini_responses import bill_of, classify_gemini, classify_gemini_key
+from gateway.providers.gemini_responses import bill_of, classify_gemini, classify_gemini_key, text_of_event
+from gateway.providers.live import ACCEPT, Listener, Live
 from gateway.providers.openrouter_responses import KeyInfo
 from gateway.providers.responses import Answer, Hide
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
@@ -25,6 +26,10 @@ from gateway.secrets import ApiKey
 logger = logging.getLogger(__name__)
 
 _KEY_HEADER: Final = "x-goog-api-key"
+
+#: Without `alt=sse` a stream is a list, which is a document. https://ai.google.dev/api/generate-content
+_WHOLE: Final = "generateContent"
+_STREAM: Final = "streamGenerateContent?alt=sse"
 
 #: The name becomes part of a path: nothing that a path or a URL gives a meaning to.
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -51,10 +56,14 @@ class Gemini:
         """Raises RequestRejected for what Gemini has no word for."""
         gemini_body(request)
 
-    def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
+    def complete(
+        self, request: Request, key: ApiKey, *, deadline_s: float, listener: Listener | None = None
+    ) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
         model = self.resolve_model(request.model)
-        answer = self.transport.send(self._outgoing(request, model, key), deadline_s=deadline_s)
+        live = Live(listener, text_of_event) if listener is not None else None
+        outgoing = self._outgoing(request, model, key, streams=live is not None)
+        answer = self.transport.send(outgoing, deadline_s=deadline_s, live=live)
         hide = partial(hidden, request, {*self.keys, key})
         offers = request.parameters.tools is not None
         outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
@@ -97,10 +106,11 @@ class Gemini:
         """Close the connections. Idempotent."""
         self.transport.close()
 
-    def _outgoing(self, request: Request, model: str, key: ApiKey) -> HttpRequest:
+    def _outgoing(self, request: Request, model: str, key: ApiKey, *, streams: bool) -> HttpRequest:
         return HttpRequest(
-            url=f"{self.base_url.rstrip('/')}/v1beta/models/{model}:generateContent",
+            url=f"{self.base_url.rstrip('/')}/v1beta/models/{model}:{_STREAM if streams else _WHOLE}",
             auth=KeyHeader(key, header=_KEY_HEADER),
+            headers=ACCEPT if streams else {},
             payload=Payload(gemini_body(request)),
         )
 

@@ -25,6 +25,7 @@ from gateway.providers import bodies
 from gateway.providers.candidates import (
     Piece,
     blocked,
+    broken_off,
     chosen,
     is_odd,
     text_of,
@@ -119,6 +120,12 @@ def classify_gemini(
     return bad or _completion(content.objects, found, asked=asked)
 
 
+def text_of_event(event: dict[str, Any]) -> str:
+    """What one event of a stream adds to the text of the answer. Pure."""
+    pieces = _pieces([bodies.unpacked(event, "candidates")], with_tools=False)
+    return "".join(piece.text for piece in pieces if piece.index == 0)
+
+
 def classify_gemini_key(answer: Answer, *, now: float, hide: Hide) -> ProviderError | None:
     """What an answer to `GET /v1beta/models` means for the key it was asked with; None where it is accepted. Pure."""
     content = answer.content
@@ -174,6 +181,8 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
         return unusable(WHO, "an empty text", reason="empty_answer")
     if not answer.body.strip():
         return unusable(WHO, "an empty body", reason="invalid_answer")
+    if content.breaks_off:
+        return broken_off(WHO)
     return spoiled(WHO, answer, content, field=b'"candidates"') or stranger(WHO, answer, now=now)
 
 

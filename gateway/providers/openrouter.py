@@ -13,7 +13,15 @@ from gateway.errors import ProviderError, RequestRejected
 from gateway.messages import Completion, Request
 from gateway.model_names import resolve
 from gateway.providers.discretion import hidden
-from gateway.providers.openrouter_responses import KeyInfo, bill_of, classify_key, classify_models, classify_openrouter
+from gateway.providers.live import ACCEPT, Listener, Live
+from gateway.providers.openrouter_responses import (
+    KeyInfo,
+    bill_of,
+    classify_key,
+    classify_models,
+    classify_openrouter,
+    text_of_event,
+)
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
 from gateway.reporting.redaction import escape_controls, redact
 from gateway.secrets import ApiKey
@@ -21,6 +29,10 @@ from gateway.secrets import ApiKey
 logger = logging.getLogger(__name__)
 
 #: `vendor/name:variant`, `~vendor/name`, `@preset/name`: no white space, no controls, nothing that means a path.
+#: OpenRouter's last chunk has the usage as it is; others who speak its language are asked for it.
+#: https://openrouter.ai/docs/api-reference/streaming https://platform.openai.com/docs/api-reference/chat/create
+_STREAM: Final = {"stream": True, "stream_options": {"include_usage": True}}
+
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9~@][A-Za-z0-9._:/@~+-]{0,199}")
 
 
@@ -51,10 +63,14 @@ class OpenRouter:
         """Raises RequestRejected for a model, or one to fall back to, that cannot be a name."""
         self._models(request)
 
-    def complete(self, request: Request, key: ApiKey, *, deadline_s: float) -> Completion:
+    def complete(
+        self, request: Request, key: ApiKey, *, deadline_s: float, listener: Listener | None = None
+    ) -> Completion:
         """The completion of `request`, paid with `key`, within `deadline_s` seconds; else ProviderError. Asks once."""
         model, *fallbacks = self._models(request)
-        answer = self.transport.send(self._outgoing(request, model, fallbacks, key), deadline_s=deadline_s)
+        live = Live(listener, text_of_event) if listener is not None else None
+        outgoing = self._outgoing(request, model, fallbacks, key, streams=live is not None)
+        answer = self.transport.send(outgoing, deadline_s=deadline_s, live=live)
         hide = partial(hidden, request, {*self.keys, key})
         offers = request.parameters.tools is not None
         outcome = classify_openrouter(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
@@ -102,14 +118,16 @@ class OpenRouter:
         """The model, and those to fall back to."""
         return [self.resolve_model(name) for name in (request.model, *(request.parameters.models or ()))]
 
-    def _outgoing(self, request: Request, model: str, fallbacks: list[str], key: ApiKey) -> HttpRequest:
+    def _outgoing(
+        self, request: Request, model: str, fallbacks: list[str], key: ApiKey, *, streams: bool
+    ) -> HttpRequest:
         # As bytes: a name in Greek is no header text to http.client.
         site = {"HTTP-Referer": self.site_url.encode(), "X-Title": self.site_name.encode()}
         return HttpRequest(
             url=f"{self.base_url.rstrip('/')}/chat/completions",
             auth=_bearer(key),
-            headers={name: value for name, value in site.items() if value},
-            payload=Payload(_body(request, model, fallbacks, self.max_tokens)),
+            headers={**{name: value for name, value in site.items() if value}, **(ACCEPT if streams else {})},
+            payload=Payload(_body(request, model, fallbacks, self.max_tokens) | (_STREAM if streams else {})),
         )
 
 

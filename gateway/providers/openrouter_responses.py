@@ -16,6 +16,7 @@ from gateway.messages import Completion, Usage
 from gateway.providers import bodies
 from gateway.providers.candidates import (
     Piece,
+    broken_off,
     chosen,
     is_odd,
     is_refusal,
@@ -79,6 +80,12 @@ def bill_of(answer: Answer, *, asked: str) -> Bill | None:
     if not (usage.cost or usage.prompt_tokens or usage.completion_tokens):
         return None
     return usage.bill(model=first_name(objects, "model") or asked, generation_id=generation_id)
+
+
+def text_of_event(event: dict[str, Any]) -> str:
+    """What one event of a stream adds to the text of the answer. Pure."""
+    pieces = _pieces([bodies.unpacked(event, "choices")], with_tools=False)
+    return "".join(piece.text for piece in pieces if piece.index == 0 and not piece.is_whole)
 
 
 def _error(answer: Answer, objects: list[dict[str, Any]], *, beside: Piece | None = None) -> Mapping[str, Any] | None:
@@ -186,6 +193,8 @@ def _nothing(answer: Answer, content: bodies.Content, *, now: float) -> Provider
         return unusable(WHO, "an empty text", reason="empty_answer")
     if not answer.body.strip():
         return unusable(WHO, "an empty body", reason="invalid_answer")
+    if content.breaks_off:
+        return broken_off(WHO)
     return spoiled(WHO, answer, content, field=b'"choices"') or stranger(WHO, answer, now=now)
 
 

@@ -22,10 +22,11 @@ from requests.structures import CaseInsensitiveDict
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.exceptions import TimeoutError as TransportTimeout
 
-from gateway.errors import ErrorCode, UpstreamFailed
+from gateway.errors import ErrorCode, GatewayError, Unwanted, UpstreamFailed
 from gateway.providers.connections import DeadlineAdapter, current_call
 from gateway.providers.deadlines import Call, Deadlines
 from gateway.providers.encodings import TooLarge, decoded
+from gateway.providers.live import Live
 from gateway.providers.responses import Answer
 from gateway.secrets import ApiKey
 
@@ -111,16 +112,19 @@ class Transport:
         # which would tell the provider what keys belong together, and follow redirects.
         self._adapter = DeadlineAdapter(pool_size=pool_size)
 
-    def send(self, outgoing: HttpRequest, *, deadline_s: float) -> Answer:
+    def send(self, outgoing: HttpRequest, *, deadline_s: float, live: Live | None = None) -> Answer:
         """The whole answer within `deadline_s` seconds, else `UpstreamFailed`. Sent at most once.
 
         `reason` of the error is `deadline` (with code TIMEOUT), `network`, `proxy`, `too_large` or `redirect`.
+        `live` is fed with a success while it comes, and may end the call: then Unwanted.
         """
         call = Call(deadline_s)
         token = current_call.set(call)
         self._deadlines.watch(call)
+        if live is not None:
+            live.attach(call)
         try:
-            outcome = self._exchange(outgoing, call)
+            outcome: Answer | GatewayError = self._exchange(outgoing, call, live)
         except _FAULTS as fault:
             outcome = _translate(fault, call)
         finally:
@@ -129,7 +133,9 @@ class Transport:
             current_call.reset(token)
         if call.expired:  # a body without a length ends like a whole one when its connection is shut down
             outcome = _deadline_passed()
-        if isinstance(outcome, UpstreamFailed):
+        if call.abandoned:
+            outcome = Unwanted("Cancelled by its sender", code=ErrorCode.CANCELLED)
+        if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
 
@@ -138,16 +144,19 @@ class Transport:
         self._deadlines.stop(timeout_s=1.0)
         self._adapter.close()
 
-    def _exchange(self, outgoing: HttpRequest, call: Call) -> Answer | UpstreamFailed:
+    def _exchange(self, outgoing: HttpRequest, call: Call, live: Live | None) -> Answer | UpstreamFailed:
         with self._adapter.send(
             _prepared(outgoing), stream=True, timeout=call.remaining_s, verify=True, proxies=self._proxies()
         ) as response:
-            return _refusal(response.status_code) or self._read(response)
+            return _refusal(response.status_code) or self._read(response, live)
 
-    def _read(self, response: requests.Response) -> Answer | UpstreamFailed:
+    def _read(self, response: requests.Response, live: Live | None) -> Answer | UpstreamFailed:
         stated = response.headers.get("Content-Encoding", "")
+        most = self._max_body_bytes
+        is_heard = live is not None and response.status_code < HTTPStatus.MULTIPLE_CHOICES
+        raw = _raw_live(response, most, live) if live is not None and is_heard else _raw(response, most + 1)
         try:
-            plain, left = decoded(_raw(response, self._max_body_bytes + 1), stated, limit=self._max_body_bytes)
+            plain, left = decoded(raw, stated, limit=self._max_body_bytes)
         except TooLarge:
             return _failed("too_large", f"sent more than {self._max_body_bytes} bytes", response.status_code)
         return Answer(response.status_code, response.headers, plain, left)
@@ -164,6 +173,16 @@ def _raw(response: requests.Response, limit: int) -> bytes:
     while len(body) < limit and (part := response.raw.read(limit - len(body), decode_content=False)):
         body += part
     return body
+
+
+def _raw_live(response: requests.Response, limit: int, live: Live) -> bytes:
+    """The same, of more than `limit` bytes one more, and told as it comes: each read takes what is there."""
+    live.begin(limit=limit)
+    body = bytearray()
+    while len(body) <= limit and (part := response.raw.read1(limit + 1 - len(body), decode_content=False)):
+        body += part
+        live.fed(part)
+    return bytes(body)
 
 
 def _prepared(outgoing: HttpRequest) -> requests.PreparedRequest:

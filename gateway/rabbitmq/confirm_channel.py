@@ -85,7 +85,7 @@ class ConfirmChannel:
         if self.in_flight.take_over(outgoing):
             return True
         direct = is_direct(outgoing.queue)
-        if direct and not outgoing.present:
+        if direct and not outgoing.present and not outgoing.dispensable:
             self._presence.ask(self._connection, outgoing)
             return True
         try:

@@ -12,7 +12,10 @@ from gateway.errors import PublishError
 
 @dataclass(eq=False, slots=True)
 class Outgoing:
-    """A message and what becomes of it; `deadline` is a time of the publisher's clock."""
+    """A message and what becomes of it; `deadline` is a time of the publisher's clock.
+
+    One that is `dispensable` is sent once or not at all, and is nobody's concern when it is lost.
+    """
 
     queue: str
     body: bytes = field(repr=False)
@@ -24,10 +27,16 @@ class Outgoing:
     redeclared: bool = False
     stored: bool = False
     present: bool = False  # the client behind a direct reply-to is there
+    dispensable: bool = False
 
     @property
     def done(self) -> bool:
         return self.confirmed.done()
+
+    @property
+    def is_on_its_way(self) -> bool:
+        """Whether it was sent and nobody waits for it: it keeps its place until RabbitMQ says what became of it."""
+        return self.dispensable and self.sent
 
     def succeed(self) -> None:
         self.stored = True

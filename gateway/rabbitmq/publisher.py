@@ -30,7 +30,7 @@ from gateway.rabbitmq import amqp
 from gateway.rabbitmq.confirm_channel import CLOSE_TIMEOUT_S, ConfirmChannel, Settled
 from gateway.rabbitmq.in_flight import Outgoing
 from gateway.rabbitmq.redeclare import Redeclarer
-from gateway.rabbitmq.window import Window
+from gateway.rabbitmq.window import Quota, Window
 
 #: How often deadlines are looked at, in seconds.
 TICK_S = 0.25
@@ -43,6 +43,13 @@ GRACE_S = 5.0
 
 #: What may wait for its outcome at a time; the rest waits in `submit`. Bytes count the bodies.
 MAX_MESSAGES, MAX_BYTES = 10_000, 64 * 1024 * 1024
+
+#: The same for messages that are dispensable, to one queue, and to how many such: they take no place from the others. A
+#: queue that takes nothing makes RabbitMQ stop reading the channel when it has 400 messages.
+MAX_OFFERED, MAX_OFFERED_BYTES, OFFERED_TO = 200, 1024 * 1024, 20
+
+#: How long a dispensable message may wait to be sent, in seconds.
+OFFERED_S = 5.0
 
 #: How RabbitMQ 3.8 to 4.x says that a message is over `max_message_size`, or over what no setting allows.
 TOO_LARGE = re.compile(r"message size \d+ (?:is )?larger than")
@@ -69,6 +76,7 @@ class Publisher:
     ) -> None:
         self._clock = clock
         self._window = window or Window(messages=MAX_MESSAGES, size=MAX_BYTES)
+        self._offered = Quota(messages=MAX_OFFERED, size=MAX_OFFERED_BYTES, queues=OFFERED_TO)
         self._waits_for = waits_for
         self._redeclarer = Redeclarer(redeclare, self._on_answer) if redeclare is not None else None
         self._stopping = threading.Event()
@@ -138,13 +146,34 @@ class Publisher:
             self._give_up(outgoing)
             return outgoing.confirmed
         outgoing.confirmed.add_done_callback(lambda _done: self._window.leave(len(body)))
+        self._hand_over(outgoing)
+        return outgoing.confirmed
+
+    def offer(self, queue: str, body: bytes, properties: pika.BasicProperties) -> "Future[None]":
+        """Hand over a message that is dispensable; never waits, and delays no other message.
+
+        It is sent once, behind all that was handed over before it, or not at all: not while RabbitMQ takes no publishes
+        or confirms none to its queue, nor while the cause of a closed channel is looked for. No queue is made for it,
+        and no client asked for. The future is done when it is confirmed, refused or lost, or cannot be sent.
+        """
+        if not properties.message_id:
+            raise ValueError("a published message needs a message_id")
+        deadline = self._clock() + OFFERED_S
+        outgoing = Outgoing(queue, body, properties, deadline, redeclared=True, dispensable=True)
+        if self.ready and self._offered.enter(queue, len(body)):
+            outgoing.confirmed.add_done_callback(lambda _done: self._offered.leave(queue, len(body)))
+            self._hand_over(outgoing)
+        else:
+            self._give_up(outgoing)
+        return outgoing.confirmed
+
+    def _hand_over(self, outgoing: Outgoing) -> None:
         self._waiting.append(outgoing)
         if self._stopping.is_set():
             self._give_up(outgoing)
         elif not self._woken:
             # One wake-up for a burst. The flag is cleared before anything is sent, so no message is left behind.
             self._wake()
-        return outgoing.confirmed
 
     def publish(
         self,
@@ -202,7 +231,7 @@ class Publisher:
     def _tick(self) -> None:
         now = self._clock()
         for outgoing in self._outstanding():
-            if outgoing.deadline <= now and not outgoing.done:
+            if outgoing.deadline <= now and not outgoing.done and not outgoing.is_on_its_way:
                 self._expire(outgoing)
         # Nothing that is done keeps its place, and its body, for as long as RabbitMQ stays away.
         for outgoing in list(self._waiting):
@@ -224,7 +253,9 @@ class Publisher:
         """Send what waits; while there are suspects, one message at a time: the one that closes a channel is known."""
         while self._waiting and self._channel.ready.is_set() and not (self._suspects and self._channel.in_flight):
             outgoing = self._waiting.popleft()
-            if not outgoing.done and not self._channel.send(outgoing):
+            if self._suspects and outgoing.dispensable:
+                self._give_up(outgoing)
+            elif not outgoing.done and not self._channel.send(outgoing):
                 self._waiting.appendleft(outgoing)
         self._channel.flush()
 
@@ -243,16 +274,20 @@ class Publisher:
             self._send()
 
     def on_lost(self, lost: list[Outgoing], blame: str | None) -> None:
-        """Send again what was in flight, unless it is the one that was the cause."""
-        if blame is not None and len(lost) == 1:
+        """Send again what was in flight, unless it is the one that was the cause, or dispensable."""
+        kept = [outgoing for outgoing in lost if not outgoing.dispensable]
+        for outgoing in lost:
+            if outgoing.dispensable:
+                self._give_up(outgoing)
+        if blame is not None and kept and len(lost) == 1:
             text = f"RabbitMQ refused a message to {lost[0].queue}: {blame}"
             refusal = TooLarge if TOO_LARGE.search(blame) else Nacked
             lost[0].fail(refusal(text, queue=lost[0].queue))
             self._suspects = max(0, self._suspects - 1)
             return
         if blame is not None:
-            self._suspects = sum(not outgoing.done for outgoing in lost)
-        self._waiting.extendleft(reversed(lost))
+            self._suspects = sum(not outgoing.done for outgoing in kept)
+        self._waiting.extendleft(reversed(kept))
 
     def _on_missing(self, outgoing: Outgoing) -> None:
         asks = self._redeclarer is not None and not outgoing.redeclared

@@ -1,6 +1,7 @@
-"""The bound on what a publisher holds: messages that were submitted and have no outcome yet."""
+"""The bounds on what a publisher holds: messages that were submitted and have no outcome yet."""
 
 import threading
+from collections import Counter
 
 
 class Window:
@@ -46,3 +47,38 @@ class Window:
 
     def _fits(self, size: int) -> bool:
         return self._inside == 0 or (self._inside < self._messages and self._bytes + size <= self._size)
+
+
+class Quota:
+    """At most `messages` messages of `size` bytes together for each queue, and `queues` times that for all.
+
+    Nobody waits. Thread-safe.
+    """
+
+    def __init__(self, *, messages: int, size: int, queues: int) -> None:
+        self._messages, self._size, self._queues = messages, size, queues
+        self._inside: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def enter(self, queue: str, size: int) -> bool:
+        """Take a place for `size` bytes; False when there is none."""
+        with self._lock:
+            if self._is_full(self._inside[queue] + 1, self._bytes[queue] + size):
+                return False
+            if self._is_full(self._inside.total() + 1, self._bytes.total() + size, times=self._queues):
+                return False
+            self._inside[queue] += 1
+            self._bytes[queue] += size
+            return True
+
+    def leave(self, queue: str, size: int) -> None:
+        """Give a place back, once for each `enter` that was granted."""
+        with self._lock:
+            self._inside[queue] -= 1
+            self._bytes[queue] -= size
+            if not self._inside[queue]:
+                del self._inside[queue], self._bytes[queue]
+
+    def _is_full(self, messages: int, size: int, *, times: int = 1) -> bool:
+        return messages > self._messages * times or size > self._size * times
