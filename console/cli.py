@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import typer
 from pika.exceptions import AMQPError
 
-from console import ask, keys, run, status, usage, waits
+from console import ask, keys, run, status, usage
 from console.dead.queues import gone
 from console.doctor.command import doctor
 from console.failed import failed
 from console.health_command import health_command
+from console.waits import waits
 from gateway import exits
 from gateway.errors import GatewayError
 from gateway.settings import SettingsError
@@ -28,8 +29,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (status.status, ask.ask, keys.keys, waits.waits, usage.usage, doctor, health_command, run.run):
+for command in (status.status, ask.ask, keys.keys, usage.usage, doctor, health_command, run.run):
     app.command(command.__name__.removesuffix("_command"))(command)
+app.add_typer(waits, name="waits")
 app.add_typer(failed, name="failed")
 
 

@@ -170,6 +170,7 @@ class Job(_Message):
     `redriven` counts how often an operator has sent it again after it was dead.
     `expires_at` is epoch seconds from when on nobody waits for the answer, None for a request without a deadline.
     `spent` counts the calls of earlier attempts.
+    `dropped`: an operator has said that it is called for no more.
     `lane` is that of the request, also where AMQP's properties say it; older messages of ours are interactive.
     """
 
@@ -185,6 +186,7 @@ class Job(_Message):
     caller: Caller = NOBODY
     expires_at: float | None = Field(default=None, allow_inf_nan=False)
     spent: Spent | None = None
+    dropped: bool = False
     lane: Lane = Lane.INTERACTIVE
 
     @classmethod

@@ -7,13 +7,18 @@ from middleware.hook import Around, Hook
 
 
 class Wanted(Hook[JobAttempt]):
-    """A request that its sender has cancelled, or whose deadline has passed, ends here. A call that runs does not."""
+    """A request that its sender has cancelled, that an operator has dropped, or whose deadline has passed, ends here.
+
+    A call that runs does not.
+    """
 
     kind = JobAttempt
 
     def around(self, attempt: JobAttempt) -> Around:
         if attempt.cancelled:
             raise NotWanted("Cancelled by its sender", code=ErrorCode.CANCELLED)
+        if attempt.job.dropped:
+            raise NotWanted("Dropped by an operator while it waited", code=ErrorCode.CANCELLED)
         if attempt.job.time_left_s <= 0:
             raise NotWanted("The deadline of the request has passed", code=ErrorCode.EXPIRED)
         yield

@@ -165,3 +165,13 @@ def test_a_copy_that_waits_is_told_of_a_cancel_and_the_one_before_it_is_not(here
     (copy,) = here.copies("gemini.generate.delay.60s")
     assert here.deliver(copy) == ("ack",)
     assert codes(here) == ["cancelled"]
+
+
+def test_what_an_operator_has_dropped_takes_no_key(here: World):
+    """It is answered, once: also where the one that it was copied from is still there."""
+    message = here.message(job(hop=1, dropped=True))
+    here.deliver(message)
+    here.deliver(here.message(job(hop=1), message_id=message.message_id))
+    assert codes(here) == ["cancelled"]
+    assert "operator" in here.publisher.to("gemini.responses")[0]["error"]
+    assert (here.provider.calls, uses(here)) == ([], [0])

@@ -99,6 +99,15 @@ def test_the_example_request_gets_the_documented_answer(running_stack: Running):
     assert (headers["http-referer"], headers["x-title"]) == ("https://example.org", "Example")
 
 
+def test_an_answer_is_part_of_the_trace_of_its_request(running_stack: Running):
+    """Its headers are those of the request that make a trace, and no other."""
+    stack, _fake = running_stack
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "baggage": "user=7"}
+    stack.publish(request(900), headers={**trace, "x-other": "secret", "tracestate": "\n"})
+    (answer,) = stack.answers(1)
+    assert answer.properties.headers == trace
+
+
 def test_a_request_that_asks_twice_is_paid_once(running_stack: Running):
     """The second answer is the first one again, under the same message id."""
     stack, fake = running_stack

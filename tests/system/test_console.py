@@ -18,7 +18,7 @@ import pytest
 
 from dev.launcher import ROOT
 from dev.rabbitmq import Server, vhost_of
-from dev.redis import redis_server
+from dev.redis import empty, redis_server
 from dev.stack import Stack
 from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient, running
@@ -39,6 +39,7 @@ SHOWING = (
     ["usage", "--by", "key", "--since", "7d"],
     ["usage", "--by", "model", "--json"],
     ["usage", "--by", "error"],
+    ["usage", "--calls"],
     ["doctor"],
     ["doctor", "--json"],
 )
@@ -172,6 +173,57 @@ def test_a_question_that_has_to_wait_shows_where(make_stack: MakeStack):
     shown = gemini(stack, "waits").out
     assert wait["request_id"] in shown
     assert "No key available" in shown
+
+
+def test_who_waits_is_run_now_or_dropped(make_stack: MakeStack):
+    """By its id, among others, which keep their places; one envelope each, and no retry is counted."""
+    stack, fake = make_stack(QUEUE_EARLY_RELEASE="false", QUEUE_RETRY_DELAYS="900,3600")
+    worker = stack.start_worker()
+    fake.script([{"status": 429, "times": 1, "headers": {"Retry-After": "7200"}}])
+    asked = requests(4)
+    for number, one in enumerate(asked, 1):
+        stack.publish(one)
+        stack.wait_for_depth("gemini.generate.delay.900s", number)
+    first, second, third, _ = (str(one["request_id"]) for one in asked)
+    assert gemini(stack, "waits", "drop", first, "nobody").out.endswith("Add --yes to drop them.\n")
+    assert gemini(stack, "waits", "run", "nobody").code == 1
+    stack.wait_for_depth("gemini.generate.delay.900s", 4)
+    dropped = gemini(stack, "waits", "drop", first, "--yes", "--json")
+    assert (dropped.code, dropped.json["dropped"]) == (
+        0,
+        [{"request_id": first, "from": "gemini.generate.delay.900s"}],
+    )
+    (envelope,) = stack.answers(1)
+    assert (envelope["request_id"], envelope["error_code"]) == (first, "cancelled")
+    assert gemini(stack, "keys", "--clear", "1111").code == 0
+    ran = gemini(stack, "waits", "run", second, third)
+    assert (ran.code, ran.out.count("is worked on now")) == (0, 2)
+    assert sorted(answer["request_id"] for answer in stack.answers(2)) == sorted([second, third])
+    stack.wait_for_depth("gemini.generate.delay.900s", 1)
+    assert "Waiting up to 3600" not in worker.output()
+
+
+def test_what_was_paid_agrees_with_the_provider(make_stack: MakeStack, redis_url: str):
+    """To the last digit, over a kill, in Redis; then the budget is spent, and says so."""
+    empty(redis_url)
+    stack, fake = make_stack(REDIS_URL=redis_url, FAIRNESS_FIELD="team")
+    fake.script([{"gate": "held", "prompt": "held", "times": 1}])
+    worker = stack.start_worker()
+    stack.publish(*requests(10, metadata={"team": "one"}))
+    stack.answers(10)
+    stack.publish({"request_id": "cut", "prompt": "held"})
+    fake.wait_for_calls(11)
+    worker.close()
+    fake.open_gate("held")
+    worker = stack.start_worker(BUDGET_USD_PER_DAY="0.000001")
+    (envelope,) = stack.answers(1)
+    assert (envelope["request_id"], envelope["error_code"]) == ("cut", "budget")
+    assert "are spent" in worker.output()
+    found = gemini(stack, "usage", "--by", "tag", "--json", BUDGET_USD_PER_DAY="0.000001").json
+    charged = [call["cost"] for call in fake.calls() if call["prompt"] != "held"]
+    assert {row["name"]: row["calls"] for row in found["tag"]} == {"one": 10, "none": 0}
+    assert round(found["total"]["cost"], 9) == round(sum(charged), 9) == round(found["budget"]["spent"], 9)
+    assert found["total"]["cut_off"] == 1
 
 
 def test_a_file_of_questions(well: tuple[Stack, FakeClient], tmp_path: Path):
