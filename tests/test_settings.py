@@ -552,6 +552,13 @@ def test_an_authority_for_a_url_without_tls_is_a_mistake(problems, setting: str,
     assert line.startswith(f"{setting}_CA_FILE: {setting}_URL asks for no TLS: let it begin with")
 
 
+@pytest.mark.parametrize("folder", [".", "/", "{tmp}"])
+def test_a_folder_is_no_state_file(problems, tmp_path: Path, folder: str):
+    """Said at once: SQLite only says that it is unable to open it."""
+    (line,) = problems(STATE_PATH=folder.format(tmp=tmp_path))
+    assert line.startswith("STATE_PATH: give a file, this is a folder")
+
+
 @pytest.mark.parametrize("setting", ["RABBITMQ_CA_FILE", "REDIS_CA_FILE"])
 def test_a_file_that_holds_no_certificates_is_refused(problems, bare: Path, setting: str):
     """And one that is not there."""

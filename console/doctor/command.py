@@ -1,6 +1,8 @@
 """`gemini doctor`: settings, store, workers, RabbitMQ, provider; each finding with its remedy."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
 
 import typer
 from rich.table import Table
@@ -12,7 +14,7 @@ from console.opened import Opened
 from console.screen import Json, print_json, screen, several
 from gateway import exits
 from gateway.errors import StoreUnavailable
-from gateway.resources import open_stores
+from gateway.resources import Stores, open_stores
 from gateway.settings import Settings, SettingsError, load_settings
 
 #: What is looked at, in this order, when settings and store can be used.
@@ -57,20 +59,39 @@ def examine() -> Iterator[Finding]:
         settings = _without_keys()
     if settings is None:
         return
+    told: set[tuple[str, str]] = set()
+    stores = _stores(settings)
     try:
-        stores = open_stores(settings)
-    except StoreUnavailable as error:
-        yield of_error(workers.STORE, error)
-        return
-    try:
-        for check in CHECKS:
-            yield from _guarded(check, Opened(settings, stores))
+        for finding in chain.from_iterable(_guarded(check, Opened(settings, stores)) for check in CHECKS):
+            if (finding.area, finding.what) not in told:
+                yield finding
+            told.add((finding.area, finding.what))
     finally:
         stores.close()
 
 
+class _Away:
+    """In place of stores that cannot be opened: what needs none of them is looked at all the same."""
+
+    def __init__(self, trouble: str) -> None:
+        self._trouble = trouble
+
+    def __getattr__(self, _name: str) -> Any:
+        raise StoreUnavailable(self._trouble)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _stores(settings: Settings) -> Stores:
+    try:
+        return open_stores(settings)
+    except StoreUnavailable as error:
+        return cast("Stores", _Away(str(error)))
+
+
 def _guarded(check: Callable[[Opened], Iterator[Finding]], here: Opened) -> Iterator[Finding]:
-    """A store that goes away meanwhile ends one check, and not the others."""
+    """A store that is away ends one check, and not the others."""
     try:
         yield from check(here)
     except StoreUnavailable as error:

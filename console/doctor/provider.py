@@ -47,10 +47,10 @@ def check(here: Opened) -> Iterator[Finding]:
             return
         yield ok(PROVIDER, f"{here.settings.provider_base_url} answers")
         yield judge_clock(time.time(), there)
-        yield from _keys(here, provider)
         for model in sorted({provider.resolve_model(name) for name in (None, *here.settings.model_aliases)}):
             trouble = retirement(model, models, today=datetime.now(UTC).date(), remedy=names.other_model)
             yield judge_model(model, trouble, otherwise=names.other_model)
+        yield from _keys(here, provider)  # last: it needs the store
 
 
 def remedy_of(error: ProviderError, names: Names) -> str:

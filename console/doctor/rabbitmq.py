@@ -3,47 +3,58 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from shlex import quote
 from typing import Any
 
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionBlockedTimeout, NackError, UnroutableError
 
 from console.depths import depth
+from console.doctor import policies
 from console.doctor.finding import Finding, of_error, ok
 from console.opened import Opened, rabbitmq
 from console.screen import several
 from console.state import look
-from gateway.errors import GatewayError, TopologyError
-from gateway.rabbitmq import amqp, vhost_policies
+from gateway.errors import GatewayError, StoreUnavailable, TopologyError
+from gateway.rabbitmq import amqp
 from gateway.rabbitmq.topology import Topology
+from gateway.reporting.redaction import redact
 from gateway.settings import Settings
 from gateway.usage.store import OF_A_CLIENT, REFUSED, REQUESTS, SPANS
 
-AREA, QUEUES, POLICIES, CALLBACKS = "RabbitMQ", "queues", "policies", "callback queues"
+AREA, QUEUES, CALLBACKS = "RabbitMQ", "queues", "callback queues"
 
 #: The oldest version that has what the queues need, and the first one that is maintained by its makers.
 OLDEST, MAINTAINED = (3, 10), (4, 0)
 
-GRANT = "grant the user of RABBITMQ_URL configure, write and read on gemini.*, and write on amq.default"
+#: On the default exchange it writes; callback queues may have names of their own.
+GRANT = (
+    "grant the user of RABBITMQ_URL configure, write and read on gemini.* and on callback queues, and write on"
+    " amq.default: rabbitmqctl set_permissions -p {vhost} {user} '^gemini' '^(gemini|amq.default)' '^gemini'"
+)
 
 DAY_S = 86400.0
 
 
 def check(here: Opened) -> Iterator[Finding]:
     """Each finding as it comes; nothing is changed, and no message is taken."""
+    grant, was_refused = grant_to(here.settings), False
     try:
         with rabbitmq(here.settings, name="doctor") as connection:
             yield judge_version(amqp.server_version(connection))
-            yield from _rights(connection)
-            yield from _queues(connection, here.settings)
-            yield from _callback_queues(connection, here)
+            yield from _rights(connection, grant)
+            yield from _queues(connection, here.settings, grant)
+            with suppress(StoreUnavailable):  # it is said of the store
+                yield from _callback_queues(connection, here)
     except ConnectionBlockedTimeout:
         yield Finding(AREA, "failed", "it takes no messages: a memory or disk alarm", "free memory or disk there")
     except TopologyError as error:
+        was_refused = True
         yield of_error(AREA, error)
     except AMQPError as error:
         yield Finding(AREA, "failed", f"the connection ended ({type(error).__name__})", "see the log of RabbitMQ")
-    yield from _policies(here.settings)
+    yield from policies.check(here.settings, was_refused=was_refused)
 
 
 def judge_version(version: str) -> Finding:
@@ -60,7 +71,7 @@ def judge_version(version: str) -> Finding:
     return ok(AREA, f"version {version}")
 
 
-def _rights(connection: pika.BlockingConnection) -> Iterator[Finding]:
+def _rights(connection: pika.BlockingConnection, grant: str) -> Iterator[Finding]:
     """Tried on a queue that ends with its connection."""
     name = f"gemini.generate.doctor-{uuid.uuid4().hex[:8]}"
     steps: list[tuple[str, Callable[[Any], object]]] = [
@@ -73,7 +84,7 @@ def _rights(connection: pika.BlockingConnection) -> Iterator[Finding]:
         try:
             step(channel)
         except ChannelClosedByBroker as error:
-            yield Finding(AREA, "failed", f"the right to {right} is missing: {error.reply_text}", GRANT)
+            yield Finding(AREA, "failed", f"the right to {right} is missing: {error.reply_text}", grant)
             return
         except (UnroutableError, NackError):
             yield Finding(AREA, "failed", "a message to a queue of ours was refused", "see the log of RabbitMQ")
@@ -86,7 +97,7 @@ def _publish(channel: Any, queue: str) -> None:
     channel.basic_publish("", queue, b"", mandatory=True)
 
 
-def _queues(connection: pika.BlockingConnection, settings: Settings) -> Iterator[Finding]:
+def _queues(connection: pika.BlockingConnection, settings: Settings, grant: str) -> Iterator[Finding]:
     """Those that are there are as they should be; those that are missing a worker declares."""
     topology = Topology(settings)
     missing = []
@@ -97,7 +108,7 @@ def _queues(connection: pika.BlockingConnection, settings: Settings) -> Iterator
             else:
                 topology.declare_one(connection, name)
         except GatewayError as error:
-            yield of_error(QUEUES, error, remedy=_advice(error))
+            yield of_error(QUEUES, error, remedy=_advice(error, grant))
             return
     if missing:
         what = f"{len(missing)} are missing, such as {missing[0]}"
@@ -107,8 +118,16 @@ def _queues(connection: pika.BlockingConnection, settings: Settings) -> Iterator
     yield from _dead(connection, settings)
 
 
-def _advice(error: GatewayError) -> str:
-    return GRANT if "refused" in str(error).lower() or "does not let" in str(error) else ""
+def grant_to(settings: Settings) -> str:
+    """What to do about a right that is missing, with the command."""
+    parameters = pika.URLParameters(settings.amqp_address)
+    user, vhost = redact(str(parameters.credentials.username)), redact(parameters.virtual_host)
+    return GRANT.format(user=quote(user), vhost=quote(vhost))
+
+
+def _advice(error: GatewayError, grant: str) -> str:
+    """Where the error itself does not say what to do."""
+    return grant if "refused" in str(error).lower() and ": " not in str(error) else ""
 
 
 def _dead(connection: pika.BlockingConnection, settings: Settings) -> Iterator[Finding]:
@@ -137,10 +156,11 @@ def _held(connection: pika.BlockingConnection, name: str, count: int, held_now: 
         advice = "let clients wait longer, or name a callback_queue that outlives them"
         return Finding(CALLBACKS, "warning", f"{what}: its client had left, or was full", advice)
     if not _exists(connection, name):
-        advice = f"make {name}, or set CALLBACK_QUEUE_CREATE=true; held answers come by themselves then"
+        advice = f"declare the queue {name}, or set CALLBACK_QUEUE_CREATE=true; held answers come by themselves then"
         return Finding(CALLBACKS, "failed", f"{what}: it does not exist", advice)
     if held_now:
-        return Finding(CALLBACKS, "failed", f"{what}: it is full, or may not be written", "read it, or lift its limit")
+        advice = "have its consumer read it, raise its limit, or grant write; held answers come by themselves then"
+        return Finding(CALLBACKS, "failed", f"{what}: it is full, or may not be written", advice)
     return None
 
 
@@ -149,19 +169,3 @@ def _exists(connection: pika.BlockingConnection, name: str) -> bool:
         return depth(connection, name) is not None
     except TopologyError:
         return True
-
-
-def _policies(settings: Settings) -> Iterator[Finding]:
-    if settings.rabbitmq_management_url is None:
-        yield Finding(POLICIES, "unknown", "not looked at", "set RABBITMQ_MANAGEMENT_URL to have them checked")
-        return
-    url = settings.amqp_address
-    found = vhost_policies.look(url, settings.rabbitmq_management_url, Topology(settings).ours)
-    if found is None:
-        advice = "check RABBITMQ_MANAGEMENT_URL, and give the user the tag `policymaker` or `monitoring`"
-        yield Finding(POLICIES, "unknown", "the management API gives no answer", advice)
-        return
-    for sentence in found:
-        yield Finding(POLICIES, "failed", sentence, "change its pattern so that it leaves gemini.* alone")
-    if not found:
-        yield ok(POLICIES, "none loses messages")

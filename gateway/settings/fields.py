@@ -29,6 +29,7 @@ from gateway.settings.values import (
     HeaderText,
     LowerCase,
     ModelName,
+    OwnFile,
     Pattern,
     QueueName,
     Seconds,
@@ -219,7 +220,7 @@ class Settings(BaseSettings):
     whose certificate is self-signed: encrypted, but whoever is on the way could pose as the server. `app.json` sets it
     for Heroku; where the authority is known, `REDIS_CA_FILE` is better."""
 
-    state_path: Path = Path(".state/worker.sqlite3")
+    state_path: OwnFile = Path(".state/worker.sqlite3")
     """Keys and answers of one machine, shared by its processes; beside the code, and out of version control."""
 
     ledger_ttl_seconds: float = Field(default=172_800.0, ge=0, allow_inf_nan=False)

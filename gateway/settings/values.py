@@ -118,6 +118,12 @@ def _ca_file(path: Path) -> Path:
     return path
 
 
+def _file(path: Path) -> Path:
+    if not path.name or path.is_dir():
+        raise ValueError("give a file, this is a folder")
+    return path
+
+
 def _pattern(text: str) -> str:
     try:
         re.compile(text)
@@ -140,6 +146,7 @@ QueueName = Annotated[str, AfterValidator(_queue)]
 FieldName = Annotated[str, AfterValidator(_field)]
 HeaderText = Annotated[str, AfterValidator(_header)]
 CaFile = Annotated[Path, AfterValidator(_ca_file)]
+OwnFile = Annotated[Path, AfterValidator(_file)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 UpperCase = _from_text(lambda text: text.strip().upper())
 LowerCase = _from_text(lambda text: text.strip().lower())

@@ -47,8 +47,12 @@ return {}
 Rows = list[Any]
 
 
-#: What to look at when the first connection fails, by a word of the text; the first that fits.
+#: What to look at, by a word of the text; the first that fits.
 _REMEDIES = {
+    "read only replica": "a replica takes no writes, give the primary",
+    "has no permissions": "its user needs every command on its keys: ACL SETUSER … ~{gateway}:* +@all",
+    "Authentication required": "it asks for a password, as in redis://:password@host",
+    "invalid username-password": "check user and password",
     "certificate is not valid for": "give the host by a name that is in its certificate",
     "CERTIFICATE_VERIFY_FAILED": "name the authority of its certificate in REDIS_CA_FILE, or, as Heroku documents for "
     "its add-on, set REDIS_TLS_VERIFY=false",
@@ -101,7 +105,7 @@ class RedisServer:
                 raise StoreUnavailable(text) from error
             return self.run(script, clock, *args)
         except redis.RedisError as error:
-            raise StoreUnavailable(f"Redis cannot be used: {str(error).rstrip('.')}. See REDIS_URL") from error
+            raise StoreUnavailable(_told(error)) from error
         return found if isinstance(found, list) else []
 
     def show_life(self, owner: str, life_s: float) -> None:
@@ -114,12 +118,15 @@ class RedisServer:
 
     def ping(self) -> None:
         """Ask for a sign of life. Raises StoreUnavailable, which says what to look at."""
-        try:
-            self.run("return {}", None)
-        except StoreUnavailable as error:
-            found = next((remedy for sign, remedy in _REMEDIES.items() if sign in str(error)), None)
-            raise StoreUnavailable(f"{error}: {found}" if found else str(error)) from error
+        self.run("return {}", None)
 
     def close(self) -> None:
         """Close the connections of this process. Idempotent."""
         self._client.close()
+
+
+def _told(error: redis.RedisError) -> str:
+    """What is wrong and what to look at, without where in a script it was noticed."""
+    what = str(error).partition(" script: ")[0].rstrip(".")
+    remedy = next((remedy for sign, remedy in _REMEDIES.items() if sign in what), None)
+    return f"Redis cannot be used: {what}. See REDIS_URL" + (f": {remedy}" if remedy else "")

@@ -2,19 +2,25 @@
 
 import json
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+import redis
 
 from dev.launcher import ROOT
 from dev.rabbitmq import Server, vhost_of
@@ -380,6 +386,7 @@ SPOILT: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
     ),
     ({"HTTP_PROXY": "http://canary:canary@127.0.0.1:1"}, [("provider", "the proxy", "check HTTP_PROXY")]),
     ({"STATE_PATH": "/proc/nowhere.sqlite3"}, [("store", "/proc/nowhere.sqlite3 cannot be used", "STATE_PATH")]),
+    ({"STATE_PATH": "."}, [("settings", "STATE_PATH", "give a file, this is a folder")]),
     ({"REDIS_URL": "redis://:canary@127.0.0.1:1/0"}, [("store", "Redis cannot be used", "REDIS_URL")]),
 ]
 
@@ -425,25 +432,129 @@ def test_the_doctor_names_a_right_that_is_missing(
     )
 
 
-def test_the_doctor_names_a_lossy_policy(well: tuple[Stack, FakeClient], rabbitmq_server: Server):
+@pytest.mark.parametrize(
+    ("pattern", "definition", "finding"),
+    [
+        ("^gemini[.]callbacks", {"max-length": 1_000_000}, ("failed", "sets max-length on")),
+        ("delay", {"max-length": 1_000_000, "overflow": "drop-head"}, ("failed", "sets max-length on")),
+        ("backoff", {"message-ttl": 86_400_000}, ("failed", "sets message-ttl on")),
+        ("^gemini[.]requests$", {"expires": 86_400_000}, ("warning", "sets expires on gemini.requests")),
+    ],
+)
+def test_the_doctor_names_a_lossy_policy(
+    well: tuple[Stack, FakeClient],
+    rabbitmq_server: Server,
+    pattern: str,
+    definition: dict[str, object],
+    finding: tuple[str, str],
+):
+    """On queues of ours it is a failure; requests and answers somebody may want to lose."""
     stack, _ = well
     where = f"policies/{vhost_of(stack.url)}/short"
-    definition = {"pattern": "^gemini[.]callbacks", "definition": {"max-length": 1_000_000}, "apply-to": "queues"}
-    rabbitmq_server.api("PUT", where, definition)
+    rabbitmq_server.api("PUT", where, {"pattern": pattern, "definition": definition, "apply-to": "queues"})
     ran = gemini(stack, "doctor", "--json")
     rabbitmq_server.api("DELETE", where)
     ((level, what, remedy),) = findings(ran, "policies")
-    assert (ran.code, level, "The policy short sets max-length" in what) == (1, "failed", True)
-    assert "pattern" in remedy
+    assert (level, finding[1] in what, "pattern" in remedy) == (finding[0], True, True), what
+    assert (ran.code == 1) == (level == "failed")
+
+
+class FiveMinutesBehind(BaseHTTPRequestHandler):
+    """Asks the stand-in for the provider, and says that it is five minutes earlier."""
+
+    provider = ""
+
+    def do_GET(self) -> None:
+        sent = {"authorization": self.headers.get("authorization", "")}
+        with closing(httpx2.get(f"{self.provider}{self.path}", headers=sent)) as answer:
+            self.send_response_only(answer.status_code)
+            self.send_header("Date", self.date_time_string(time.time() - 300))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_the_doctor_names_a_clock_that_is_off_by_five_minutes(well: tuple[Stack, FakeClient]):
+    """As the provider says what time it is; the rest is well."""
+    stack, fake = well
+    provider = type("Provider", (FiveMinutesBehind,), {"provider": fake.base_url})
+    with ThreadingHTTPServer(("127.0.0.1", 0), provider) as server:
+        threading.Thread(target=server.serve_forever).start()
+        ran = gemini(stack, "doctor", "--json", OPENROUTER_BASE_URL=f"http://127.0.0.1:{server.server_port}/api/v1")
+        server.shutdown()
+    assert ran.code == 1
+    ((level, what, remedy),) = findings(ran, "clock")
+    assert (level, "5 min ahead of that of the provider" in what, "NTP" in remedy) == ("failed", True, True)
+    assert not [one for one in findings(ran, "provider", "keys") if one[0] == "failed"]
+
+
+@contextmanager
+def in_front_of(url: str, version: str) -> Iterator[str]:
+    """The URL of the same RabbitMQ, which says on the way that it is of a version; of as many characters as its own."""
+    host, port = urlsplit(url).hostname, urlsplit(url).port or 5672
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as cleanup:
+
+        def serve() -> None:
+            with suppress(OSError):  # it is closed in the end
+                while True:
+                    client = cleanup.enter_context(listener.accept()[0])
+                    server = cleanup.enter_context(socket.create_connection((host, port)))
+                    greeting = server_greeting(client, server, version)
+                    client.sendall(greeting)
+                    for one, other in ((client, server), (server, client)):
+                        threading.Thread(target=forward, args=(one, other), daemon=True).start()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield url.replace(f":{port}", f":{listener.getsockname()[1]}")
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def server_greeting(client: socket.socket, server: socket.socket, version: str) -> bytes:
+    """RabbitMQ's first frame, Connection.Start, with another version in it: a long string, behind its length."""
+    server.sendall(client.recv(8))
+    greeting = server.recv(65536)
+    begin, _, rest = greeting.partition(b"\x07versionS")
+    length = int.from_bytes(rest[:4], "big")
+    said = version.ljust(length, "9").encode()[:length]
+    return begin + b"\x07versionS" + rest[:4] + said + rest[4 + length :]
+
+
+def forward(one: socket.socket, other: socket.socket) -> None:
+    with suppress(OSError):
+        while data := one.recv(65536):
+            other.sendall(data)
+        other.shutdown(socket.SHUT_WR)
+
+
+def test_the_doctor_names_a_rabbitmq_that_is_too_old(well: tuple[Stack, FakeClient]):
+    """3.9, as it greets."""
+    stack, _ = well
+    with in_front_of(stack.url, "3.9.") as url:
+        ran = gemini(stack, "doctor", "--json", RABBITMQ_URL=url)
+    assert ran.code == 1
+    (found,) = [one for one in findings(ran, "RabbitMQ") if "too old" in one[1]]
+    assert (found[0], "version 3.9." in found[1], "upgrade it to 4.x" in found[2]) == ("failed", True, True)
 
 
 def test_the_doctor_names_a_store_that_is_read_only(well: tuple[Stack, FakeClient], redis_installed: None):
-    """A replica takes no writes."""
+    """A replica takes no writes, nor does a user who may only read; it is said once, and all the rest is looked at."""
     stack, _ = well
-    with redis_server("--replicaof", "127.0.0.1 1") as url:
-        ran = gemini(stack, "doctor", "--json", REDIS_URL=url)
-    assert ran.code == 1
-    assert [one for one in findings(ran, "store") if "read only replica" in one[1] and "REDIS_URL" in one[2]], ran.out
+    with redis_server() as own, redis_server("--replicaof", "127.0.0.1 1") as replica:
+        with closing(redis.Redis.from_url(own)) as client:
+            client.execute_command("ACL", "SETUSER", "reader", "on", ">canary", "~*", "-@all", "+@read", "+@connection")
+        reader = own.replace("unix://", "unix://reader:canary@")
+        for url, what, remedy in ((replica, "read only replica", "the primary"), (reader, "no permissions", "+@all")):
+            ran = gemini(stack, "doctor", "--json", REDIS_URL=url)
+            ((level, said, advice),) = findings(ran, "store")
+            assert (ran.code, level, what in said, remedy in advice) == (1, "failed", True, True), said
+            assert "@user_script" not in said
+            assert {one["area"] for one in ran.json["findings"]} >= {"RabbitMQ", "policies", "provider", "models"}
+            assert "canary" not in ran.out + ran.err
 
 
 def test_the_doctor_names_callback_queues_that_refuse(make_stack: MakeStack):
@@ -466,6 +577,7 @@ def test_the_doctor_names_callback_queues_that_refuse(make_stack: MakeStack):
     assert told["missing"][0] == "failed"
     assert "CALLBACK_QUEUE_CREATE" in told["missing"][2]
     assert "it is full" in told["full"][1]
+    assert "consumer" in told["full"][2]
 
 
 def callbacks(ran: Ran) -> list[tuple[str, str, str]]:
