@@ -2,14 +2,18 @@
 
 import base64
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from starlette.requests import Request
 
 from fake_openrouter.limits import Refusal
 from fake_openrouter.script import Behaviour
+
+#: What OpenRouter begins a stream with, and sends while it waits.
+PROCESSING = b": OPENROUTER PROCESSING\n\n"
 
 
 class NotUnderstood(Exception):
@@ -18,20 +22,26 @@ class NotUnderstood(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a call asks: `prompt` is the last message of the user, `text` all messages."""
+    """What a call asks: `prompt` is the last message of the user, `text` all messages, `streams` for events."""
 
     model: str
     prompt: str
     text: str
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer, before any fault of the wire. `headers` do not state a length."""
+    """A whole answer, before any fault of the wire. `headers` do not state a length.
+
+    One that is streamed has the `events` of its body, and the `fault` with which the provider may end it.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+    events: tuple[bytes, ...] = ()
+    fault: bytes = b""
 
 
 class Provider(Protocol):
@@ -55,10 +65,25 @@ def as_json(status: int, content: Any, headers: Mapping[str, str] | None = None)
     return Answer(status, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
 
 
+def as_events(events: Sequence[bytes], fault: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    stated = {"Content-Type": "text/event-stream", **(headers or {})}
+    return Answer(200, b"".join(events), stated, tuple(events), fault)
+
+
+def event(content: Any) -> bytes:
+    """One event of a stream; `content` is JSON, or a text as it is."""
+    return f"data: {content if isinstance(content, str) else json.dumps(content)}\n\n".encode()
+
+
+def words(text: str) -> list[str]:
+    """The pieces in which a model says a text; there is one at least."""
+    return re.findall(r"\S*\s*", text)[:-1] or [text]
+
+
 def reply(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:
     """The answer that a behaviour asks for: its own body before an error before an ordinary answer."""
     found = _plain(provider, question, behaviour)
-    return Answer(found.status, found.body, {**found.headers, **behaviour.headers})
+    return replace(found, headers={**found.headers, **behaviour.headers})
 
 
 def _plain(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:

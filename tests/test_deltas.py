@@ -182,7 +182,7 @@ def test_a_cancel_ends_a_call_that_is_streamed(here: World, monkeypatch: pytest.
     assert here.publisher.to(QUEUE)[-1]["attempts"] == 1
     assert here.deliver(message) == ("ack",)
     assert (len(here.provider.calls), envelopes(here)) == (1, ["cancelled"])
-    assert all(status.reason is None for status in here.pool.status())
+    assert all(status.rest is None for status in here.pool.status())
 
 
 def test_while_the_ledger_is_away_no_cancel_is_seen_and_the_stream_goes_on():
