@@ -1,9 +1,9 @@
-"""Partial answers from outside: told while the provider holds the rest back, and one envelope whatever happens to them."""
+"""Partial answers from outside: told while the provider holds the rest back, and one envelope whatever happens."""
 
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from typing import Any
 
 import pika
@@ -13,8 +13,7 @@ from dev.rabbitmq import Server
 from dev.stack import Stack
 from dev.waiting import wait_until
 from fake_openrouter.client import FakeClient
-from tests.system.conftest import KEYS, MakeStack, new_stack
-from tests.system.test_request_reply import TutorialClient
+from tests.system.conftest import KEYS, new_stack
 
 pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
@@ -82,7 +81,7 @@ def test_a_provider_that_stops_in_the_middle_is_asked_again(running: Running, th
     assert (envelope["status"], envelope["attempts"]) == ("success", 2)
     texts = {number: "".join(text for attempt, _, text in pieces if attempt == number) for number in (1, 2)}
     assert texts == {1: "You asked: ", 2: envelope["content"]}
-    assert [seq for attempt, seq, _ in pieces if attempt == 2][0] == 0
+    assert next(seq for attempt, seq, _ in pieces if attempt == 2) == 0
     assert stack.depth("gemini.responses") == 0
 
 
@@ -97,31 +96,31 @@ def test_a_provider_that_always_stops_in_the_middle_gives_one_error(running: Run
     assert stack.depth("gemini.responses") == 0
 
 
-def test_a_client_that_waits_hears_the_pieces(running_stack: Running):
-    """With its own correlation_id, in an exclusive queue and over direct reply-to."""
+@pytest.mark.parametrize("kind", ["exclusive queue", "direct reply-to"])
+def test_a_client_that_waits_hears_the_pieces(running_stack: Running, kind: str):
+    """With its own correlation_id, like the reply."""
     stack, fake = running_stack
     fake.reset()
-    with closing(TutorialClient(stack.url)) as client:
-        heard: list[tuple[str, str, str]] = []
+    heard: list[tuple[str, str, str]] = []
 
-        def hear(_channel: Any, _method: Any, properties: Any, body: bytes) -> None:
-            heard.append((properties.correlation_id, properties.type, json.loads(body).get("text", "")))
+    def hear(_channel: Any, _method: Any, properties: Any, body: bytes) -> None:
+        heard.append((properties.correlation_id, properties.type, json.loads(body).get("text", "")))
 
+    with stack.channel() as channel:
         direct = "amq.rabbitmq.reply-to"
-        client.channel.basic_consume(direct, hear, auto_ack=True)
-        client.channel.basic_consume(client.callback_queue, hear, auto_ack=True)
-        for address in (direct, client.callback_queue):
-            heard.clear()
-            properties = {"reply_to": address, "correlation_id": f"c-{address}"}
-            body = json.dumps({"prompt": "Hello", "stream": True}).encode()
-            client.channel.basic_publish("", "gemini.requests", body, pika.BasicProperties(**properties))
-            wait_until(
-                lambda: client.connection.process_data_events(0.1) or (heard and heard[-1][1] == "gemini.success"),
-                what="the envelope",
-            )
-            assert {correlation for correlation, _, _ in heard} == {f"c-{address}"}
-            assert "".join(text for *_, text in heard) == "You asked: Hello"
-            assert [kind for _, kind, _ in heard].count("gemini.success") == 1
+        address = direct if kind == "direct reply-to" else channel.queue_declare("", exclusive=True).method.queue
+        channel.basic_consume(address, hear, auto_ack=True)
+        properties = pika.BasicProperties(reply_to=address, correlation_id="c-1")
+        channel.basic_publish("", "gemini.requests", json.dumps({"prompt": "Hello", "stream": True}), properties)
+
+        def has_ended() -> bool:
+            channel.connection.process_data_events(0.1)
+            return bool(heard) and heard[-1][1] == "gemini.success"
+
+        wait_until(has_ended, what="the envelope")
+    assert {correlation for correlation, _, _ in heard} == {"c-1"}
+    assert "".join(text for *_, text in heard) == "You asked: Hello"
+    assert [kind for _, kind, _ in heard].count("gemini.success") == 1
 
 
 def test_a_full_callback_queue_costs_the_pieces_and_not_the_answer(running_stack: Running):
@@ -137,7 +136,7 @@ def test_a_full_callback_queue_costs_the_pieces_and_not_the_answer(running_stack
     ask(stack, "full", callback_queue="full")
     fake.wait_for_calls(1)
     fake.open_gate("held")
-    stack.processes[0].wait_for_output("held for later")
+    stack.processes[0].wait_for_output("[full] The callback queue refused the reply")
     assert stack.depth("full") == 1
     with stack.channel() as channel:
         channel.queue_purge("full")
@@ -154,7 +153,7 @@ def test_pieces_make_no_callback_queue(running_stack: Running):
     stack, fake = running_stack
     fake.reset()
     ask(stack, "missing", callback_queue="made.later")
-    stack.processes[0].wait_for_output("The partial answer is cut off")
+    stack.processes[0].wait_for_output("[missing] The callback queue refused the reply")
     pieces, envelope = read(stack, "made.later")
     assert (pieces, envelope["status"]) == ([], "success")
 
@@ -183,17 +182,17 @@ def test_the_deadline_of_the_request_ends_a_stream(running_stack: Running):
     assert (pieces, envelope["error_code"]) == ([(1, 0, "You ")], "expired")
 
 
-def test_a_sigterm_lets_a_stream_end(make_stack: MakeStack):
-    """As any call: it goes on, its pieces too, and the worker ends with its envelope."""
-    stack, fake = make_stack()
+def test_a_sigterm_lets_a_stream_end(gemini_stack: Running):
+    """As any call: it goes on, its pieces too, and the worker ends with its envelope. The last test of its worker."""
+    stack, fake = gemini_stack
+    fake.reset()
     fake.script([{"stream": {"gate": "held"}}])
-    worker = stack.start_worker()
     ask(stack, "stopped")
     stack.answers(1)
-    worker.signal_group(signal.SIGTERM)
-    worker.wait_for_output("Draining")
+    stack.processes[0].signal_group(signal.SIGTERM)
+    stack.processes[0].wait_for_output("Draining")
     fake.open_gate("held")
-    assert worker.wait(25) == 0
+    assert stack.processes[0].wait(25) == 0
     pieces, envelope = read(stack)
     assert "".join(text for *_, text in pieces) == "asked: Question of stopped"
     assert envelope["content"] == "You asked: Question of stopped"
