@@ -41,6 +41,7 @@ class Fake:
                 Route("/api/v1/key", self.key, methods=["GET"]),
                 Route("/api/v1/models", self.models, methods=["GET"]),
                 Route("/v1beta/models/{model}:generateContent", self.generate, methods=["POST"]),
+                Route("/v1beta/models/{model}:streamGenerateContent", self.generate, methods=["POST"]),
                 Route("/v1beta/models", self.gemini_models, methods=["GET"]),
                 Route("/_fake/script", self.set_script, methods=["POST"]),
                 Route("/_fake/gates/{name:path}/open", self.open_gate, methods=["POST"]),
@@ -122,7 +123,8 @@ class Fake:
             raise
         call.generation_id, call.cost = answer.headers.get("X-Generation-Id"), answer.cost
         self.record.arrived(call)
-        return Delivery(self.record, call, answer, behaviour, self._wait(behaviour))
+        wait = self._wait(behaviour)
+        return Delivery(self.record, call, answer, behaviour, wait=wait, passed=self.gates.passed)
 
     def _decide(
         self, request: Request, provider: Provider, call: Call, key: str, body: bytes

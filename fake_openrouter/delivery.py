@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from fake_openrouter.provider import Answer
+from fake_openrouter.provider import PROCESSING, Answer
 from fake_openrouter.record import Call, Record
 from fake_openrouter.script import Behaviour
 
@@ -18,12 +18,18 @@ _WHITESPACE_EVERY_S = 0.05
 #: What must have happened before the answer is sent; called at most once.
 Wait = Callable[[], Coroutine[Any, Any, None]]
 
+#: Returns when the gate of that name is open.
+Passed = Callable[[str], Coroutine[Any, Any, None]]
+
 
 class Delivery(Response):
     """Waits, then sends `answer` as `behaviour` says; the record knows the end of the call before its caller does."""
 
-    def __init__(self, record: Record, call: Call, answer: Answer, behaviour: Behaviour, wait: Wait | None) -> None:
+    def __init__(  # noqa: PLR0913 - the facts of one call
+        self, record: Record, call: Call, answer: Answer, behaviour: Behaviour, *, wait: Wait | None, passed: Passed
+    ) -> None:
         super().__init__()
+        self._passed = passed
         self._record = record
         self._call = call
         self._answer = answer
@@ -32,7 +38,7 @@ class Delivery(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if self._wait is None and self._behaviour.drip is None and self._behaviour.cut is None:
+            if not (self._wait or self._behaviour.drip or self._behaviour.cut is not None or self._answer.events):
                 await self._all(send, scope["state"]["transport"])
             else:
                 await unless_gone(receive, self._slowly(scope, send))
@@ -53,6 +59,8 @@ class Delivery(Response):
             await self._dripping_body(send, drip.interval_s)
         elif self._behaviour.cut is not None:
             await self._cut(send, transport, self._behaviour.cut)
+        elif self._answer.events:
+            await self._events(send, transport)
         else:
             await self._all(send, transport)
 
@@ -67,13 +75,39 @@ class Delivery(Response):
         rest = (len(body) - 1) // _CHUNK_BYTES * _CHUNK_BYTES if body else 0
         await _send_part(send, body[rest:], last=True)
 
+    async def _events(self, send: Send, transport: asyncio.Transport) -> None:
+        """One event after the other, of no stated length, until something happens to the stream."""
+        script = self._behaviour.stream
+        await self._start(send, length=None)
+        for number, event in enumerate(self._answer.events):
+            if number == script.after:
+                if script.gate is not None:
+                    await self._passed(script.gate)
+                if script.then != "go_on":
+                    await self._break_off(send, transport, script.then)
+                    return
+            await _send_part(send, event)
+            await asyncio.sleep(script.pause_s)
+        self._record.end(self._call)
+        await _send_part(send, b"", last=True)
+
+    async def _break_off(self, send: Send, transport: asyncio.Transport, how: str) -> None:
+        self._record.end(self._call)
+        if how == "lose":
+            await _hang_up(transport)
+        await _send_part(send, self._answer.fault if how == "error" else b"", last=True)
+
     async def _whitespace(self, send: Send, wait: Wait) -> None:
-        """White space while the wait lasts, then the body; a status that is no 200 can only be told before."""
+        """White space while the wait lasts, then the body; a status that is no 200 can only be told before.
+
+        A stream has comments in its place.
+        """
+        filler = PROCESSING if self._answer.events else b" "
         await self._start(send, length=None)
         waiting = asyncio.ensure_future(wait())
         try:
             while not waiting.done():
-                await _send_part(send, b" ")
+                await _send_part(send, filler)
                 await asyncio.wait({waiting}, timeout=_WHITESPACE_EVERY_S)
         finally:
             waiting.cancel()

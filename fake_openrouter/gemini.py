@@ -6,7 +6,7 @@ from typing import Any
 from starlette.requests import Request
 
 from fake_openrouter.limits import Refusal
-from fake_openrouter.provider import Answer, NotUnderstood, Question, as_json, count, said
+from fake_openrouter.provider import Answer, NotUnderstood, Question, as_events, as_json, count, event, said, words
 from fake_openrouter.script import Behaviour
 
 _STATUSES = {
@@ -22,7 +22,7 @@ _STATUSES = {
 
 
 class Gemini:
-    """POST /v1beta/models/{model}:generateContent."""
+    """POST /v1beta/models/{model}:generateContent, and :streamGenerateContent."""
 
     def key(self, request: Request) -> str:
         return request.headers.get("x-goog-api-key", "")
@@ -35,7 +35,10 @@ class Gemini:
         users = [text for role, text in texts if role == "user"]
         system = _text(body.get("systemInstruction"))
         whole = "\n".join([system, *(text for _, text in texts)])
-        return Question(request.path_params["model"], users[-1] if users else "", whole)
+        streams = request.url.path.endswith(":streamGenerateContent")
+        if streams and request.query_params.get("alt") != "sse":
+            raise NotUnderstood("alt: this stand-in streams events only, alt=sse")
+        return Question(request.path_params["model"], users[-1] if users else "", whole, streams=streams)
 
     def answer(self, question: Question, behaviour: Behaviour) -> Answer:
         if behaviour.error_in_200 is not None:
@@ -49,6 +52,8 @@ class Gemini:
         asked, answered = count(question.text), count(text)
         usage = {"promptTokenCount": asked, "candidatesTokenCount": answered, "totalTokenCount": asked + answered}
         content: dict[str, Any] = {"usageMetadata": usage, "modelVersion": question.model}
+        if question.streams and not behaviour.empty_choices:
+            return _stream(content, candidate, text)
         if not behaviour.empty_choices:
             content["candidates"] = [candidate]
         return as_json(200, content)
@@ -67,6 +72,17 @@ class Gemini:
             "violations": [{"quotaId": quota_id, "quotaValue": str(refusal.limit)}],
         }
         return as_json(429, _error(429, "You exceeded your current quota.", quota, wait))
+
+
+def _stream(content: dict[str, Any], candidate: dict[str, Any], text: str) -> Answer:
+    """Each event is an answer of its own with the next piece; the last one says why the model has stopped."""
+    pieces = [{"role": "model", "parts": [{"text": word}]} for word in words(text)]
+    candidates: list[dict[str, Any]] = [{"content": piece, "index": 0} for piece in pieces]
+    candidates[-1]["finishReason"] = candidate["finishReason"]
+    return as_events(
+        [event({**content, "candidates": [one]}) for one in candidates],
+        event(_error(503, "The model is overloaded.")),
+    )
 
 
 def models() -> dict[str, Any]:

@@ -10,7 +10,18 @@ from typing import Any
 from starlette.requests import Request
 
 from fake_openrouter.limits import Refusal
-from fake_openrouter.provider import Answer, NotUnderstood, Question, as_json, count, said
+from fake_openrouter.provider import (
+    PROCESSING,
+    Answer,
+    NotUnderstood,
+    Question,
+    as_events,
+    as_json,
+    count,
+    event,
+    said,
+    words,
+)
 from fake_openrouter.script import Behaviour
 
 _COST_OF_A_TOKEN = 0.000_002
@@ -50,7 +61,8 @@ class OpenRouter:
             raise NotUnderstood("messages: a list of messages is needed")
         texts = [(each.get("role"), _text(each.get("content"))) for each in messages]
         users = [text for role, text in texts if role == "user"]
-        return Question(model, users[-1] if users else "", "\n".join(text for _, text in texts))
+        whole = "\n".join(text for _, text in texts)
+        return Question(model, users[-1] if users else "", whole, streams=body.get("stream") is True)
 
     def answer(self, question: Question, behaviour: Behaviour) -> Answer:
         generation = f"gen-{uuid.uuid4().hex}"
@@ -60,6 +72,9 @@ class OpenRouter:
             return as_json(200, {"error": fault, "user_id": "user_fake"}, headers)
         text = said(question, behaviour)
         choice = _choice(None if behaviour.null_content else text, behaviour.finish_reason or "stop")
+        if question.streams and not behaviour.empty_choices:
+            fails = behaviour.error_in_200 == "choice"
+            return _stream(question, choice, generation, fault=fault, fails=fails)
         if behaviour.error_in_200 == "choice":
             choice = {**_choice(text[: len(text) // 2], "error"), "error": fault}
         usage = _usage(question.text, text)
@@ -131,6 +146,31 @@ def _choice(content: str | None, finish_reason: str) -> dict[str, Any]:
         "finish_reason": finish_reason,
         "native_finish_reason": finish_reason.upper(),
     }
+
+
+def _stream(
+    question: Question, choice: dict[str, Any], generation: str, *, fault: dict[str, Any], fails: bool
+) -> Answer:
+    """The same in chunks; the usage comes with the last one, an error with a chunk of its own.
+
+    https://openrouter.ai/docs/api-reference/streaming
+    """
+    text = choice["message"]["content"] or ""
+    same = {"id": generation, "object": "chat.completion.chunk", "created": int(time.time()), "model": question.model}
+
+    def chunk(content: str, reason: str | None = None, **more: Any) -> bytes:
+        native = reason and reason.upper()
+        delta = {"role": "assistant", "content": content}
+        said = {"index": 0, "delta": delta, "finish_reason": reason, "native_finish_reason": native, "logprobs": None}
+        return event({**same, "provider": "Fake", "choices": [said], **more})
+
+    said = [chunk(word) for word in words(text)]
+    said[0] = PROCESSING + said[0]
+    reason = choice["finish_reason"]
+    end = [chunk("", reason), chunk("", reason, usage=_usage(question.text, text)), event("[DONE]")]
+    error = chunk("", "error", error=fault)
+    events = [*said[: len(said) // 2], error] if fails else [*said, *end]
+    return as_events(events, error, {"X-Generation-Id": generation})
 
 
 def _usage(asked: str, answered: str) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -11,6 +12,9 @@ from starlette.requests import Request
 from fake_openrouter.limits import Refusal
 from fake_openrouter.script import Behaviour
 
+#: What OpenRouter begins a stream with, and sends while it waits.
+PROCESSING = b": OPENROUTER PROCESSING\n\n"
+
 
 class NotUnderstood(Exception):
     """The body is no question to a model; the text says why."""
@@ -18,21 +22,27 @@ class NotUnderstood(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a call asks: `prompt` is the last message of the user, `text` all messages."""
+    """What a call asks: `prompt` is the last message of the user, `text` all messages, `streams` for events."""
 
     model: str
     prompt: str
     text: str
+    streams: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer, before any fault of the wire. `headers` do not state a length; `cost` is in dollars."""
+    """A whole answer, before any fault of the wire. `headers` do not state a length; `cost` is in dollars.
+
+    One that is streamed has the `events` of its body, and the `fault` with which the provider may end it.
+    """
 
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
     cost: float | None = None
+    events: tuple[bytes, ...] = ()
+    fault: bytes = b""
 
 
 class Provider(Protocol):
@@ -54,6 +64,21 @@ class Provider(Protocol):
 
 def as_json(status: int, content: Any, headers: Mapping[str, str] | None = None) -> Answer:
     return Answer(status, json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+
+def as_events(events: Sequence[bytes], fault: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    stated = {"Content-Type": "text/event-stream", **(headers or {})}
+    return Answer(200, b"".join(events), stated, tuple(events), fault)
+
+
+def event(content: Any) -> bytes:
+    """One event of a stream; `content` is JSON, or a text as it is."""
+    return f"data: {content if isinstance(content, str) else json.dumps(content)}\n\n".encode()
+
+
+def words(text: str) -> list[str]:
+    """The pieces in which a model says a text; there is one at least."""
+    return re.findall(r"\S*\s*", text)[:-1] or [text]
 
 
 def reply(provider: Provider, question: Question, behaviour: Behaviour) -> Answer:

@@ -18,6 +18,19 @@ class Drip(_Strict):
     where: Literal["body", "headers"] = "body"
 
 
+class Stream(_Strict):
+    """How an answer is streamed that was asked for as a stream: a pause of `pause_s` behind each event.
+
+    Before event number `after`, counted from 0, it waits at the `gate`, if there is one, and `then` goes on, ends in
+    order, loses its connection, or tells an error of the provider's.
+    """
+
+    pause_s: NonNegativeFloat = 0.0
+    after: NonNegativeInt = 1
+    gate: str | None = None
+    then: Literal["go_on", "end", "lose", "error"] = "go_on"
+
+
 class Behaviour(_Strict):
     """What is done to one call. Without any field: an ordinary answer, at once.
 
@@ -25,7 +38,8 @@ class Behaviour(_Strict):
     ever when nothing else ends the wait; what is for ever ends with a release or a reset), then the answer (`status`
     to `finish_reason`), which `drip` or `cut` spoils. `delay_s` comes on top of the latency that every answer takes, or
     of `latency_s` in its place. `redirect` is a 307 to there, unless `status` says otherwise. `cut` is the number of
-    bytes that are sent of a body that was announced as longer. `body_base64` is for bytes that are no text.
+    bytes that are sent of a body that was announced as longer. `body_base64` is for bytes that are no text. `stream` is
+    for calls that ask for a stream, and does nothing to others.
     """
 
     delay_s: NonNegativeFloat = 0.0
@@ -46,6 +60,7 @@ class Behaviour(_Strict):
     finish_reason: str | None = None
     drip: Drip | None = None
     cut: NonNegativeInt | None = None
+    stream: Stream = Stream()
 
 
 ORDINARY = Behaviour()
