@@ -1,4 +1,4 @@
-"""The page without a browser: who may ask for what, what is on it, that it stays up. See also tests/long/test_page.py."""
+"""The page without a browser: who may ask what, what is on it, that it stays up. See also tests/long/test_page.py."""
 
 import asyncio
 import base64

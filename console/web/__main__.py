@@ -1,6 +1,7 @@
 """`python -m console.web`: the page, until SIGTERM or Ctrl-C."""
 
 import logging
+import signal
 import socket
 import sys
 from functools import partial
@@ -86,6 +87,7 @@ def serve(settings: Settings, place: Place, listening: socket.socket) -> None:
     host, port = listening.getsockname()[:2]
     right = "read-only: CONSOLE_PASSWORD is not set" if sessions is None else "with a password"
     print(f"The page is at http://{f'[{host}]' if ':' in host else host}:{port}/ ({right})", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn ends in order, and then raises it again
     try:
         server.run(sockets=[listening])
     except KeyboardInterrupt:

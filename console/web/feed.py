@@ -16,8 +16,9 @@ EVERY_S = 2.0
 #: How long a state may take before its viewers are told that they see an old one, in seconds.
 PATIENCE_S = 3.0
 
-#: Building takes a fifth of the time at most, however long it takes.
-REST_FACTOR = 4.0
+#: Building takes a fifth of the time at most, but where it takes so long that nobody would wait for the next one: then
+#: it is tried again after the longest rest, in seconds.
+REST_FACTOR, LONGEST_REST_S = 4.0, 10.0
 
 #: How often a viewer hears something, so that it can tell an idle server from one that is gone, in seconds.
 SIGN_OF_LIFE_S = 5.0
@@ -119,7 +120,8 @@ class Feed:
         while self._viewers and not self.closed:
             began = time.monotonic()
             await self._turn()
-            await asyncio.sleep(max(self._every_s, REST_FACTOR * (time.monotonic() - began)))
+            rest_s = min(REST_FACTOR * (time.monotonic() - began), LONGEST_REST_S)
+            await asyncio.sleep(max(self._every_s, rest_s))
         await asyncio.to_thread(self._rest)
 
     async def _turn(self) -> None:
