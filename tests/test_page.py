@@ -7,6 +7,8 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, Self
 
 import pika
@@ -24,7 +26,8 @@ from console.web.guard import HEADERS, Place
 from console.web.notes import notes
 from console.web.rings import rings
 from console.web.sessions import LIFE_S, MOST_WRONG, WRONG_S, Sessions, TooManyGuesses
-from gateway.errors import StoreUnavailable, Unroutable
+from console.web.source import Source
+from gateway.errors import StoreUnavailable, TopologyError, Unroutable
 from gateway.rabbitmq.topology import DEAD_REQUESTS
 from gateway.settings import SettingsError, load_settings
 from tests.page import PASSWORD, finding, page, state, waiting
@@ -432,6 +435,55 @@ def test_while_rabbitmq_is_away_its_queues_are_those_of_the_last_time():
     assert ("1,284" in pieces["flow"], "Queues as of 00:16:40 UTC" in pieces["headline"]) == (True, True)
     never = Drawing().pieces(Snapshot().renewed(state(queues=None, troubles=["RabbitMQ is away"]), 2000.0))
     assert ("?" in never["flow"], "Queues are not known" in never["headline"]) == (True, True)
+
+
+class Connection:
+    """Of RabbitMQ, as pika's is: one that has ended is of no use."""
+
+    is_open = True
+
+    def process_data_events(self, _time_limit: float) -> None:
+        if not self.is_open:
+            raise ValueError("Timeout closed before call")
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+def test_a_connection_stays_while_somebody_looks_and_is_replaced_when_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Also when RabbitMQ was away in between."""
+    opened: list[Connection] = []
+    used: list[object] = []
+    away = False
+
+    def connect(_settings: object, *, name: str) -> Connection:
+        if away:
+            raise TopologyError("RabbitMQ is away")
+        opened.append(Connection())
+        return opened[-1]
+
+    def build(_here: object, connected: Any) -> None:
+        with suppress(TopologyError), connected(settings) as connection:
+            used.append(connection)
+
+    monkeypatch.setattr("console.web.source.connect", connect)
+    monkeypatch.setattr("console.web.source.build", build)
+    monkeypatch.setenv("STATE_PATH", str(tmp_path / "state.sqlite3"))
+    settings = load_settings(need_keys=False)
+    source = Source(settings)
+    source.look()
+    source.look()
+    assert used == [opened[0], opened[0]]
+    opened[0].is_open, away = False, True
+    source.look()
+    source.look()
+    away = False
+    source.look()
+    assert used[2:] == [opened[1]]
+    source.close()
+    assert not opened[1].is_open
 
 
 def test_viewers_get_only_what_has_changed():

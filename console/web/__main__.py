@@ -23,6 +23,7 @@ from gateway.settings import Settings, SettingsError, load_settings
 def main() -> int:
     """Serve; the exit code of the process."""
     logging.basicConfig(format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
+    logging.getLogger("pika").setLevel(logging.CRITICAL)  # what it has to say the page says itself
     try:
         settings = load_settings(need_keys=False)
         place = place_of(settings)

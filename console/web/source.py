@@ -43,18 +43,18 @@ class Source:
     @contextmanager
     def _connected(self, settings: Settings) -> Iterator[pika.BlockingConnection]:
         """The connection; one that has failed is not used again. Raises TopologyError when there can be none."""
-        self._connection = self._living() or connect(settings, name="page")
+        kept, self._connection = self._connection, None
+        self._connection = connection = kept if kept is not None and _lives(kept) else connect(settings, name="page")
         try:
-            yield self._connection
+            yield connection
         except BaseException:
             self.rest()
             raise
 
-    def _living(self) -> pika.BlockingConnection | None:
-        """The open connection, after it has read what came since the last time."""
-        if self._connection is not None:
-            with suppress(AMQPError):
-                self._connection.process_data_events(0)
-                if self._connection.is_open:
-                    return self._connection
-        return None
+
+def _lives(connection: pika.BlockingConnection) -> bool:
+    """Whether it is open, after it has read what came since the last time."""
+    if connection.is_open:
+        with suppress(AMQPError):
+            connection.process_data_events(0)
+    return bool(connection.is_open)
