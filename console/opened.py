@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import pika
 
@@ -22,7 +23,7 @@ class Opened:
     settings: Settings
     stores: Stores
 
-    @property
+    @cached_property
     def pool(self) -> KeyPool:
         return key_pool(self.settings, self.stores.keys)
 
