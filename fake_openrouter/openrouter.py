@@ -167,10 +167,12 @@ def _stream(
     said = [chunk(word) for word in words(text)]
     said[0] = PROCESSING + said[0]
     reason = choice["finish_reason"]
-    end = [chunk("", reason), chunk("", reason, usage=_usage(question.text, text)), event("[DONE]")]
+    usage = _usage(question.text, text)
+    end = [chunk("", reason), chunk("", reason, usage=usage), event("[DONE]")]
     error = chunk("", "error", error=fault)
     events = [*said[: len(said) // 2], error] if fails else [*said, *end]
-    return as_events(events, error, {"X-Generation-Id": generation})
+    answer = as_events(events, error, {"X-Generation-Id": generation})
+    return replace(answer, cost=None if fails else usage["cost"])
 
 
 def _usage(asked: str, answered: str) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def as_json(status: int, content: Any, headers: Mapping[str, str] | None = None)
 
 def as_events(events: Sequence[bytes], fault: bytes, headers: Mapping[str, str] | None = None) -> Answer:
     stated = {"Content-Type": "text/event-stream", **(headers or {})}
-    return Answer(200, b"".join(events), stated, tuple(events), fault)
+    return Answer(200, b"".join(events), stated, events=tuple(events), fault=fault)
 
 
 def event(content: Any) -> bytes:
