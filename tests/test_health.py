@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from console import cli
+from console.__main__ import main
 from console.health import health
 from dev.launcher import ROOT
 from dev.waiting import wait_until
@@ -215,6 +216,14 @@ def test_the_command_says_the_same(alive: Heartbeat, capsys: pytest.CaptureFixtu
     """With its options."""
     assert cli.main(["health", "--json"]) == 0
     assert json.loads(said(capsys))["is_well"] is True
+
+
+def test_the_short_way_is_for_the_bare_command(alive: Heartbeat, monkeypatch: pytest.MonkeyPatch):
+    """Whatever else is typed goes the usual one."""
+    monkeypatch.setattr("console.cli.main", lambda: 77)
+    for arguments, code in ((["health"], 0), (["health", "--json"], 77), (["status"], 77)):
+        monkeypatch.setattr("sys.argv", ["gemini", *arguments])
+        assert main() == code
 
 
 def worker() -> Any:
