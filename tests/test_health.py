@@ -1,5 +1,6 @@
 """`gemini health`: who is there, who hangs, who is in trouble; within milliseconds, and with nothing else running."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -162,6 +163,33 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytes
         made.beat()
     assert made.stop()
     assert [record.message.count("See STATE_PATH") for record in caplog.records] == [1]
+
+
+def descriptors() -> int:
+    """How many files this process has open; 0 where the system does not say."""
+    return len([*Path("/proc/self/fd").glob("*")])
+
+
+def test_a_disk_without_room_or_locks_is_tried_again_and_nothing_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Neither a file nor a descriptor, however often; it beats as soon as it can."""
+    made = Heartbeat(folder, lambda: None, every_s=3600)
+    opened = descriptors()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.heartbeat.fcntl.flock", refused)
+        made.start()
+        for _ in range(20):
+            made.beat()
+    assert list(folder.iterdir()) == []
+    assert descriptors() == opened
+    assert health() == 1
+    made.beat()
+    assert (health(), made.stop()) == (0, True)
 
 
 def test_a_folder_that_cannot_be_read_is_said(folder: Path, capsys: pytest.CaptureFixture[str]):
