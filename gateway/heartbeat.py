@@ -92,9 +92,14 @@ class Heartbeat:
                 left.unlink(missing_ok=True)
         new = folder / f".{uuid.uuid4().hex}"
         file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX)
-        os.pwrite(file, _written(time.monotonic(), None), 0)
-        new.rename(self._path)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            os.pwrite(file, _written(time.monotonic(), None), 0)
+            new.rename(self._path)
+        except BaseException:
+            os.close(file)
+            new.unlink(missing_ok=True)
+            raise
         return file
 
     def _close(self) -> None:

@@ -1,5 +1,6 @@
 """`gemini health`: who is there, who hangs, who is in trouble; within milliseconds, and with nothing else running."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from console import cli
+from console.__main__ import main
 from console.health import health
 from dev.launcher import ROOT
 from dev.waiting import wait_until
@@ -163,6 +165,33 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path: Path, caplog: pytes
     assert [record.message.count("See STATE_PATH") for record in caplog.records] == [1]
 
 
+def descriptors() -> int:
+    """How many files this process has open; 0 where the system does not say."""
+    return len([*Path("/proc/self/fd").glob("*")])
+
+
+def test_a_disk_without_room_or_locks_is_tried_again_and_nothing_is_left(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """Neither a file nor a descriptor, however often; it beats as soon as it can."""
+    made = Heartbeat(folder, lambda: None, every_s=3600)
+    opened = descriptors()
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gateway.heartbeat.fcntl.flock", refused)
+        made.start()
+        for _ in range(20):
+            made.beat()
+    assert list(folder.iterdir()) == []
+    assert descriptors() == opened
+    assert health() == 1
+    made.beat()
+    assert (health(), made.stop()) == (0, True)
+
+
 def test_a_folder_that_cannot_be_read_is_said(folder: Path, capsys: pytest.CaptureFixture[str]):
     folder.touch()
     assert health() == 1
@@ -215,6 +244,14 @@ def test_the_command_says_the_same(alive: Heartbeat, capsys: pytest.CaptureFixtu
     """With its options."""
     assert cli.main(["health", "--json"]) == 0
     assert json.loads(said(capsys))["is_well"] is True
+
+
+def test_the_short_way_is_for_the_bare_command(alive: Heartbeat, monkeypatch: pytest.MonkeyPatch):
+    """Whatever else is typed goes the usual one."""
+    monkeypatch.setattr("console.cli.main", lambda: 77)
+    for arguments, code in ((["health"], 0), (["health", "--json"], 77), (["status"], 77)):
+        monkeypatch.setattr("sys.argv", ["gemini", *arguments])
+        assert main() == code
 
 
 def worker() -> Any:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,12 +11,16 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from console.metrics import __main__ as server
 from console.metrics.collector import key_names
+from console.metrics.source import OpenedLater
 from console.metrics.today import Names, today
 from console.opened import Opened
 from console.state import build
+from gateway import exits
 from gateway.errors import ErrorCode, StoreUnavailable
 from gateway.secrets import ApiKey
+from gateway.settings import load_settings
 from gateway.usage.store import (
     CALLS,
     MODEL,
@@ -220,3 +225,35 @@ def test_a_thousand_keys_have_a_thousand_names():
 def test_names_are_bounded_whatever_is_reported():
     cells = [Cell(0, f"model-{number}", CALLS, number) for number in range(500)]
     assert len(Names(most=50).bounded(cells)) == 51
+
+
+def test_a_store_that_is_away_at_the_start_is_opened_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The server of metrics starts without it, and needs no start anew."""
+    (tmp_path / "folder").touch()
+    monkeypatch.setenv("STATE_PATH", str(tmp_path / "folder" / "state.sqlite3"))
+    source = OpenedLater(load_settings(need_keys=False))
+    asked = client(source)
+    assert asked.get("/readyz").status_code == 503
+    (tmp_path / "folder").unlink()
+    assert asked.get("/readyz").status_code == 200
+    assert source() is source()
+    source.close()
+    source.close()
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["metrics", *arguments])
+    return server.main()
+
+
+def test_the_server_of_metrics_says_why_it_cannot_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """In one line, with the exit code of its kind."""
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert serve(monkeypatch, "--port", str(taken.getsockname()[1])) == exits.UNAVAILABLE
+    monkeypatch.setenv("STATE_PATH", ".")
+    assert serve(monkeypatch, "--port", "0") == exits.SETTINGS
+    said = capsys.readouterr().err
+    assert ("cannot be listened on: Address already in use" in said, "STATE_PATH" in said) == (True, True)

@@ -552,10 +552,10 @@ def test_an_authority_for_a_url_without_tls_is_a_mistake(problems, setting: str,
     assert line.startswith(f"{setting}_CA_FILE: {setting}_URL asks for no TLS: let it begin with")
 
 
-@pytest.mark.parametrize("folder", [".", "/", "{tmp}"])
-def test_a_folder_is_no_state_file(problems, tmp_path: Path, folder: str):
-    """Said at once: SQLite only says that it is unable to open it."""
-    (line,) = problems(STATE_PATH=folder.format(tmp=tmp_path))
+@pytest.mark.parametrize("folder", [".", "/", "./"])
+def test_a_path_without_a_name_is_no_state_file(problems, folder: str):
+    """Files beside it are named after it: a worker ended with a fault of its own there."""
+    (line,) = problems(STATE_PATH=folder)
     assert line.startswith("STATE_PATH: give a file, this is a folder")
 
 

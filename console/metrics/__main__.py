@@ -24,7 +24,8 @@ def main() -> int:
     """Serve; the exit code of the process."""
     options = _options()
     logging.basicConfig(format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
-    logging.getLogger("pika").setLevel(logging.CRITICAL)  # a RabbitMQ that is away is `gemini_rabbitmq_up 0`
+    for name in ("pika", "gateway.rabbitmq"):  # one that is away is `gemini_rabbitmq_up 0`, and no line at each scrape
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         source = OpenedLater(load_settings(need_keys=False))
         listening = socket.create_server((options.host, options.port))

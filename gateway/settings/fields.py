@@ -222,7 +222,8 @@ class Settings(BaseSettings):
     for Heroku; where the authority is known, `REDIS_CA_FILE` is better."""
 
     state_path: OwnFile = Path(".state/worker.sqlite3")
-    """Keys and answers of one machine, shared by its processes; beside the code, and out of version control."""
+    """Keys and answers of one machine, shared by its processes; beside the code, and out of version control. Signs of
+    life for `gemini health` are beside it, with Redis as well."""
 
     ledger_ttl_seconds: float = Field(default=172_800.0, ge=0, allow_inf_nan=False)
     """How long an answer is remembered: two days. Longer than all waits together, so that no redelivery finds its entry

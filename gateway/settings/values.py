@@ -128,7 +128,7 @@ def _ca_file(path: Path) -> Path:
 
 
 def _file(path: Path) -> Path:
-    if not path.name or path.is_dir():
+    if not path.name:  # `.`, `/`
         raise ValueError("give a file, this is a folder")
     return path
 

@@ -336,11 +336,17 @@ def test_the_metrics_of_a_worker_at_work(well: tuple[Stack, FakeClient]):
 
 
 def test_a_probe_asks_neither_rabbitmq_nor_the_store(well: tuple[Stack, FakeClient]):
-    """Both are away for it, and the worker process lives; where no worker is, nobody lives."""
+    """Both are away for it, and the worker process lives; where none is, nobody lives. A bridge gives signs, too."""
     stack, _ = well
     away = {"RABBITMQ_URL": "amqp://guest:canary@127.0.0.1:1/", "REDIS_URL": "redis://:canary@127.0.0.1:1/0"}
     assert gemini(stack, "health", **away) == Ran(0, "1 worker process lives\n", "")
-    assert gemini(stack, "health", STATE_PATH="other.sqlite3").code == 1
+    apart = stack.folder / "bridge.sqlite3"
+    assert gemini(stack, "health", STATE_PATH=apart).code == 1
+    bridge = stack.start_bridge(STATE_PATH=apart)
+    assert gemini(stack, "health", STATE_PATH=apart).code == 0
+    bridge.terminate()
+    assert bridge.wait() == 0
+    assert gemini(stack, "health", STATE_PATH=apart).code == 1
 
 
 #: What is spoilt in one run, and what the doctor says: area, what, remedy.
@@ -387,6 +393,7 @@ SPOILT: list[tuple[dict[str, str], list[tuple[str, str, str]]]] = [
     ({"HTTP_PROXY": "http://canary:canary@127.0.0.1:1"}, [("provider", "the proxy", "check HTTP_PROXY")]),
     ({"STATE_PATH": "/proc/nowhere.sqlite3"}, [("store", "/proc/nowhere.sqlite3 cannot be used", "STATE_PATH")]),
     ({"STATE_PATH": "."}, [("settings", "STATE_PATH", "give a file, this is a folder")]),
+    ({"STATE_PATH": "{folder}"}, [("store", "cannot be used", "it must be a file that this user may write")]),
     ({"REDIS_URL": "redis://:canary@127.0.0.1:1/0"}, [("store", "Redis cannot be used", "REDIS_URL")]),
 ]
 
@@ -398,7 +405,9 @@ def test_the_doctor_names_what_is_wrong_and_what_to_do(
     """What can be looked at is looked at, whatever else is wrong; and no secret is shown."""
     stack, fake = well
     host = stack.url.rpartition("@")[2].partition("/")[0]
-    spoilt = {name: value.format(host=host, fake=fake.base_url) for name, value in settings.items()}
+    spoilt = {
+        name: value.format(host=host, fake=fake.base_url, folder=stack.folder) for name, value in settings.items()
+    }
     ran = gemini(stack, "doctor", "--json", **spoilt)
     for area, what, remedy in expected:
         assert [one for one in findings(ran, area) if what in one[1] and remedy in one[2]], (area, what, ran.out)
