@@ -194,10 +194,14 @@ def test_a_call_may_be_the_last_one(tmp_path: Path):
 
 def test_tags_are_booked_within_bounds(here: World, monkeypatch: pytest.MonkeyPatch):
     """Producers choose them."""
-    monkeypatch.setattr(costs, "_tags", set())
-    monkeypatch.setattr("middleware.costs.MOST_TAGS", 2)
+    monkeypatch.setattr(costs, "_names", set())
+    monkeypatch.setattr("middleware.costs.MOST_NAMES", 2)
     resources.settings.open(here.settings.model_copy(update={"fairness_field": "n"}))
     for number in (7, 8, 9, 7):
         run(here, PAID, of=job(number))
     run(here, PAID, of=job(request=Request(request_id="r", prompt="Hi", callback_queue="gemini.responses")))
-    assert sorted(row.tag for row in rows(here)) == ["", "7", "8", OTHER]
+    assert sorted((row.tag, row.model) for row in rows(here)) == [
+        ("7", "served"),
+        ("8", "served"),
+        *[(OTHER, OTHER)] * 2,
+    ]
