@@ -16,6 +16,7 @@ from gateway.costs.store import SPANS
 from gateway.errors import CallTooLarge, RateLimited, RequestRejected, StoreUnavailable, UpstreamFailed
 from gateway.lanes import Lane
 from gateway.messages import Completion, Job, Request, Usage
+from gateway.settings import SettingsError
 from middleware.costs import OTHER
 from tests.world import World, job, world
 
@@ -205,3 +206,20 @@ def test_tags_are_booked_within_bounds(here: World, monkeypatch: pytest.MonkeyPa
         ("8", "served"),
         *[(OTHER, OTHER)] * 2,
     ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"OPENROUTER_API_KEYS": "", "GEMINI_API_KEYS": "AIza-one-1111"}, "Gemini does not say what a call costs"),
+        ({"BUDGET_USD_PER_DAY": "0"}, "give a number above 0"),
+        ({"BUDGET_USD_PER_DAY": "ten"}, "give a number"),
+        ({"BUDGET_USD_PER_DAY": "nan"}, "give a finite number"),
+    ],
+)
+def test_a_budget_that_cannot_work_is_named(tmp_path: Path, settings: dict[str, str], said: str):
+    with (
+        pytest.raises(SettingsError, match=f"BUDGET_USD_PER_DAY: {said}"),
+        world(tmp_path, **{"BUDGET_USD_PER_DAY": "5"} | settings),
+    ):
+        pass
