@@ -18,8 +18,8 @@ import sentry_sdk
 
 from gateway.reporting import otel, sentry
 
-#: Of each span: its operation for Sentry, None where Sentry gets none, and the kind that OpenTelemetry knows. No `gen_ai.…`: Sentry's SDK takes such
-#: spans out of the event, and sends them past `before_send_transaction`.
+#: Of each span: its operation for Sentry, None where Sentry gets none, and the kind that OpenTelemetry knows. No
+#: `gen_ai.…`: Sentry's SDK takes such spans out of the event, and sends them past `before_send_transaction`.
 KINDS: Mapping[str, tuple[str | None, str]] = {
     "receive": (None, "CONSUMER"),
     "process": ("queue.process", "CONSUMER"),
