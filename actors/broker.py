@@ -71,7 +71,7 @@ MIDDLEWARE: list[dramatiq.Middleware] = [
     Callbacks(held_replies, ledger, stopping),  # above the ledger: an answer is stored first, then published
     held_replies,  # its kind of delivery has nothing to do with what follows
     PublisherReady(publisher),  # before anything is started that is to be published
-    Ledger(ledger, resources.owner, settings, outbox, books),  # before a key is taken: answered work needs none
+    Ledger(ledger, resources.owner, settings, outbox, costs),  # before a key is taken: answered work needs none
     RetrySchedule(settings, topology, outbox, requests_wait),  # below the ledger, which stores what it decides
     Wanted(),  # below the ledger: what is answered goes out, late or not; before a key is taken
     costs,  # below the schedule, which decides who waits for tomorrow; before a key is taken

@@ -20,8 +20,10 @@ from gateway.messages import Caller, Cancel, Failure, Job, Reply, Request, encod
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.request_reply import is_of_a_client, queue_of
 from gateway.rabbitmq.topology import CANCELS, DEAD_REQUESTS, Topology
+from gateway.reporting import tracing
 from gateway.reporting.logs import facts, request_id_var
 from gateway.reporting.redaction import escape_controls
+from gateway.reporting.tracing import Messaging
 from gateway.settings import Settings
 from middleware.outbox import message_properties
 
@@ -94,11 +96,18 @@ class RequestDoor(Door):
             expires_at=expires_at(request, delivery.properties, received_at=now),
             lane=lane_of(request.priority, delivery.properties.priority),
         )
+        if tracing.is_on():
+            self._trace(delivery, job)
         message = work_message(job)
         if not delivery.redelivered and not self.relay_all:
             return Delivered(message, delivery)
         self._send(delivery, message)
         return None
+
+    def _trace(self, delivery: Delivery, job: Job) -> None:
+        came = Messaging(delivery.queue, job.request_id, len(delivery.body))
+        with tracing.span("receive", came, of=job.caller.trace):
+            pass  # its time is when it was read
 
     def _reject(self, delivery: Delivery, error: InvalidMessage) -> None:
         """Answer the sender where one can be answered, else keep the message for an operator."""

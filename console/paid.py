@@ -56,9 +56,9 @@ def paid_in_all(sums: Iterable[Sum]) -> Paid:
     return Paid.of(facts)
 
 
-def row_as_json(at: float, call: PaidCall) -> dict[str, Any]:
-    """A paid call, for who compares it with the provider's list."""
+def row_as_json(at: float, call: PaidCall, *, key: str) -> dict[str, Any]:
+    """A paid call with the name of its key, for who compares it with the provider's list."""
     facts = asdict(call)
     nano = facts.pop("cost_nano")
     time = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return {"time": time, **facts, "cost": None if nano is None else nano / NANO}
+    return {"time": time, **facts, "key": key, "cost": None if nano is None else nano / NANO}

@@ -1,7 +1,7 @@
 """`gemini usage`: calls, tokens and cost, by key, model or tag; what came out, by error or outcome."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, cast
@@ -56,8 +56,10 @@ def usage(
     """
     with opened() as here:
         if calls:
-            for at, call in here.stores.costs.rows(since):
-                print_json(row_as_json(at, call))
+            rows = here.stores.costs.rows(since)
+            names = _key_names(here, {call.key for _, call in rows})
+            for at, call in rows:
+                print_json(row_as_json(at, call, key=names[call.key]))
         elif by in {By.KEY, By.MODEL, By.TAG}:
             _paid(here, cast("Name", by.value), since, json_wanted=json_wanted)
         else:
@@ -105,13 +107,17 @@ def _cells(one: Paid) -> tuple[str, ...]:
 
 def _named(here: Opened, found: Mapping[str, Paid], by: Name) -> list[tuple[str, Paid]]:
     """The dearest first; keys by the names that people have for them, also those that are no longer set."""
-    names: dict[str, str] = {"": "none"}
-    if by == "key":
-        known = here.stores.costs.notes(f"key.{digest}" for digest in found if digest)
-        names |= {name.removeprefix("key."): text for name, text in known.items()}
-        names |= {key.digest: key.name for key in here.settings.keys}
+    names = _key_names(here, found) if by == "key" else {name: name or "none" for name in found}
     rows = sorted(found.items(), key=lambda row: (-row[1].cost, -row[1].calls, row[0]))
-    return [(names.get(name, name), one) for name, one in rows]
+    return [(names[name], one) for name, one in rows]
+
+
+def _key_names(here: Opened, digests: Iterable[str]) -> dict[str, str]:
+    """Of each digest what people call the key, else itself."""
+    known = here.stores.costs.notes(f"key.{digest}" for digest in digests if digest)
+    names = {name.removeprefix("key."): text for name, text in known.items()}
+    names |= {key.digest: key.name for key in here.settings.keys}
+    return {digest: names.get(digest, digest or "none") for digest in digests}
 
 
 def _start(found: Sequence[Sum] | Sequence[Cell]) -> str | None:

@@ -21,6 +21,7 @@ GROUPS = {
     "Gemini directly, only when no OpenRouter key is set": "GEMINI_API_KEYS",
     "Keys and waits": "KEYS_MAX_PER_MINUTE",
     "State": "REDIS_URL",
+    "Money": "BUDGET_USD_PER_DAY",
     "What it tells": "LOG_LEVEL",
     "The page for operators, only for `python -m console.web`": "CONSOLE_PASSWORD",
 }

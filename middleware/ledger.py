@@ -9,8 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from gateway.costs.books import Books
-from gateway.costs.call import PaidCall
 from gateway.errors import ErrorCode, StoreUnavailable
 from gateway.ledger import store
 from gateway.ledger.owner import Owner
@@ -20,8 +18,8 @@ from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import DEAD_WORK, WORK
 from gateway.reporting import sentry
 from gateway.settings import Settings
-from gateway.tags import tag_of
 from middleware.attempt import JobAttempt, Outcome
+from middleware.costs import Costs
 from middleware.errors import AlreadyAnswered, Parked
 from middleware.hook import Around, Hook
 from middleware.key_selection import STORE_RETRY_S
@@ -62,9 +60,9 @@ class Ledger(Hook[JobAttempt]):
         owner: Callable[[], Owner],
         settings: Callable[[], Settings],
         outbox: Outbox,
-        books: Callable[[], Books],
+        costs: Costs,
     ) -> None:
-        self.books = books
+        self.costs = costs
         self.ledger = ledger
         self.owner = owner
         self.settings = settings
@@ -138,15 +136,10 @@ class Ledger(Hook[JobAttempt]):
         dead = entry.token
         entry = ledger.begin(replace(claim, token=attempt.token, dead=dead))
         if isinstance(entry, Started):
-            self.books().now([self._cut_off(dead, attempt.job)])
+            self.costs.of_death(dead, attempt.job)
         else:
             self._leave_room(attempt)
         return entry
-
-    def _cut_off(self, token: str, job: Job) -> PaidCall:
-        """A call that its process has not survived, if it had begun one: it may have been paid for."""
-        tag = tag_of(job.request, self.settings().fairness_field) or ""
-        return PaidCall.lost(token, model=job.request.model or "", tag=tag, request_id=job.request_id)
 
     def _run_alone(self, attempt: JobAttempt) -> None:
         """Return when this is the one suspect that runs in this process; else it is parked."""
@@ -240,7 +233,7 @@ class Ledger(Hook[JobAttempt]):
         token = self._token(attempt)
         self.owner().drop(token)
         if attempt.paid:  # what was not to be stored, or the store was away
-            self.books().later(attempt.paid)
+            self.costs.books().later(attempt.paid)
         if attempt.holds:
             attempt.holds = False
             try:

@@ -318,4 +318,8 @@ def test_usage_is_what_was_booked(monkeypatch: pytest.MonkeyPatch, run: Run):
     assert "1 call cut off" in text
     assert "Today: $0.5000 of $2.00" in text
     rows = [json.loads(line) for line in run("usage", "--calls")[1].splitlines()]
-    assert sorted(row["generation_id"] for row in rows) == ["", "", "gen-1"]
+    assert sorted((row["generation_id"], row["key"]) for row in rows) == [
+        ("", "****9999 (old)"),
+        ("", "none"),
+        ("gen-1", "****1111 (team)"),
+    ]

@@ -8,6 +8,10 @@ from contextlib import closing
 import pytest
 
 from dev.redis import empty, redis_server
+from gateway.bills import Bill
+from gateway.costs.call import PaidCall
+from gateway.costs.redis import PIECE_S, RedisCostStore
+from gateway.costs.store import SPANS
 from gateway.errors import StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease
 from gateway.keys.redis import RedisKeyStore
@@ -62,6 +66,23 @@ def test_a_server_that_is_full_of_something_else_is_said_to_be(small: RedisServe
         all(answered(ledger, number, published=False) for number in itertools.count())
     small._client.config_set("maxmemory", "50mb")
     answered(ledger, 2000)
+
+
+def test_rows_of_paid_calls_make_room_first(small: RedisServer, monkeypatch: pytest.MonkeyPatch):
+    """What they have cost is in the sums, and no answer is forgotten for them."""
+    monkeypatch.setattr(sentry, "tell_operator", lambda *_args, **_facts: pytest.fail("there is room"))
+    clock = Clock()
+    ledger = RedisLedger(small, ttl_s=10_000.0, max_bytes=1_000_000_000, clock=clock)
+    costs = RedisCostStore(small, clock=clock)
+    bill = Bill(1, 1, 0.25, "m", "gen-" + "a" * 32)
+    for number in range(100):
+        answered(ledger, number)
+        for _ in range(200):
+            costs.book([PaidCall.of(bill, key="k", tag="", request_id="r")])
+        clock.advance(PIECE_S / 10)
+    assert isinstance(ledger.begin(Claim(Work("r-0", "d"), "new", "b", lease_s=60.0)), Answered)
+    assert 0 < len(costs.rows(10_000.0)) < 20_000
+    assert sum(one.facts["calls"] for one in costs.sums(SPANS[1], 10_000.0)) == 20_000
 
 
 def test_what_is_not_delivered_does_not_keep_the_others(small: RedisServer):

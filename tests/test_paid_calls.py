@@ -16,6 +16,7 @@ from gateway.costs.store import SPANS
 from gateway.errors import CallTooLarge, RateLimited, RequestRejected, StoreUnavailable, UpstreamFailed
 from gateway.lanes import Lane
 from gateway.messages import Completion, Job, Request, Usage
+from gateway.settings import SettingsError
 from middleware.costs import OTHER
 from tests.world import World, job, world
 
@@ -194,10 +195,31 @@ def test_a_call_may_be_the_last_one(tmp_path: Path):
 
 def test_tags_are_booked_within_bounds(here: World, monkeypatch: pytest.MonkeyPatch):
     """Producers choose them."""
-    monkeypatch.setattr(costs, "_tags", set())
-    monkeypatch.setattr("middleware.costs.MOST_TAGS", 2)
+    monkeypatch.setattr(costs, "_names", set())
+    monkeypatch.setattr("middleware.costs.MOST_NAMES", 2)
     resources.settings.open(here.settings.model_copy(update={"fairness_field": "n"}))
     for number in (7, 8, 9, 7):
         run(here, PAID, of=job(number))
     run(here, PAID, of=job(request=Request(request_id="r", prompt="Hi", callback_queue="gemini.responses")))
-    assert sorted(row.tag for row in rows(here)) == ["", "7", "8", OTHER]
+    assert sorted((row.tag, row.model) for row in rows(here)) == [
+        ("7", "served"),
+        ("8", "served"),
+        *[(OTHER, OTHER)] * 2,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"OPENROUTER_API_KEYS": "", "GEMINI_API_KEYS": "AIza-one-1111"}, "Gemini does not say what a call costs"),
+        ({"BUDGET_USD_PER_DAY": "0"}, "give a number above 0"),
+        ({"BUDGET_USD_PER_DAY": "ten"}, "give a number"),
+        ({"BUDGET_USD_PER_DAY": "nan"}, "give a finite number"),
+    ],
+)
+def test_a_budget_that_cannot_work_is_named(tmp_path: Path, settings: dict[str, str], said: str):
+    with (
+        pytest.raises(SettingsError, match=f"BUDGET_USD_PER_DAY: {said}"),
+        world(tmp_path, **{"BUDGET_USD_PER_DAY": "5"} | settings),
+    ):
+        pass

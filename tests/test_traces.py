@@ -186,6 +186,19 @@ def test_a_delivery_is_a_span_in_the_trace_of_its_request(here: World, spans: In
     assert "sk-or" not in text
 
 
+def test_a_request_that_is_read_is_a_span(here: World, spans: InMemorySpanExporter):
+    """In the trace that it brings, or in one of its own."""
+    publisher: Any = here.publisher
+    door = RequestDoor(lambda: here.settings, lambda: here.topology, lambda: publisher)
+    for headers in (HEADERS, None):
+        door.open(delivery(Channel(), body=b'{"request_id": "r-1", "prompt": "canary"}', headers=headers))
+    otel._State.provider.force_flush()
+    first, second = spans.get_finished_spans()
+    assert (first.name, f"{first.context.trace_id:x}", second.parent) == ("receive", "a" * 32, None)
+    assert first.attributes["messaging.destination.name"] == "gemini.requests"
+    assert "canary" not in first.to_json()
+
+
 def test_a_call_that_fails_says_so_by_its_type(here: World, spans: InMemorySpanExporter):
     """Its text may hold anything."""
     here.provider.script = [ValueError("canary")]

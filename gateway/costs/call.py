@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-import uuid
+import secrets
+import time
 from dataclasses import dataclass
 
 from gateway.bills import Bill
@@ -45,7 +46,7 @@ class PaidCall:
     def of(cls, bill: Bill, *, key: str, tag: str, request_id: str) -> "PaidCall":
         """The call that this bill is for."""
         return cls(
-            id=uuid.uuid4().hex[:24],
+            id=f"{time.time_ns() >> 20:012x}{secrets.token_hex(6)}",  # by time: a table grows at its end
             key=key,
             model=_name(bill.model),
             tag=_name(tag),

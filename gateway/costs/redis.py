@@ -41,6 +41,20 @@ local function book(text)
 end
 """
 
+#: `forget_rows(most, keep)` forgets the oldest pieces, until so many rows are gone; the last `keep` pieces stay.
+FORGET_ROWS = f"""
+local function forget_rows(most, keep)
+  local newest, forgotten = math.floor(now / 1000000 / {PIECE_S}) * {PIECE_S}, 0
+  for since = newest - {ROWS_KEPT_S}, newest - keep * {PIECE_S}, {PIECE_S} do
+    local rows = P .. 'calls:' .. str(since)
+    forgotten = forgotten + redis.call('HLEN', rows)
+    redis.call('DEL', rows)  -- at once: somebody waits for the room
+    if forgotten >= most then break end
+  end
+  return forgotten
+end
+"""
+
 BOOK_ONLY = BOOK + "book(ARGV[2]) return {}"
 
 #: ARGV: 2 the beginning of the names, 3 length of a piece in seconds, 4 of how many seconds.

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Collection, Sequence
 
 from gateway.costs.call import PaidCall
-from gateway.costs.redis import BOOK, booking
+from gateway.costs.redis import BOOK, FORGET_ROWS, booking
 from gateway.ledger.store import Answered, Claim, Entry, Running, Started, Superseded, Work
 from gateway.reporting import sentry
 from gateway.stores.redis_server import RedisServer, Rows, microseconds
@@ -108,8 +108,19 @@ return {1}
 """
 )
 
-#: 2 how many at most. Returns how many were forgotten.
-MAKE_ROOM = FORGET + "return {forget(tonumber(ARGV[2]))}"
+#: 2 how many at most. Returns how many answers were forgotten, and how many rows of paid calls: those first, for what
+#: they have cost is in the sums.
+MAKE_ROOM = (
+    FORGET
+    + FORGET_ROWS
+    + """
+local most = tonumber(ARGV[2])
+local rows, answers = forget_rows(most, 1), 0
+if rows == 0 then answers = forget(most) end
+if rows + answers == 0 then rows = forget_rows(most, 0) end
+return {answers, rows}
+"""
+)
 
 PUBLISHED = STEP + "if answered() then redis.call('HSET', entry, 'published', '1') end return {}"
 
@@ -231,8 +242,11 @@ class RedisLedger:
         return self._server.run(script, self._clock, entry, microseconds(self._ttl_s), token, *args)
 
     def _make_room(self) -> bool:
-        """Forget the oldest answers that were delivered; whether there were any."""
-        (forgotten,) = self._server.run(MAKE_ROOM, self._clock, FORGOTTEN_AT_ONCE, makes_room=False)
+        """Forget the oldest rows of paid calls, then the oldest answers that were delivered; whether there were any."""
+        forgotten, rows = self._server.run(MAKE_ROOM, self._clock, FORGOTTEN_AT_ONCE, makes_room=False)
+        if rows:
+            logger.warning("Redis is full: %d rows of paid calls are forgotten before their time", rows)
+            return True
         if forgotten:
             logger.warning("Redis is full: %d delivered answers are forgotten before their time", forgotten)
         about = "Give it more memory, or set LEDGER_MAX_BYTES to less than it has"

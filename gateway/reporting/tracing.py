@@ -1,5 +1,6 @@
 """Spans of a delivery: for Sentry's Queues page, and with the extra `otel` for OpenTelemetry. Off they cost nothing.
 
+    receive    a request is read, and runs here or is relayed
     process    around all that is done for a delivery, in the trace of the request that it is about
     call       a call to the provider
     publish    an envelope goes to its callback queue
@@ -17,15 +18,16 @@ import sentry_sdk
 
 from gateway.reporting import otel, sentry
 
-#: Of each span: its operation for Sentry, and the kind that OpenTelemetry knows. No `gen_ai.…`: Sentry's SDK takes such
-#: spans out of the event, and sends them past `before_send_transaction`.
-KINDS = {
+#: Of each span: its operation for Sentry, None where Sentry gets none, and the kind that OpenTelemetry knows. No
+#: `gen_ai.…`: Sentry's SDK takes such spans out of the event, and sends them past `before_send_transaction`.
+KINDS: Mapping[str, tuple[str | None, str]] = {
+    "receive": (None, "CONSUMER"),
     "process": ("queue.process", "CONSUMER"),
     "call": ("http.client", "CLIENT"),
     "publish": ("queue.publish", "PRODUCER"),
 }
 
-Name = Literal["process", "call", "publish"]
+Name = Literal["receive", "process", "call", "publish"]
 Trace = Mapping[str, str] | None
 
 #: What of a baggage goes to Sentry: its own facts of a trace. The rest may be anything.
@@ -65,18 +67,18 @@ def is_on() -> bool:
 
 @contextmanager
 def span(name: Name, messaging: Messaging | None = None, *, of: Trace = None) -> Iterator[None]:
-    """Measure a piece of work; `of` is the trace that it is part of where it is no part of another span."""
+    """Measure a piece of work; `of` is the trace that it is part of. Without one it is part of the span around it."""
     operation, kind = KINDS[name]
     data = messaging.data if messaging is not None else {}
     with ExitStack() as both:
-        if sentry.traces():
+        if sentry.traces() and operation is not None:
             if name == "process":
                 both.enter_context(_transaction(of))
             piece = both.enter_context(sentry_sdk.start_span(op=operation, name=name))
             for fact, value in data.items():
                 piece.set_data(fact, value)
         if otel.traces():
-            both.enter_context(otel.span(name, kind, data, of if name == "process" else None))
+            both.enter_context(otel.span(name, kind, data, of))
         yield
 
 
