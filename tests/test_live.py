@@ -16,6 +16,8 @@ from gateway.messages import Completion, Request
 from gateway.providers.gemini import Gemini
 from gateway.providers.live import Listener, Live
 from gateway.providers.openrouter import OpenRouter
+from gateway.providers.openrouter_responses import classify_openrouter
+from gateway.providers.responses import Answer
 from gateway.providers.transport import Transport
 from gateway.secrets import ApiKey
 from tests.test_transport import AMPLE_S, Server
@@ -315,3 +317,13 @@ def test_a_line_that_cannot_be_read_is_passed_over(line):
     live.begin(limit=1_000_000)
     live.fed(b'data: {"text": "a"}\n' + line + b'\ndata: {"text": "b"}\n')
     assert texts == ["ab"]
+
+
+def test_others_get_their_turns_while_a_long_stream_is_read(monkeypatch):
+    """A worker on greenlets has one thread for all; the answer is judged when it is whole, event for event."""
+    turns: list[float] = []
+    monkeypatch.setattr("gateway.providers.values.time.sleep", turns.append)
+    answer = Answer(200, {}, openrouter("x") * 2_000 + END)
+    assert isinstance(classify_openrouter(answer, asked="m/m", now=0.0, hide=str), Completion)
+    assert len(turns) >= 20
+    assert set(turns) == {0}

@@ -60,6 +60,7 @@ class Verdict:
 
     requests: int = 0
     envelopes: int = 0
+    pieces: int = 0  # of answers that are streamed
     copies: int = 0  # beyond the first envelope, for requests that were sent once
     calls: int = 0
     repeated_calls: int = 0  # paid for beyond what was asked
@@ -71,6 +72,7 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """Hold the evidence against the promises P1 to P4."""
     verdict = Verdict(requests=len(evidence.confirmed), envelopes=len(evidence.envelopes), calls=len(evidence.calls))
+    verdict.pieces = len(evidence.pieces)
     asked = {request.id: request for request in [*evidence.confirmed, *evidence.unsure]}
     answers: defaultdict[str, list[Envelope]] = defaultdict(list)
     for envelope in evidence.envelopes:
