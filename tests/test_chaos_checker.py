@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.bill import Bill, digest
-from tests.chaos.checker import LONGEST_GAP_S, Envelope, Evidence, judge
+from tests.chaos.checker import LONGEST_GAP_S, Envelope, Evidence, Piece, judge
 from tests.chaos.workload import Kind, Request
 
 ASKED = Request("r-1", Kind("plain", 1), "canary")
@@ -71,6 +71,49 @@ def test_what_is_held_for_its_queue_is_no_standstill():
     journal = steps("arrived", "received", "held", "envelope sent")
     journal[-1]["at"] = 600.0
     assert judge(evidence(journal)).gap_s == 0
+
+
+STREAMED = Request("r-1", Kind("streamed", 1, streams=True), "canary")
+BROKEN = Request("r-1", Kind("stops once", 1, calls=2, streams=True), "canary")
+ANSWER = {"limited": False, "prompt": "[r-1] canary", "status": 200}
+
+
+@pytest.mark.parametrize(
+    ("asked", "piece", "calls", "wrong"),
+    [
+        (STREAMED, Piece("r-1", False, "{}"), 1, False),
+        (STREAMED, Piece("r-1", True, "{}"), 1, True),
+        (STREAMED, Piece("r-2", False, "{}"), 1, True),
+        (STREAMED, Piece("r-1", False, "secret"), 1, True),
+        (ASKED, Piece("r-1", False, "{}"), 1, True),
+        (STREAMED, Piece("r-1", False, "{}"), 2, True),
+        (BROKEN, Piece("r-1", False, "{}"), 2, False),
+        (BROKEN, Piece("r-1", False, "{}"), 3, True),
+    ],
+    ids=[
+        "in time",
+        "behind its envelope",
+        "of nobody",
+        "with a secret",
+        "not asked for",
+        "paid for twice",
+        "broken off once",
+        "called once too often",
+    ],
+)
+def test_a_piece_of_an_answer_is_asked_for_and_comes_before_its_envelope(
+    asked: Request, piece: Piece, calls: int, wrong: bool
+):
+    """The one envelope is demanded all the same."""
+    found = replace(
+        evidence(steps(*SENT, *ANSWERED)),
+        confirmed=[asked],
+        pieces=[piece],
+        calls=[ANSWER] * calls,
+        secrets=("secret",),
+    )
+    assert bool(judge(found).faults) is wrong
+    assert judge(replace(found, envelopes=[])).faults
 
 
 def evidence(journal: list[dict[str, Any]]) -> Evidence:

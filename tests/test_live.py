@@ -16,6 +16,8 @@ from gateway.messages import Completion, Request
 from gateway.providers.gemini import Gemini
 from gateway.providers.live import Listener, Live
 from gateway.providers.openrouter import OpenRouter
+from gateway.providers.openrouter_responses import classify_openrouter
+from gateway.providers.responses import Answer
 from gateway.providers.transport import Transport
 from gateway.secrets import ApiKey
 from tests.test_transport import AMPLE_S, Server
@@ -229,13 +231,15 @@ def test_a_page_of_a_portal_and_a_redirect_are_no_streams(ask):
 
 
 def test_a_stream_has_the_limits_of_any_body(ask):
-    """Too many bytes, packed or not: the call has failed, and no more is told than may be read."""
-    endless = openrouter("x" * 1000) * 200
+    """A multiple of it, for each word has an event. Beyond, the call has failed; no more is told than may be read."""
+    long = openrouter("x" * 1000) * 300
+    assert len(ask(lambda connection: connection.sendall(HEAD + b"\r\n" + long + END), Heard()).content) == 300_000
+    endless = openrouter("x" * 1000) * 400
     for wire in (HEAD + b"\r\n" + endless, HEAD + b"\r\n" + gzip.compress(endless)):
         heard = Heard()
         error = failure(lambda wire=wire: ask(lambda connection: connection.sendall(wire), heard))  # noqa: B023
         assert (type(error), error.reason) == (UpstreamFailed, "too_large")
-        assert sum(map(len, heard.texts)) <= 100_000
+        assert sum(map(len, heard.texts)) <= 400_000
 
 
 def test_pieces_do_not_put_the_deadline_off(ask):
@@ -313,3 +317,13 @@ def test_a_line_that_cannot_be_read_is_passed_over(line):
     live.begin(limit=1_000_000)
     live.fed(b'data: {"text": "a"}\n' + line + b'\ndata: {"text": "b"}\n')
     assert texts == ["ab"]
+
+
+def test_others_get_their_turns_while_a_long_stream_is_read(monkeypatch):
+    """A worker on greenlets has one thread for all; the answer is judged when it is whole, event for event."""
+    turns: list[float] = []
+    monkeypatch.setattr("gateway.providers.values.time.sleep", turns.append)
+    answer = Answer(200, {}, openrouter("x") * 2_000 + END)
+    assert isinstance(classify_openrouter(answer, asked="m/m", now=0.0, hide=str), Completion)
+    assert len(turns) >= 20
+    assert set(turns) == {0}

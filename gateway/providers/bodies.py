@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Final
 
+from gateway.providers.values import in_turns
+
 #: What may stand between two objects: white space, brackets and commas of a list, comments, and fields of an event.
 _EVENT: Final = re.compile(r"(?m)^data:")
 _BETWEEN: Final = re.compile(r"(?:\s|[\[\],]|:[^\r\n]*|data:|(?:event|id|retry):[^\r\n]*)*")
@@ -69,7 +71,7 @@ def read(body: bytes, content_type: str = "") -> Content:
     text = _text(body, content_type)
     objects: list[dict[str, Any]] = []
     end = 0
-    for value, end in islice(_values(text), _MOST_VALUES):  # noqa: B007 - where the last one ends
+    for value, end in in_turns(islice(_values(text), _MOST_VALUES)):  # noqa: B007 - where the last one ends
         if isinstance(value, dict):
             objects.append(value)
         elif isinstance(value, str) and value.lstrip().startswith("{"):  # JSON in JSON, as some gateways pack it

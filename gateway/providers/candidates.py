@@ -12,7 +12,7 @@ from typing import Any, Final
 from gateway.errors import ErrorCode, ProviderError, RequestRejected, UpstreamFailed
 from gateway.providers.endings import Ending
 from gateway.providers.tools import ToolCall, joined
-from gateway.providers.values import items, mapping, string
+from gateway.providers.values import in_turns, items, mapping, string
 
 #: Parts of a content that are no part of the answer.
 _THOUGHTS = frozenset({"thinking", "redacted_thinking", "reasoning", "thought"})
@@ -51,7 +51,7 @@ class Piece:
 def chosen(pieces: Iterable[Piece]) -> Piece | None:
     """The first candidate that is an answer which no filter has touched, else the first; None where there is none."""
     by_index: dict[int, list[Piece]] = {}
-    for piece in pieces:
+    for piece in in_turns(pieces):
         by_index.setdefault(piece.index, []).append(piece)
     candidates = [_joined(index, found) for index, found in sorted(by_index.items())]
     usable = (one for one in candidates if one.is_answer and one.ending is not Ending.CONTENT_FILTER)

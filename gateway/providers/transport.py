@@ -33,6 +33,8 @@ from gateway.secrets import ApiKey
 #: Above every real answer (a model's longest output is some 250 kB of text), below what hurts a small machine, and
 #: below RabbitMQ's limit of 16 MiB for the envelope that it becomes part of.
 MAX_BODY_BYTES: Final = 8 * 1024 * 1024
+#: How many times as large a stream may be: it has some 300 bytes for each word, and a document has the word.
+STREAM_FACTOR: Final = 4
 #: At least the number of threads that share the transport; a spare place costs nothing.
 POOL_SIZE: Final = 1024
 
@@ -153,12 +155,15 @@ class Transport:
     def _read(self, response: requests.Response, live: Live | None) -> Answer | UpstreamFailed:
         stated = response.headers.get("Content-Encoding", "")
         most = self._max_body_bytes
-        is_heard = live is not None and response.status_code < HTTPStatus.MULTIPLE_CHOICES
-        raw = _raw_live(response, most, live) if live is not None and is_heard else _raw(response, most + 1)
+        if live is not None and response.status_code < HTTPStatus.MULTIPLE_CHOICES:
+            most *= STREAM_FACTOR
+            raw = _raw_live(response, most, live)
+        else:
+            raw = _raw(response, most + 1)
         try:
-            plain, left = decoded(raw, stated, limit=self._max_body_bytes)
+            plain, left = decoded(raw, stated, limit=most)
         except TooLarge:
-            return _failed("too_large", f"sent more than {self._max_body_bytes} bytes", response.status_code)
+            return _failed("too_large", f"sent more than {most} bytes", response.status_code)
         return Answer(response.status_code, response.headers, plain, left)
 
     def _proxies(self) -> dict[str, str]:

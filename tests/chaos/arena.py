@@ -14,7 +14,7 @@ from dev.launcher import Process
 from dev.process_group import workers
 from dev.stack import Stack
 from fake_openrouter.client import FakeClient
-from tests.chaos.checker import Envelope
+from tests.chaos.checker import Envelope, Piece
 from tests.chaos.proxy import Proxy
 
 TEST_BUILD = Path(__file__).parent / "testbuild"
@@ -43,6 +43,7 @@ class Arena:
         self.running: dict[str, Process] = {}
         self.ended: list[tuple[str, int]] = []
         self.envelopes: list[Envelope] = []
+        self.pieces: list[Piece] = []
         self.producing = threading.Event()  # cleared, it holds the backend still
         self.producing.set()
         self._closing = threading.Event()
@@ -110,10 +111,14 @@ class Arena:
                 self.running[name].signal_group(signal.SIGCONT)
 
     def read(self, queue: str) -> None:
-        """Take the envelopes out of a callback queue, as a backend does."""
+        """Take the envelopes, and the pieces of answers, out of a callback queue, as a backend does."""
         with self.direct.channel() as channel:
             while (message := channel.basic_get(queue, auto_ack=True))[0] is not None:
                 _method, properties, body = message
+                if properties.type == "gemini.delta":
+                    is_late = any(one.request_id == properties.correlation_id for one in self.envelopes)
+                    self.pieces.append(Piece(properties.correlation_id, is_late, body.decode()))
+                    continue
                 status = json.loads(body)["status"]
                 self.envelopes.append(Envelope(properties.correlation_id, status, properties.message_id, body.decode()))
 

@@ -29,6 +29,15 @@ class Envelope:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """A piece of an answer that came to a callback queue; `is_late`: behind an envelope of its request."""
+
+    request_id: str
+    is_late: bool
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Everything that a round has left behind."""
 
@@ -44,6 +53,7 @@ class Evidence:
     canary: str  # the prompt, which must be in no log and no error
     bill: Bill | None = None  # what an operator is told to have paid
     outages: list[tuple[float, float]] = field(default_factory=list)  # when a fault was injected, from and to
+    pieces: list[Piece] = field(default_factory=list)
 
 
 @dataclass
@@ -52,6 +62,7 @@ class Verdict:
 
     requests: int = 0
     envelopes: int = 0
+    pieces: int = 0  # of answers that are streamed
     copies: int = 0  # beyond the first envelope, for requests that were sent once
     calls: int = 0
     repeated_calls: int = 0  # paid for beyond what was asked
@@ -63,6 +74,7 @@ class Verdict:
 def judge(evidence: Evidence) -> Verdict:
     """Hold the evidence against the promises P1 to P4."""
     verdict = Verdict(requests=len(evidence.confirmed), envelopes=len(evidence.envelopes), calls=len(evidence.calls))
+    verdict.pieces = len(evidence.pieces)
     asked = {request.id: request for request in [*evidence.confirmed, *evidence.unsure]}
     answers: defaultdict[str, list[Envelope]] = defaultdict(list)
     for envelope in evidence.envelopes:
@@ -72,6 +84,7 @@ def judge(evidence: Evidence) -> Verdict:
     _nothing_unasked(verdict, evidence, asked, answers)
     _one_envelope(verdict, evidence, asked, answers)
     _one_call(verdict, evidence, asked)
+    _pieces_before_envelopes(verdict, evidence, asked)
     _nothing_left(verdict, evidence)
     verdict.faults += evidence.bill.faults(evidence.calls) if evidence.bill else []
     _no_secrets(verdict, evidence)
@@ -183,10 +196,21 @@ def _one_call(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]
             verdict.faults.append(
                 f"{request_id} ({kind.name}) was called for {count} times, with {crashes} crashes in a call"
             )
-        if paid[request_id] > 1 + crashes:
+        # A stream that breaks off has begun as a success: of such calls the provider tells no difference.
+        if paid[request_id] > 1 + crashes and not (kind.streams and kind.calls > 1):
             verdict.faults.append(
                 f"{request_id} ({kind.name}) was paid for {paid[request_id]} times, {crashes} crashes"
             )
+
+
+def _pieces_before_envelopes(verdict: Verdict, evidence: Evidence, asked: Mapping[str, Request]) -> None:
+    """Nothing is promised of a piece, but that it was asked for and comes before the envelope of its call."""
+    calls = Counter((call["prompt"] or "").partition("]")[0].removeprefix("[") for call in evidence.calls)
+    for piece in evidence.pieces:
+        if piece.request_id not in asked or not asked[piece.request_id].kind.streams:
+            verdict.faults.append(f"unexpected: a piece for {piece.request_id}")
+        elif piece.is_late and calls[piece.request_id] == 1:
+            verdict.faults.append(f"the envelope of {piece.request_id} has overtaken a piece")
 
 
 def interrupted(journal: Journal) -> Counter[str]:
@@ -243,6 +267,8 @@ def _no_secrets(verdict: Verdict, evidence: Evidence) -> None:
     for secret in (*evidence.secrets, evidence.canary):
         if secret in evidence.output:
             verdict.faults.append("a secret or a prompt in the output of a process")
+    if any(secret in piece.text for piece in evidence.pieces for secret in evidence.secrets):
+        verdict.faults.append("a secret in a piece of an answer")
     for envelope in evidence.envelopes:
         hidden = (*evidence.secrets, *([evidence.canary] if envelope.status == "error" else []))
         if any(secret in envelope.text for secret in hidden):

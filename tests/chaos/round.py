@@ -147,6 +147,7 @@ def _gather(url: str, node: ChaosNode, arena: Arena, producer: Producer, canary:
         output=arena.output(),
         secrets=(*KEYS, node.password),
         canary=canary,
+        pieces=arena.pieces,
     )
 
 

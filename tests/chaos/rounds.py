@@ -12,7 +12,9 @@ from tests.chaos.ground import ground
 from tests.chaos.node import ChaosNode
 from tests.chaos.round import Plan, Result, play
 
-HEADER = "seed    requests  envelopes  copies  calls  repeated  restarts  gap s  seconds  result  faults injected"
+HEADER = (
+    "seed    requests  envelopes  pieces  copies  calls  repeated  restarts  gap s  seconds  result  faults injected"
+)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +60,7 @@ def _line(result: Result) -> str:
     """A row of the table, and below it what was found wrong."""
     verdict = result.verdict
     numbers = (
-        f"{result.plan.seed:<8}{verdict.requests:>8}{verdict.envelopes:>11}{verdict.copies:>8}{verdict.calls:>7}"
+        f"{result.plan.seed:<8}{verdict.requests:>8}{verdict.envelopes:>11}{verdict.pieces:>8}{verdict.copies:>8}{verdict.calls:>7}"
         f"{verdict.repeated_calls:>10}{verdict.crashes:>10}{verdict.gap_s:>7.1f}{result.seconds:>9.0f}"
     )
     rows = [f"{numbers}  {'FAILED' if verdict.faults else 'passed':<6}  {result.plan}"]

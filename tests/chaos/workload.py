@@ -23,6 +23,7 @@ class Kind:
     calls: int = 1
     rule: dict[str, Any] | None = field(default=None, compare=False)
     copies: int = 1
+    streams: bool = False
 
 
 #: The schedule of waits for a faulty provider in a round has two steps, hence three calls for what never succeeds.
@@ -38,6 +39,10 @@ KINDS = (
     Kind("garbage", 1, ending="dead", calls=0),
     Kind("to a queue that does not exist", 2),
     Kind("sent twice", 1, copies=2),
+    Kind("streamed", 4, streams=True, rule={"stream": {"pause_s": 0.1}}),
+    Kind("a stream that stops once", 2, calls=2, streams=True, rule={"stream": {"then": "end"}, "times": 1}),
+    Kind("a stream that is lost once", 2, calls=2, streams=True, rule={"stream": {"then": "lose"}, "times": 1}),
+    Kind("a stream that always fails", 1, "error", calls=3, streams=True, rule={"stream": {"then": "error"}}),
 )
 
 
@@ -63,6 +68,8 @@ class Request:
         if self.kind.ending == "dead":
             return f"{self.prompt} is not JSON".encode()
         fields: dict[str, Any] = {"request_id": self.id, "prompt": self.prompt, "callback_queue": self.queue}
+        if self.kind.streams:
+            fields["stream"] = True
         if self.model is not None:
             fields["model"] = self.model
         if self.kind.name == "invalid":

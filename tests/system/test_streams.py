@@ -182,6 +182,16 @@ def test_the_deadline_of_the_request_ends_a_stream(running_stack: Running):
     assert (pieces, envelope["error_code"]) == ([(1, 0, "You ")], "expired")
 
 
+def test_no_word_of_a_stream_is_in_the_log(running: Running):
+    """P4: neither of the pieces nor of the prompt; after all that the tests before have made of them."""
+    stack, _fake = running
+    ask(stack, "logged")
+    assert read(stack)[1]["status"] == "success"
+    output = stack.processes[0].output()
+    assert "Content generated" in output
+    assert not [word for word in ("asked:", "Question of") if word in output]
+
+
 def test_a_sigterm_lets_a_stream_end(gemini_stack: Running):
     """As any call: it goes on, its pieces too, and the worker ends with its envelope. The last test of its worker."""
     stack, fake = gemini_stack

@@ -170,6 +170,8 @@ def publisher(module):
 
 def departure(queue, body, properties):
     """The step at which a message leaves, the id of its request, and what else is to be noted; None for no step."""
+    if properties.type == "gemini.delta":
+        return None  # nothing is promised of it
     match kind_of(queue):
         case "relayed":
             return "relayed", id_in(json.loads(body)), {}
