@@ -173,16 +173,16 @@ class Stage:
         self.processes = processes
         self.backend = backend
         self._server = server
-        self._url = url
+        self.url = url
 
     def park(self, contender: Contender, count: int, seconds: int, name: str) -> None:
         """Have so many requests wait, as the contender does with one that it tries again later."""
         if contender.parks is not None:
             command = [str(BENCH_BIN / "python"), "park.py", contender.parks, str(count), str(seconds), name]
-            environment = os.environ | {"RABBITMQ_URL": self._url, "OPENROUTER_BASE_URL": "", "PEER_UNCONFIRMED": "1"}
+            environment = os.environ | {"RABBITMQ_URL": self.url, "OPENROUTER_BASE_URL": "", "PEER_UNCONFIRMED": "1"}
             subprocess.run(command, cwd=PEERS, env=environment, check=True)
         else:
-            connection = pika.BlockingConnection(pika.URLParameters(self._url))
+            connection = pika.BlockingConnection(pika.URLParameters(self.url))
             channel = connection.channel()
             for number in range(count):
                 request = Request(
@@ -206,7 +206,7 @@ class Stage:
         deadline = time.monotonic() + 15
         seen: list[int] = []
         while time.monotonic() < deadline and not (len(seen) > 3 and 1 < seen[-1] == seen[-4]):  # noqa: PLR2004
-            seen.append(len(self._server.api("GET", f"vhosts/{vhost_of(self._url)}/connections")))
+            seen.append(len(self._server.api("GET", f"vhosts/{vhost_of(self.url)}/connections")))
             threading.Event().wait(1.0)
         return seen[-1] - 1
 
