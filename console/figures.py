@@ -65,11 +65,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Summary:
-    """A time: its calls (tokens, cost, how long they took), how requests came out, and which errors there were."""
+    """A time: its calls (tokens, cost, how long they took), how requests came out, and which errors there were.
+
+    `answered` has the requests that were answered in a piece of it, by its beginning in epoch seconds.
+    """
 
     calls: Figures
     outcomes: dict[str, int]
     errors: dict[str, int]
+    answered: dict[int, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {"calls": self.calls.as_json(), "outcomes": self.outcomes, "errors": self.errors}
@@ -93,10 +97,12 @@ def total(cells: Iterable[Cell]) -> Figures:
 
 def summary(store: UsageStore, *, last_s: float, span: Span = SPANS[0]) -> Summary:
     """What has happened in the last `last_s` seconds. Raises StoreUnavailable."""
+    outcomes = store.cells(span, OUTCOME, last_s)
     return Summary(
         calls=total(store.cells(span, MODEL, last_s)),
-        outcomes=_requests(by_name(store.cells(span, OUTCOME, last_s))),
+        outcomes=_requests(by_name(outcomes)),
         errors=_requests(by_name(store.cells(span, ERROR, last_s))),
+        answered={cell.since: cell.value for cell in outcomes if (cell.name, cell.fact) == ("answered", REQUESTS)},
     )
 
 

@@ -53,8 +53,10 @@ def examine(pool: KeyPool, keys: Sequence[ApiKey], *, limit: int, ask: Ask | Non
 def learn_accounts(pool: KeyPool, keys: Sequence[ApiKey], ask: Ask | None) -> dict[str, KeyInfo | ProviderError | None]:
     """Ask about the keys, and have the pool know their accounts: a rest of an account is one of all its keys.
 
-    The answers by the digest of the key.
+    The answers by the digest of the key. Without `ask` nobody is asked, and there are none.
     """
+    if ask is None:
+        return dict.fromkeys(key.digest for key in keys)
     with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
         answers = list(threads.map(partial(_asked, ask), keys))
     names = {
@@ -64,9 +66,7 @@ def learn_accounts(pool: KeyPool, keys: Sequence[ApiKey], ask: Ask | None) -> di
     return {key.digest: answer for key, answer in zip(keys, answers, strict=True)}
 
 
-def _asked(ask: Ask | None, key: ApiKey) -> KeyInfo | ProviderError | None:
-    if ask is None:
-        return None
+def _asked(ask: Ask, key: ApiKey) -> KeyInfo | ProviderError:
     try:
         return ask(key)
     except ProviderError as error:

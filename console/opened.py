@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import pika
 
@@ -22,7 +23,7 @@ class Opened:
     settings: Settings
     stores: Stores
 
-    @property
+    @cached_property
     def pool(self) -> KeyPool:
         return key_pool(self.settings, self.stores.keys)
 
@@ -41,11 +42,16 @@ def opened(*, need_keys: bool = False) -> Iterator[Opened]:
 @contextmanager
 def rabbitmq(settings: Settings, *, name: str = "console") -> Iterator[pika.BlockingConnection]:
     """A connection. Raises TopologyError, with what to do."""
-    parameters = amqp.parameters(settings.amqp_address, name=name)
-    parameters.blocked_connection_timeout = CONNECT_DEADLINE_S  # an alarm: nobody wants to wait for its end here
-    connection = amqp.connect(parameters, deadline_s=CONNECT_DEADLINE_S)
+    connection = connect(settings, name=name)
     try:
         yield connection
     finally:
         if connection.is_open:
             connection.close()
+
+
+def connect(settings: Settings, *, name: str) -> pika.BlockingConnection:
+    """A connection that whoever asks closes. Raises TopologyError, with what to do."""
+    parameters = amqp.parameters(settings.amqp_address, name=name)
+    parameters.blocked_connection_timeout = CONNECT_DEADLINE_S  # an alarm: nobody wants to wait for its end here
+    return amqp.connect(parameters, deadline_s=CONNECT_DEADLINE_S)

@@ -4,7 +4,8 @@ Nothing of it is a prompt, an answer or a key. A part that cannot be had is miss
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -74,13 +75,17 @@ def worker_as_json(seen: Seen) -> dict[str, Any]:
     return {**asdict(seen.process), "lives": seen.lives, "reported_ago_s": round(seen.ago_s, 1)}
 
 
-def build(here: Opened) -> State:
+#: Gives a connection for as long as somebody looks.
+Connect = Callable[[Settings], AbstractContextManager[pika.BlockingConnection]]
+
+
+def build(here: Opened, connect: Connect = rabbitmq) -> State:
     """Compose it. Raises StoreUnavailable; RabbitMQ may be away."""
     usage, settings = here.stores.usage, here.settings
     waits = usage.waits()
     troubles: list[str] = []
     try:
-        with rabbitmq(settings) as connection:
+        with connect(settings) as connection:
             queues = look(connection, settings, also=[wait.queue for wait in waits])
     except TopologyError as error:
         queues = None

@@ -22,6 +22,7 @@ GROUPS = {
     "Keys and waits": "KEYS_MAX_PER_MINUTE",
     "State": "REDIS_URL",
     "What it tells": "LOG_LEVEL",
+    "The page for operators, only for `python -m console.web`": "CONSOLE_PASSWORD",
 }
 
 #: What the Procfile's shell reads, and no process of ours; the defaults are in the Procfile.

@@ -28,6 +28,7 @@ from gateway.settings.values import (
     HeaderText,
     LowerCase,
     ModelName,
+    Password,
     Pattern,
     QueueName,
     Seconds,
@@ -231,6 +232,21 @@ class Settings(BaseSettings):
     sentry_traces_sample_rate: float = Field(default=0.0, ge=0, le=1)
     """The share of traces that is sent, 0 to 1. Traces cost money and answer no question that the log does not."""
 
+    console_password: Password | None = None
+    """What somebody has to type to see the page and to change anything there, 12 characters or more. Without it the
+    page is read-only, and listens on this machine only."""
+
+    console_host: str = "127.0.0.1"
+    """The address on which the page (`python -m console.web`) listens; `0.0.0.0` for every one, which needs a
+    password."""
+
+    console_port: int = Field(default=8321, ge=0, le=65535, validation_alias=AliasChoices("CONSOLE_PORT", "PORT"))
+    """Its port. Without it `PORT` is used, which Heroku sets. `0`: any that is free."""
+
+    console_url: HttpUrl | None = None
+    """How browsers reach the page where a proxy stands before it; its host is accepted beside those of this machine.
+    For example: `https://console.example.org`"""
+
     @property
     def keys(self) -> tuple[ApiKey, ...]:
         """The keys in use: OpenRouter's, else Gemini's."""
@@ -287,6 +303,8 @@ class Settings(BaseSettings):
         found = [key.reveal() for key in self.openrouter_api_keys + self.openrouter_api_key + self.gemini_api_keys]
         for url in (self.rabbitmq_url, self.redis_url, self.http_proxy):
             found += _passwords(url)
+        if self.console_password is not None:
+            found.append(self.console_password.get_secret_value())
         if self.sentry_dsn is not None:
             found.append(urlsplit(self.sentry_dsn.get_secret_value()).username or "")
         return list(dict.fromkeys(found))

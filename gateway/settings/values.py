@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, SecretStr
 from pydantic_settings import NoDecode
 
 from gateway.settings.quotes import unquoted
@@ -27,6 +27,9 @@ SHORTEST_DELAY_S = 0.001
 
 #: How many waits a schedule may have; each distinct one is a queue.
 MOST_DELAYS = 15
+
+#: How short a password of the page may be, in characters: ten guesses a minute lead nowhere then.
+SHORTEST_PASSWORD = 12
 
 #: Names that the worker's own queues begin with, and so no other queue may have.
 OWN_PREFIXES = ("gemini.generate", "gemini.callbacks", "gemini.requests.dead")
@@ -74,6 +77,12 @@ def _aliases(text: str) -> dict[str, str]:
 def _pairs(text: str) -> dict[str, str]:
     pairs = [unquoted(part).partition("=") for part in text.split(",") if part.strip()]
     return {unquoted(alias).strip(): unquoted(model).strip() for alias, _, model in pairs}
+
+
+def _password(password: SecretStr) -> SecretStr:
+    if len(password.get_secret_value()) < SHORTEST_PASSWORD:
+        raise ValueError(f"give {SHORTEST_PASSWORD} characters or more")
+    return password
 
 
 def _model(name: str) -> str:
@@ -127,6 +136,7 @@ Aliases = Annotated[
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 ModelName = Annotated[str, AfterValidator(_model)]
 QueueName = Annotated[str, AfterValidator(_queue)]
+Password = Annotated[SecretStr, AfterValidator(_password)]
 HeaderText = Annotated[str, AfterValidator(_header)]
 CaFile = Annotated[Path, AfterValidator(_ca_file)]
 Pattern = Annotated[str, AfterValidator(_pattern)]

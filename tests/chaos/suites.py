@@ -20,6 +20,7 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
     "crashes": ("a worker that is killed again and again", ("tests/long/test_crash_loop.py",)),
     "kills": ("a worker that is killed with every thread in a call", ("tests/long/test_kills.py",)),
     "speed": ("what must not cost more, as ratios", ("tests/long/test_speed.py",)),
+    "page": ("the page for operators, in a real Chromium", ("tests/long/test_page.py",)),
     "properties": (
         "property tests with thousands of examples, other ones each time",
         (
