@@ -25,7 +25,7 @@ from dev.ports import free_ports
 from dev.process_group import cpu_seconds, members
 from dev.rabbitmq import Node
 
-KEYS, WAITING, REQUESTS, VIEWERS = 1000, 100_000, 3000, 3
+KEYS, WAITING, REQUESTS, VIEWERS = 1000, 100_000, 1500, 3
 
 #: What is measured in a turn, and what the page itself takes.
 FIGURES = ("requests/s", "CPU ms/request", "RabbitMQ CPU ms/request", "CPU of the page, % of a core")
@@ -136,7 +136,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="script/bench page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=8, help="pairs of turns (8)")
+    parser.add_argument("--rounds", type=int, default=20, help="pairs of turns (20)")
     parser.add_argument("--size", type=float, default=1.0, help="0.1 for a quick look (1)")
     return parser.parse_args()
 

@@ -2,29 +2,37 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from starlette.applications import Starlette
 
 from console.figures import Figures, Summary
 from console.key_doctor import Finding
 from console.state import QueueState, State
-from console.web.app import Console
+from console.web.app import application
+from console.web.door import Door
 from console.web.drawing import Drawing
 from console.web.feed import Feed
 from console.web.guard import Place
+from console.web.letter_pages import LetterPages
 from console.web.letters import Letters
+from console.web.live import Live
 from console.web.sessions import Sessions
 from gateway.usage.store import Process, Seen, Waiting
 
 PASSWORD = "a long enough password"
 LOCAL = Place("127.0.0.1")
 
+#: A test waits for the figures, however busy the machine is.
+PATIENCE_S = 60.0
+
 Look = Callable[[], State]
 
 
 def finding(number: int, state: str = "ready", *, used: int = 0, back_in_s: float = 0.0) -> Finding:
     reason = {"limited": "429 Rate limit exceeded", "refused": "402 Insufficient credits"}.get(state)
-    return Finding(f"****{number:04}", None, state, reason, None, back_in_s, used, 10, 0, None, None, None, None)
+    label = {0: "team-a", 1: "team-a", 900: "old"}.get(number)
+    return Finding(f"****{number:04}", label, state, reason, None, back_in_s, used, 10, 0, None, None, None, None)
 
 
 def waiting(number: int, queue: str, due_in_s: float) -> Waiting:
@@ -41,7 +49,14 @@ def summary(count: int) -> Summary:
     this = int(time.time()) // 60 * 60
     latencies = {"le_1": count // 2, "le_2.5": count // 3, "le_10": count // 6}
     return Summary(
-        calls=Figures(0, count + 31, 31, 812 * count, 240 * count, 0.00042 * count, latencies),
+        calls=Figures(
+            calls=count + 31,
+            failed=31,
+            prompt_tokens=812 * count,
+            completion_tokens=240 * count,
+            cost=0.00042 * count,
+            latencies=latencies,
+        ),
         outcomes={"answered": count, "scheduled": 27},
         errors={"rate_limit": 14, "upstream": 9, "invalid_request": 3} if count else {},
         answered={this - 60 * back: 20 + (back * 37) % 41 for back in range(61)} if count else {},
@@ -88,10 +103,18 @@ def state(**changes: object) -> State:
     return State(**{**facts, **changes})  # type: ignore[arg-type]
 
 
-def page(look: Look = state, *, password: str | None = PASSWORD, place: Place = LOCAL, **letters: object) -> Starlette:
-    """The page, with these dead letters."""
-    drawing = Drawing()
-    feed = Feed(look, drawing.pieces, lambda: None, every_s=0.05, patience_s=0.2)
-    queues = letters.get("queues", lambda: None)
+def page(
+    look: Look = state,
+    *,
+    password: str | None = PASSWORD,
+    place: Place = LOCAL,
+    queues: Any = None,
+    **others: Any,
+) -> Starlette:
+    """The page, with the dead letters of `queues`."""
+    drawing = Drawing(has_password=password is not None)
+    feed = Feed(look, drawing.pieces, lambda: None, every_s=0.05, patience_s=PATIENCE_S)
     sessions = Sessions(password) if password is not None else None
-    return Console(feed, drawing, Letters(queues), sessions, place).app()  # type: ignore[arg-type]
+    live = Live(feed, drawing, sessions, first_look_s=PATIENCE_S)
+    letters, door = LetterPages(drawing, Letters(queues)), Door(drawing, sessions, place)
+    return application(live, letters, door, place=place, sessions=sessions, **others)

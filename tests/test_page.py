@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import pika
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from console.dead.letter import DeadLetter
@@ -33,6 +35,7 @@ from gateway.settings import SettingsError, load_settings
 from tests.page import PASSWORD, finding, page, state, waiting
 
 URL = "http://127.0.0.1:8321"
+DRAWING = Drawing(has_password=False)
 
 
 class Queues:
@@ -142,6 +145,9 @@ FORGED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "a hidden origin": ({"Origin": "null"}, {}),
     "no origin": ({"Origin": ""}, {}),
     "a foreign name": ({"Host": "evil.example", "Origin": "http://evil.example"}, {}),
+    "an origin that is none": ({"Origin": "http://["}, {}),
+    "too many fields": ({}, {f"f{number}": "x" for number in range(20)}),
+    "too long a form": ({}, {"words": "x" * 5000}),
     "no session": ({"Cookie": "gemini_console=forged"}, {}),
     "a form of another kind": ({"Content-Type": "text/plain"}, {}),
 }
@@ -260,6 +266,7 @@ def test_guesses_are_looked_at_again_and_sessions_end_with_time():
         ("::1", None, "[::1]:8321", 200),
         ("127.0.0.1", None, "evil.example:8321", 421),
         ("127.0.0.1", None, "", 421),
+        ("127.0.0.1", None, "[", 421),
         ("127.0.0.1", "https://console.example.org", "console.example.org", 200),
         ("127.0.0.1", "https://console.example.org", "evil.example", 421),
         ("0.0.0.0", None, "anything.herokuapp.com", 200),  # noqa: S104 - nothing is bound here
@@ -333,6 +340,19 @@ def test_a_thousand_keys_and_a_hundred_thousand_waits_are_a_small_page(visitor: 
     assert rings([finding(1), finding(2)], 0.0).others is None
 
 
+def test_others_add_their_addresses_behind_the_same_door(queues: Queues):
+    """Health is for everybody, by whatever name; the rest needs the password."""
+    also = [Route(path, lambda _request: PlainTextResponse("there")) for path in ("/healthz", "/metrics")]
+    app = page(queues=queues, also=also, health=("/healthz",))
+    client = TestClient(app, base_url="http://10.0.0.7", follow_redirects=False)
+    assert client.get("/healthz").text == "there"
+    assert client.get("/metrics").status_code == 421
+    local = {"Host": "localhost"}
+    assert client.get("/metrics", headers=local).status_code == 303
+    basic = {"Authorization": f"Basic {base64.b64encode(f':{PASSWORD}'.encode()).decode()}"}
+    assert client.get("/metrics", headers={**local, **basic}).text == "there"
+
+
 def test_the_axis_is_logarithmic_from_now_to_a_day():
     assert [axis.place(seconds) for seconds in (-5.0, 0.0, 86_400.0, 1e9)] == [0.0, 0.0, 1.0, 1.0]
     assert axis.place(60.0) == pytest.approx(0.36, abs=0.01)
@@ -349,31 +369,37 @@ def test_what_is_wrong_is_said_the_worst_first():
     assert [note.text for note in notes(Snapshot(well, 0.0, 0.0))] == ["All is well."]
 
 
-def feed_of(looks: Any, **facts: Any) -> Feed:
-    return Feed(looks, Drawing().pieces, facts.pop("rest", lambda: None), every_s=0.01, **{"patience_s": 5.0, **facts})
+def feed_of(look: Any, **facts: Any) -> Feed:
+    return Feed(look, DRAWING.pieces, **{"rest": lambda: None, "every_s": 0.01, "patience_s": 60.0, **facts})
 
 
 def test_one_look_serves_every_viewer_and_none_is_taken_when_nobody_looks():
     """And the connection is given back then."""
-    looks, rested = [], asyncio.Event()
+    looks: list[int] = []
+    permits = threading.Semaphore(0)
 
-    async def play() -> int:
-        loop = asyncio.get_running_loop()
-        feed = feed_of(lambda: looks.append(1) or state(), rest=lambda: loop.call_soon_threadsafe(rested.set))
-        assert looks == []
+    def look() -> State:
+        permits.acquire(timeout=60)
+        looks.append(1)
+        return state()
+
+    async def play() -> None:
+        rested, loop = asyncio.Event(), asyncio.get_running_loop()
+        feed = feed_of(look, rest=lambda: loop.call_soon_threadsafe(rested.set))
         views = [feed.views() for _ in range(20)]
-        for _ in range(3):
-            for view in views:
-                await anext(view)
+        for count in (1, 2, 3):
+            waiting = [asyncio.ensure_future(anext(view)) for view in views]
+            await asyncio.sleep(0)  # each waits now
+            permits.release()
+            await asyncio.wait_for(asyncio.gather(*waiting), 60)
+            assert len(looks) == count
         for view in views:
             await view.aclose()
-        await asyncio.wait_for(rested.wait(), 30)
-        taken = len(looks)
-        await feed.pieces(5.0)
-        await asyncio.wait_for(rested.wait(), 30)
-        return taken
+        permits.release()  # for the one that has begun
+        await asyncio.wait_for(rested.wait(), 60)
+        assert len(looks) <= 4
 
-    assert 1 <= asyncio.run(play()) < 60
+    asyncio.run(play())
 
 
 def test_while_the_store_is_away_the_page_says_since_when_it_is_old():
@@ -408,6 +434,21 @@ def test_while_the_store_is_away_the_page_says_since_when_it_is_old():
     asyncio.run(play())
 
 
+def test_a_state_that_cannot_be_drawn_is_said():
+    """A fault of ours ends no view."""
+
+    def draw(snapshot: Snapshot) -> Any:
+        if snapshot.state is not None:
+            raise KeyError("a bug")
+        return DRAWING.pieces(snapshot)
+
+    async def play() -> str:
+        return (await Feed(state, draw, lambda: None).pieces(30.0))["headline"]
+
+    assert "A fault of the page (KeyError)" in asyncio.run(play())
+    assert rings([finding(1, "a state of tomorrow")], 0.0).shown[0].tone == "wait"
+
+
 def test_a_look_that_hangs_holds_up_no_page():
     """Nothing is there yet, and the page says so; then it has the figures."""
     hangs = threading.Event()
@@ -431,9 +472,9 @@ def test_a_look_that_hangs_holds_up_no_page():
 def test_while_rabbitmq_is_away_its_queues_are_those_of_the_last_time():
     """And it is said of when they are."""
     snapshot = Snapshot().renewed(state(), 1000.0).renewed(state(queues=None, troubles=["RabbitMQ is away"]), 2000.0)
-    pieces = Drawing().pieces(snapshot)
+    pieces = DRAWING.pieces(snapshot)
     assert ("1,284" in pieces["flow"], "Queues as of 00:16:40 UTC" in pieces["headline"]) == (True, True)
-    never = Drawing().pieces(Snapshot().renewed(state(queues=None, troubles=["RabbitMQ is away"]), 2000.0))
+    never = DRAWING.pieces(Snapshot().renewed(state(queues=None, troubles=["RabbitMQ is away"]), 2000.0))
     assert ("?" in never["flow"], "Queues are not known" in never["headline"]) == (True, True)
 
 

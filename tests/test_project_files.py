@@ -67,6 +67,14 @@ def test_processes_and_threads_come_from_the_environment_with_visible_defaults()
         assert f"--processes {expected} " in shown.stdout
 
 
+def test_the_page_is_started_by_the_line_that_the_docs_have():
+    """Not by the Procfile: a platform would start `web` at the first deploy, of whoever wants it or not."""
+    (command,) = re.findall(r"^```Procfile\nweb: (.*)\n```$", text("docs/operating.md"), re.MULTILINE)
+    environment = {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT), "PORT": "0"}
+    ran = subprocess.run(["/bin/sh", "-c", command], env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, "does not listen on 0.0.0.0 without a password" in ran.stderr) == (78, True)
+
+
 def test_the_image_and_the_procfile_start_the_same_worker():
     """One command, wherever it runs."""
     (command,) = re.findall(r'^CMD \["sh", "-c", "(exec dramatiq-gevent .*)"\]$', text("Dockerfile"), re.MULTILINE)

@@ -9,11 +9,14 @@ from functools import partial
 import uvicorn
 
 from console.dead.queues import DeadQueues
-from console.web.app import Console
+from console.web.app import application
+from console.web.door import Door
 from console.web.drawing import Drawing
 from console.web.feed import Feed
 from console.web.guard import Place
+from console.web.letter_pages import LetterPages
 from console.web.letters import Letters
+from console.web.live import Live
 from console.web.sessions import Sessions
 from console.web.source import Source
 from gateway import exits
@@ -69,13 +72,14 @@ class Server(uvicorn.Server):
 
 def serve(settings: Settings, place: Place, listening: socket.socket) -> None:
     """Until a signal comes."""
-    source, drawing = Source(settings), Drawing()
     password = settings.console_password
     sessions = Sessions(password.get_secret_value()) if password is not None else None
+    source, drawing = Source(settings), Drawing(has_password=sessions is not None)
     feed = Feed(source.look, drawing.pieces, source.rest)
-    console = Console(feed, drawing, Letters(partial(DeadQueues, settings)), sessions, place)
+    letters = LetterPages(drawing, Letters(partial(DeadQueues, settings)))
+    live, door = Live(feed, drawing, sessions), Door(drawing, sessions, place)
     config = uvicorn.Config(
-        console.app(),
+        application(live, letters, door, place=place, sessions=sessions),
         log_config=None,
         log_level="warning",
         access_log=False,

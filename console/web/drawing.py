@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
 
 from console.screen import number, span
 from console.state import State
@@ -47,8 +49,9 @@ def environment() -> Environment:
 class Drawing:
     """Templates, read once. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_password: bool) -> None:
         self._environment = environment()
+        self._has_password = has_password
         self._pieces = {name: self._environment.get_template(f"{name}.html") for name in PIECES}
 
     def pieces(self, snapshot: Snapshot) -> Mapping[str, str]:
@@ -58,9 +61,10 @@ class Drawing:
         drawn = {name: template.render(facts) for name, template in self._pieces.items()}
         return drawn | {"news": " ".join(note.news for note in found)}
 
-    def page(self, name: str, **facts: Any) -> str:
-        """A whole page."""
-        return self._environment.get_template(name).render(facts)
+    def html(self, request: Request, name: str, *, status: int = 200, **facts: Any) -> Response:
+        """A whole page, for whoever asks."""
+        about = {"session": request.state.session, "has_password": self._has_password}
+        return HTMLResponse(self._environment.get_template(name).render(about, **facts), status)
 
 
 def _facts(snapshot: Snapshot) -> dict[str, Any]:

@@ -83,7 +83,7 @@ class Feed:
         with self._watched():
             if self._pieces is None or not self._is_new():
                 await self._told(within_s)
-        return self._pieces if self._pieces is not None else await asyncio.to_thread(self._draw, self._snapshot)
+        return self._pieces if self._pieces is not None else await asyncio.to_thread(self._drawn, self._snapshot)
 
     async def views(self) -> AsyncIterator[Pieces]:
         """Every view from now on; the same again as a sign of life."""
@@ -139,9 +139,21 @@ class Feed:
             return replace(self._snapshot, trouble=str(error))
         except Exception as error:
             logger.exception("A fault of the page")
-            return replace(self._snapshot, trouble=f"A fault of the page ({type(error).__name__}): see its log")
+            return replace(self._snapshot, trouble=_of_ours(error))
 
     async def _publish(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._pieces = await asyncio.to_thread(self._draw, snapshot)
+        self._pieces = await asyncio.to_thread(self._drawn, snapshot)
         self._tell()
+
+    def _drawn(self, snapshot: Snapshot) -> Pieces:
+        """What cannot be drawn is a fault of ours: the page says so, and stays up."""
+        try:
+            return self._draw(snapshot)
+        except Exception as error:
+            logger.exception("A fault of the page")
+            return self._draw(Snapshot(trouble=_of_ours(error)))
+
+
+def _of_ours(error: Exception) -> str:
+    return f"A fault of the page ({type(error).__name__}): see its log"

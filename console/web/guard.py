@@ -10,7 +10,7 @@ import binascii
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -61,13 +61,20 @@ class Place:
         """Whether a request for this host is meant for us. From elsewhere any name may lead here: see the password."""
         if not self.is_this_machine:
             return True
-        name = urlsplit(f"//{host}").hostname or ""
-        own = urlsplit(self.url).hostname if self.url is not None else None
-        return name in {"localhost", "127.0.0.1", "::1", self.host, own}
+        own = _parts(self.url).hostname if self.url is not None else None
+        return _parts(f"//{host}").hostname in {"localhost", "127.0.0.1", "::1", self.host, own} - {None}
 
     def is_own(self, origin: str, host: str) -> bool:
         """Whether a page of ours has sent this: its origin is the host that was asked, or the one of `url`."""
-        return bool(urlsplit(origin).netloc) and (urlsplit(origin).netloc == host or origin == self.url)
+        return bool(_parts(origin).netloc) and (_parts(origin).netloc == host or origin == self.url)
+
+
+def _parts(url: str) -> SplitResult:
+    """Nothing, for what is no URL."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 class Guard:

@@ -42,8 +42,8 @@ class Rings:
 
 def rings(keys: Sequence[Finding], now: float) -> Rings:
     """Those that rest come first, the longest rest at the end of them, then the busy ones."""
-    ranks = list(ORDER)
-    ordered = sorted(keys, key=lambda key: (ranks.index(key.state), key.back_in_s, -key.used))
+    ranks = {state: rank for rank, state in enumerate(ORDER)}
+    ordered = sorted(keys, key=lambda key: (ranks.get(key.state, -1), key.back_in_s, -key.used))
     counts = Counter(key.state for key in keys)
     busy = sum(not _is_idle(key) for key in keys)
     drawn = len(keys) if len(keys) <= MOST else min(busy, MOST_MORE)
@@ -51,7 +51,7 @@ def rings(keys: Sequence[Finding], now: float) -> Rings:
         shown=[_ring(key, now) for key in ordered[: min(drawn, MOST)]],
         more=[_ring(key, now) for key in ordered[MOST:drawn]],
         others=_others(ordered[drawn:]),
-        states=[(state, tone, counts[state]) for state, tone in ORDER.items() if counts[state]],
+        states=[(state, _tone(state), count) for state, count in sorted(counts.items(), key=lambda one: one[1])],
     )
 
 
@@ -64,6 +64,11 @@ def _others(keys: Sequence[Finding]) -> str | None:
     return f"{number(len(keys))} more: " + ", ".join(f"{number(n)} {state}" for state, n in counts.items())
 
 
+def _tone(state: str) -> str:
+    """One that is not known here is no good news."""
+    return ORDER.get(state, "wait")
+
+
 def _is_idle(key: Finding) -> bool:
     return key.state == "ready" and not key.used
 
@@ -74,7 +79,7 @@ def _ring(key: Finding, now: float) -> Ring:
         key=key.key,
         label=key.label,
         state=key.state,
-        tone=ORDER[key.state],
+        tone=_tone(key.state),
         share=round(100 * min(1.0, key.used / key.limit), 1),
         used=f"{key.used} of {key.limit}",
         reason=key.reason,

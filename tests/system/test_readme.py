@@ -34,6 +34,7 @@ NOT_RUN = {
     'script/demo --real "your prompt"': "is paid",
     "script/run": "is paid",
     ".venv/bin/gemini status": "needs a worker: tests/system/test_console.py",
+    ".venv/bin/python -m console.web": "stays until it is stopped: tests/system/test_page.py",
     ".venv/bin/gemini doctor": "needs a worker: tests/system/test_console.py",
     '.venv/bin/gemini ask "your prompt"': "is paid, and needs a worker: tests/system/test_console.py",
     "docker compose up": "needs Docker",
