@@ -9,6 +9,8 @@ from functools import partial
 import uvicorn
 
 from console.dead.queues import DeadQueues
+from console.metrics.routes import HEALTH, routes
+from console.metrics.source import OpenedLater
 from console.web.app import application
 from console.web.door import Door
 from console.web.drawing import Drawing
@@ -75,11 +77,12 @@ def serve(settings: Settings, place: Place, listening: socket.socket) -> None:
     password = settings.console_password
     sessions = Sessions(password.get_secret_value()) if password is not None else None
     source, drawing = Source(settings), Drawing(has_password=sessions is not None)
+    stores = OpenedLater(settings)
     feed = Feed(source.look, drawing.pieces, source.rest)
     letters = LetterPages(drawing, Letters(partial(DeadQueues, settings)))
     live, door = Live(feed, drawing, sessions), Door(drawing, sessions, place)
     config = uvicorn.Config(
-        application(live, letters, door, place=place, sessions=sessions),
+        application(live, letters, door, place=place, sessions=sessions, also=routes(stores), health=HEALTH),
         log_config=None,
         log_level="warning",
         access_log=False,
@@ -99,6 +102,7 @@ def serve(settings: Settings, place: Place, listening: socket.socket) -> None:
         return
     finally:
         source.close()
+        stores.close()
 
 
 if __name__ == "__main__":
