@@ -1,4 +1,4 @@
-"""The public messages (request, success, error) and the job that the worker makes of a request.
+"""The public messages (request, success, error, delta) and the job that the worker makes of a request.
 
 The field names are a contract with other programs; see the README. Models hold prompts and answers, so their `repr`
 shows the request id only.
@@ -87,6 +87,7 @@ class Request(_Message):
     expires_at: Instant | None = None
     expires_in_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     priority: Literal["interactive", "batch"] | None = None
+    stream: bool = False
 
     @model_validator(mode="after")
     def _is_about_one_thing(self) -> Self:
@@ -313,6 +314,19 @@ class Failure(_Message):
 
 
 Envelope = Success | Failure
+
+
+class Delta(_Message):
+    """A piece of an answer while the model speaks, for requests with `stream`; nothing is promised of it.
+
+    `attempt` is the number of the call to a provider, from 1; `seq` counts the pieces of one call, from 0.
+    """
+
+    request_id: str
+    attempt: int = Field(ge=1)
+    seq: int = Field(ge=0)
+    text: str
+
 
 #: Makes the `message_id` of an envelope, so that every copy of one envelope carries the same one.
 _ENVELOPE_NAMESPACE = uuid.UUID("6f1c3a52-6f55-4f0e-9b62-6a2f0f3f4c55")

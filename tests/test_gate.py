@@ -71,6 +71,7 @@ def test_a_full_request_keeps_every_field():
         "expires_at": "2026-01-01T01:00:00+01:00",
         "expires_in_s": 2.5,
         "priority": "batch",
+        "stream": True,
     }
     assert gate(full).model_dump(mode="json", exclude_unset=True) == full
 
@@ -395,6 +396,13 @@ def test_a_deadline_that_is_no_moment_or_no_duration_is_refused(field: str, valu
 def test_a_priority_that_there_is_none_of_is_refused(value: object):
     """A number is AMQP's, and a property."""
     assert str(rejected({**REQUEST, "priority": value})).startswith("priority: ")
+
+
+@pytest.mark.parametrize("value", ["true", 1, 0, [], {}])
+def test_stream_is_true_or_false(value: object):
+    """No other value is taken for one of them."""
+    assert str(rejected({**REQUEST, "stream": value})).startswith("stream: ")
+    assert not gate({**REQUEST, "stream": None}).stream
 
 
 @pytest.mark.parametrize(

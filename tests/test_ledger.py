@@ -412,9 +412,9 @@ def job(**fields: Any) -> Job:
 
 
 def test_equal_requests_are_the_same_work():
-    """The order of metadata, the time and the retries do not make it other work."""
+    """The order of metadata, the time, the retries and partial answers do not make it other work."""
     one = job(metadata={"a": 1, "b": [2]}, timestamp="2025-01-01", retry_count=0)
-    two = job(metadata={"b": [2], "a": 1}, timestamp="2026-01-01", retry_count=3)
+    two = job(metadata={"b": [2], "a": 1}, timestamp="2026-01-01", retry_count=3, stream=True)
     assert Work.of(one) == Work.of(two.model_copy(update={"upstream_retries": 2, "redelivered": True}))
 
 
@@ -442,7 +442,7 @@ def test_whatever_decides_the_answer_makes_other_work(fields: dict[str, Any]):
 
 def test_every_field_of_a_request_is_part_of_its_work_or_known_not_to_be():
     """A field that is added later decides the answer, unless somebody says here that it does not."""
-    apart = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority"}
+    apart = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority", "stream"}
     given = {"messages": [{"role": "user", "content": "x"}], "parameters": Parameters(top_k=9), "metadata": {"x": 1}}
     for name in Request.model_fields.keys() - apart:
         other = job().request.model_copy(update={name: given.get(name, "x")})

@@ -10,7 +10,7 @@ import pytest
 from bridge.gate import Sender, admit
 from gateway import structured
 from gateway.errors import ErrorCode
-from gateway.messages import Cancel, Failure, Parameters, Request, Success
+from gateway.messages import Cancel, Delta, Failure, Parameters, Request, Success
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "messages.md").read_text()
@@ -49,6 +49,13 @@ def test_an_example_of_an_envelope_is_one(example: dict[str, Any]):
     """Every field that it shows is there."""
     kind = {"success": Success, "error": Failure}[example["status"]]
     assert kind.model_validate(example).model_dump(mode="json", exclude_unset=True) == example
+
+
+@pytest.mark.parametrize("example", [e for e in examples() if "seq" in e])
+def test_an_example_of_a_delta_is_one(example: dict[str, Any]):
+    """With all that it has."""
+    assert Delta.model_validate(example).model_dump(mode="json") == example
+    assert example.keys() == Delta.model_fields.keys()
 
 
 def test_every_field_parameter_and_code_is_on_the_page():

@@ -31,6 +31,17 @@ def test_a_message_survives_the_wire(queue: str, actor: str, argument: Job | Rep
     assert StrictEncoder().read(StrictEncoder().encode(message.asdict()), queue=queue) == message
 
 
+def test_a_message_from_before_there_were_partial_answers_asks_for_none():
+    """Old and new workers run side by side, and read each other's messages."""
+    old = json.loads(wire())
+    del old["args"][0]["request"]["stream"]
+    message = StrictEncoder().read(json.dumps(old).encode(), queue=WORK)
+    assert message.args[0].request.stream is False
+    asked = JOB.model_copy(update={"request": JOB.request.model_copy(update={"stream": True})})
+    newer = StrictEncoder().read(wire(args=[asked.model_dump(mode="json")]), queue=WORK)
+    assert newer.args[0].request.stream is True
+
+
 def test_options_of_an_incoming_message_are_dropped():
     """F3: Dramatiq would obey a forged `on_success`, `max_retries` or `eta`."""
     forged = wire(options={"on_success": "generate", "max_retries": 10**9, "eta": 1}, kwargs={"x": 1})

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from gateway.messages import Job
 
 #: What of a request does not decide its answer.
-_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority"}
+_NO_CONTENT = {"request_id", "timestamp", "retry_count", "expires_at", "expires_in_s", "priority", "stream"}
 
 #: What is in every digest, given or not. What was added later is in it where it is given: so the digest of an older
 #: request is the one that it had.
