@@ -74,9 +74,12 @@ class OnALoop:
         self.loop.run(self.client.cancel(*args, **fields))
 
     def close(self) -> None:
-        if not self.loop.loop.is_closed():
-            self.loop.run(self.client.close())
-            self.loop.end()
+        self.loop.run(self.client.close())
+
+    def end(self) -> None:
+        """Its loop, too."""
+        self.close()
+        self.loop.end()
 
 
 CLIENTS = {"sync": Client, "asyncio": OnALoop}
