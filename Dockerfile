@@ -17,6 +17,7 @@ COPY actors actors
 COPY bridge bridge
 COPY console console
 COPY fake_openrouter fake_openrouter
+COPY gemini_client gemini_client
 RUN uv sync --frozen --no-editable --no-progress
 
 FROM build AS build-fake

@@ -107,8 +107,9 @@ def _cancel(fields: Mapping[str, Any], sender: Sender, refusal: Refusal) -> Canc
         fault = "cancel: a message is a request or the cancel of one, not both"
     else:
         try:
-            # As with `request_id`, a whole number is taken for its text.
-            return Cancel(cancel=str(named) if type(named) is int else named)
+            # As with `request_id`, a whole number is taken for its text, and 7.0 is one.
+            number = int(named) if isinstance(named, float) and named.is_integer() else named
+            return Cancel(cancel=str(number) if type(number) is int else named)
         except ValidationError as error:
             fault = _faults(error)
     invalid = _told(InvalidMessage(fault), fields, sender, refusal)

@@ -31,7 +31,13 @@ def now() -> str:
 
 
 class _Message(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,  # script/contract writes them into the schemas and docs/messages.md
+    )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({getattr(self, 'request_id', '…')!r})"
@@ -47,23 +53,41 @@ class Parameters(_Message):
     """How to answer; each is passed on only when given, under its name but for `max_output_tokens`."""
 
     temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    """0 to 2."""
     top_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """0 to 1."""
     top_k: Whole | None = Field(default=None, ge=1, le=1_000_000)
+    """From 1."""
     max_output_tokens: Whole | None = Field(default=None, ge=1, le=10_000_000)
+    """From 1; OpenRouter's `max_tokens`."""
     stop: chat.Stop | None = None
+    """A text or a list of texts."""
     seed: Whole | None = None
+    """An integer."""
     frequency_penalty: Penalty | None = None
+    """-2 to 2."""
     presence_penalty: Penalty | None = None
+    """-2 to 2."""
     repetition_penalty: float | None = Field(default=None, gt=0, le=2, allow_inf_nan=False)
+    """Above 0 to 2. Gemini, asked directly: refused."""
     min_p: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """0 to 1. Gemini, asked directly: refused."""
     top_a: float | None = Field(default=None, ge=0, le=1, allow_inf_nan=False)
+    """0 to 1. Gemini, asked directly: refused."""
     response_format: chat.ResponseFormat | None = None
+    """`{"type": "text"}`, `"json_object"`, or `"json_schema"` with `json_schema.schema`."""
     reasoning: chat.Reasoning | None = None
+    """`effort`, `max_tokens`, `enabled`, `exclude`. Gemini, asked directly: a thinking budget; for Gemini 3 a level."""
     tools: chat.Many[chat.Tool] | None = None
+    """Functions, and OpenRouter's own tools. Gemini, asked directly: functions, without `strict`."""
     tool_choice: chat.ToolChoice | None = None
+    """`none`, `auto`, `required`, or a function."""
     parallel_tool_calls: bool | None = None
+    """True or false. Gemini, asked directly: refused."""
     models: chat.Many[Model] | None = None
+    """Models to fall back to, in order. Gemini, asked directly: refused."""
     provider: dict[str, Any] | None = None
+    """OpenRouter's preferences for providers. Gemini, asked directly: refused."""
 
     @property
     def given(self) -> dict[str, Any]:
@@ -75,21 +99,47 @@ class Request(_Message):
     """One request as a producer publishes it to `gemini.requests`: it has a `prompt` or `messages`."""
 
     request_id: ShortString
+    """A string, a UUID by habit; an integer is its digits. The AMQP property `correlation_id` or `message_id` stands in
+    for it. A client that [waits](#request-and-reply) needs none.
+    """
     prompt: Annotated[str, StringConstraints(min_length=1, pattern=r"\S")] | None = None
+    """Not blank. Either this or `messages`."""
     messages: chat.Many[chat.Message] | None = None
+    """A conversation, in place of `prompt`: see [below](#messages)."""
     model: Model | None = None
+    """`vendor/name` goes out as it is. A bare name is the older Gemini form: `gemini-pro` is the default model,
+    `gemini-x` is `google/gemini-x`; `MODEL_ALIASES` says otherwise. `models/` in front is taken off. With keys of
+    Gemini only it is the same, and `google/` is taken off.
+    """
     parameters: Parameters = Parameters()
+    """How to answer: see [below](#parameters)."""
     system_instruction: str | None = None
+    """Goes before all messages."""
     user: chat.Name | None = None
+    """Who asks, for OpenRouter. Up to 256 characters."""
     session_id: chat.Name | None = None
+    """In which session, for OpenRouter. Up to 256 characters."""
     metadata: dict[str, Any] | None = None
+    """An object; comes back in the answer."""
     callback_queue: ShortString
+    """Where the answer goes; else `reply_to`, else `gemini.responses`. One of the worker's own queues is refused, and
+    an `amq.` name that is no client's. For a queue that is missing the answer is held until it is there
+    (`CALLBACK_QUEUE_CREATE`).
+    """
     timestamp: str | int | float | None = None
+    """When it was made; not looked at."""
     retry_count: Whole = Field(default=0, ge=0, le=1_000)
+    """Starts the request further up the retry schedule."""
     expires_at: Instant | None = None
+    """Until when the answer is wanted: ISO 8601 with `Z` or an offset, such as `2026-01-01T00:05:00Z`. See
+    [Deadline](#deadline).
+    """
     expires_in_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """The same as a number of seconds, more than 0."""
     priority: Literal["interactive", "batch"] | None = None
+    """`interactive` (what counts where nothing is said) or `batch`: see [Priority](#priority)."""
     stream: bool = False
+    """`true`: the answer also comes in pieces while the model speaks. See [Partial answers](#partial-answers)."""
 
     @model_validator(mode="after")
     def _is_about_one_thing(self) -> Self:
@@ -108,6 +158,7 @@ class Cancel(_Message):
     """What a producer publishes to have a request that it has sent not be called for any more."""
 
     cancel: ShortString
+    """The `request_id` of the request; an integer is its digits."""
 
 
 class Caller(_Message):
@@ -228,10 +279,15 @@ class Job(_Message):
 
 class Usage(_Message):
     prompt_tokens: int = 0
+    """Of what was asked."""
     completion_tokens: int = 0
+    """Of what was answered, reasoning among it."""
     total_tokens: int = 0
+    """Of both."""
     cost: float | None = None
+    """What this answer cost, in the provider's unit, where it reports it; calls before it that failed are not in it."""
     reasoning_tokens: int | None = None
+    """Where the provider reports them."""
 
     def bill(self, *, model: str, generation_id: str | None) -> Bill:
         """For the call that it is about."""
@@ -261,19 +317,38 @@ class Success(_Message):
     """
 
     request_id: str
+    """Of the request."""
     status: Literal["success"] = "success"
+    """Which of the two envelopes it is."""
     content: str
+    """The text as it came; it may be empty where there are `tool_calls`."""
     tool_calls: list[dict[str, Any]] | None = None
+    """A list of `{"id", "type": "function", "function": {"name", "arguments"}}`, where `arguments` is JSON as a text.
+    """
     usage: Usage
+    """Tokens: `prompt_tokens`, `completion_tokens`, `total_tokens`; `cost` and `reasoning_tokens` where the provider
+    reports them. Those of this answer.
+    """
     processing_time_ms: int
+    """From when the request was read."""
     model_used: str
+    """What the provider says served the request."""
     finish_reason: str | None = None
+    """Why the model stopped, where the provider says so: `stop`; `length`, the text is cut at `max_output_tokens`, or
+    at what the account could still pay for; `tool_calls` or `other`.
+    """
     timestamp: str
+    """When it was made: UTC, ISO 8601 with `Z`."""
     metadata: dict[str, Any] | None = None
+    """As it came."""
     attempts: int | None = None
+    """Calls to a provider for this request; those of a process that died are not in it."""
     waited_ms: int | None = None
+    """The time of everything but calls since the request was read, mostly waits for a key."""
     call_ms: int | None = None
+    """The time of the last call."""
     generation_id: str | None = None
+    """The provider's name for the answer."""
 
     @classmethod
     def of(cls, job: Job, completion: Completion, *, processing_time_ms: int, spent: Spent) -> Self:
@@ -296,15 +371,27 @@ class Failure(_Message):
     """The envelope of a request that got no answer; `error` is a sentence, `error_code` a value to branch on."""
 
     request_id: str | None = None
+    """Of the request, where it could be read."""
     status: Literal["error"] = "error"
+    """Which of the two envelopes it is."""
     error: str
+    """A sentence for people."""
     error_code: ErrorCode
+    """A value to branch on, see below."""
     processing_time_ms: int
+    """From when the request was read."""
     timestamp: str
+    """When it was made: UTC, ISO 8601 with `Z`."""
     metadata: dict[str, Any] | None = None
+    """As it came."""
     attempts: int | None = None
+    """Calls to a provider for this request; those of a process that died are not in it. Not there for a request that
+    was refused when it was read.
+    """
     waited_ms: int | None = None
+    """The time of everything but calls since the request was read, mostly waits for a key."""
     call_ms: int | None = None
+    """The time of the last call."""
 
     @classmethod
     def of(
@@ -337,9 +424,13 @@ class Delta(_Message):
     """
 
     request_id: str
+    """Of the request."""
     attempt: int = Field(ge=1)
+    """The number of the call to the provider, from 1. With a higher one the answer begins anew."""
     seq: int = Field(ge=0)
+    """Counts the pieces of one attempt, from 0."""
     text: str
+    """The next piece of the answer."""
 
 
 #: Makes the `message_id` of an envelope, so that every copy of one envelope carries the same one.

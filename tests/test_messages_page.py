@@ -62,6 +62,6 @@ def test_every_field_parameter_and_code_is_on_the_page():
     """And none that is not there."""
     assert first_column("Parameters") == Parameters.model_fields.keys()
     assert first_column("Request, to `gemini.requests`") == Request.model_fields.keys()
-    assert first_column("Error, to the callback queue") == {code.value for code in ErrorCode} | {"error_code"}
+    assert first_column("Error codes") == {code.value for code in ErrorCode} | {"error_code"}
     for field in Success.model_fields.keys() | Failure.model_fields.keys():
         assert re.search(rf"[`\"]{field}[`\"]", PAGE), field

@@ -242,7 +242,7 @@ def test_the_readme_tells_the_settings_that_everybody_needs_as_they_are():
     assert told.items() <= rows(text("docs/settings.md")).items()
 
 
-@pytest.mark.parametrize("name", ["setup", "run", "demo", "test", "rabbitmq", "settings"])
+@pytest.mark.parametrize("name", ["setup", "run", "demo", "test", "rabbitmq", "settings", "contract"])
 def test_a_command_can_be_typed(name: str):
     """Executable, with an interpreter, and its syntax is right."""
     command = ROOT / "script" / name

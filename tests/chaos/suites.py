@@ -20,6 +20,7 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
     "overload": ("more requests than the keys allow, for minutes", ("tests/long/test_overload.py",)),
     "crashes": ("a worker that is killed again and again", ("tests/long/test_crash_loop.py",)),
     "kills": ("a worker that is killed with every thread in a call", ("tests/long/test_kills.py",)),
+    "examples": ("clients in other languages, where those are installed", ("tests/long/test_examples.py",)),
     "speed": ("what must not cost more, as ratios", ("tests/long/test_speed.py",)),
     "page": ("the page for operators, in a real Chromium", ("tests/long/test_page.py",)),
     "properties": (

@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.system, pytest.mark.rabbitmq]
 
 VENV_BIN = ROOT / ".venv/bin"
 
-#: Blocks in these languages hold no commands; all others do.
-NO_COMMANDS = {"json", "text"}
+#: Blocks in these languages hold no commands; all others do. Programs: tests/system/test_client.py.
+NO_COMMANDS = {"json", "python", "text"}
 
 #: Runs until Ctrl-C, and has a test of its own.
 STAYS = "script/run --fake"

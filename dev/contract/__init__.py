@@ -1,0 +1,1 @@
+"""Writes the contract of the messages, and its tables, from the models: see script/contract."""
