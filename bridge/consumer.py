@@ -200,16 +200,16 @@ class Consumer(dramatiq.Consumer):
             door.give_up(delivery, error)
             return None
 
-    def _first_to_run(self, delivery: Delivery | None) -> Delivered | None:
+    def _first_to_run(self, delivery: Delivery) -> Delivered | None:
         """Open it; where it is sorted out, those behind it, for a while: heartbeats are served in between."""
+        message = self.open(delivery)
         for _ in range(MOST_OPENED):
-            if delivery is None:
-                return None
-            if (message := self.open(delivery)) is not None:
-                self._count(message)
-                return message
-            delivery = self.intake.next_request()
-        return None
+            if message is not None or (behind := self.intake.next_request()) is None:
+                break
+            message = self.open(behind)
+        if message is not None:
+            self._count(message)
+        return message
 
     def _count(self, message: Delivered) -> None:
         (argument,) = message.args
