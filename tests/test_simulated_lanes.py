@@ -193,6 +193,20 @@ def test_a_reserve_is_free_in_the_middle_of_a_batch(hour: Callable[..., Hour]):
 
 
 @pytest.mark.parametrize("lane", list(Lane))
+def test_sixty_batch_requests_take_no_longer_for_being_batch(hour: Callable[..., Hour], lane: Lane):
+    """The keys' budget is used as ever; and one that comes behind them, and is waited for, has the next key."""
+    seen = hour()
+    sixty = {seen.arrive(lane) for _ in range(60)}
+    late: list[int] = []
+    seen.seconds(7 * WINDOW_S, lambda second: second == 5 and late.append(seen.arrive(Lane.INTERACTIVE)))
+    assert set(seen.answered) == sixty | {*late}
+    # Sixty-one, ten in a window: that is what there is.
+    assert max(seen.waited_s[lane]) == pytest.approx(6 * WINDOW_S, rel=0.05)
+    if lane is Lane.BATCH:
+        assert seen.waited_s[Lane.INTERACTIVE] == [WINDOW_S - 5]
+
+
+@pytest.mark.parametrize("lane", list(Lane))
 def test_tags_take_turns(hour: Callable[..., Hour], lane: Lane):
     """One has three hundred in front: of another one's ten each is served after one of those."""
     seen = hour(FAIRNESS_FIELD="tenant")
