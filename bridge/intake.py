@@ -142,10 +142,11 @@ class Intake:
         self._others.discard(delivery)
 
     def sort_into(self, delivery: Delivery, queue: str) -> None:
-        """A delivery is on its way to a queue that is never pushed, and takes no room."""
-        self._sorted[delivery] = queue
-        self.turns.sorted_out()
-        self.parked(delivery)
+        """A delivery is on its way to a queue; to one from which this process takes its turn, and it takes no room."""
+        if queue in self.turns:
+            self._sorted[delivery] = queue
+            self.turns.sorted_out()
+            self.parked(delivery)
 
     def hand_out_again(self, delivery: Delivery) -> None:
         """A parked delivery, of this intake or an earlier one, takes room again."""

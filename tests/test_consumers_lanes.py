@@ -52,8 +52,8 @@ def consumer(here: World) -> Iterator[Consumer]:
     broker.parked.take_all()
     requests_wait.clear()
     made = broker.consume(WORK, prefetch=ROOM, timeout=100)
-    assert made.waiting is not None
-    made.waiting.rest()
+    if made.waiting is not None:
+        made.waiting.rest()
     yield made
     with suppress(ConnectionClosed):
         made.close()
@@ -160,23 +160,28 @@ def test_a_plain_request_makes_no_round_trip_more(
     assert calls - published == Counter()
 
 
-class TestTags:
-    """With FAIRNESS_FIELD."""
+@pytest.mark.parametrize("settings", [{"FAIRNESS_FIELD": "tenant"}], ids=["fair"])
+@pytest.mark.parametrize("lane", list(Lane))
+def test_tags_take_turns(here: World, consumer: Consumer, vhost_url: str, settings: dict[str, str], lane: Lane):
+    """However many one of them has in front."""
+    assert here.topology.entry(lane, "many") != here.topology.entry(lane, "few")
+    put(vhost_url, lane, *range(100), tenant="many")
+    put(vhost_url, lane, *range(1000, 1005), tenant="few")
+    found = names(served(consumer, 20 + ROOM))
+    few = [place for place, name in enumerate(found) if len(name) == len("r-1000")]
+    assert len(few) == 5
+    assert few[-1] - few[0] <= 2 * len(few)
 
-    @pytest.fixture
-    def settings(self) -> dict[str, str]:
-        return {"FAIRNESS_FIELD": "tenant"}
 
-    @pytest.mark.parametrize("lane", list(Lane))
-    def test_take_turns(self, here: World, consumer: Consumer, vhost_url: str, lane: Lane):
-        """However many one of them has in front."""
-        assert here.topology.entry(lane, "many") != here.topology.entry(lane, "few")
-        put(vhost_url, lane, *range(100), tenant="many")
-        put(vhost_url, lane, *range(1000, 1005), tenant="few")
-        found = names(served(consumer, 20 + ROOM))
-        few = [place for place, name in enumerate(found) if len(name) == len("r-1000")]
-        assert len(few) == 5
-        assert few[-1] - few[0] <= 2 * len(few)
+@pytest.mark.parametrize("settings", [{"QUEUE_EARLY_RELEASE": "false"}], ids=["plain schedule"])
+def test_with_the_plain_schedule_interactive_requests_go_first_as_well(
+    here: World, consumer: Consumer, vhost_url: str, settings: dict[str, str]
+):
+    """Nobody is released early there, and lanes are lanes."""
+    assert consumer.waiting is None
+    put(vhost_url, Lane.BATCH, *range(20))
+    put(vhost_url, Lane.INTERACTIVE, 1000)
+    assert "r-1000" in names(held(consumer, lambda found: len(found) == ROOM))
 
 
 def test_what_was_being_sorted_when_the_connection_was_lost_is_not_lost(consumer: Consumer, vhost_url: str):

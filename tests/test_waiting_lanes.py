@@ -162,38 +162,36 @@ def test_an_interactive_request_costs_what_it_did(here: World, monkeypatch: pyte
     assert queues.looks == {REQUESTS: 2, WORK: 2, **dict.fromkeys(waits, 2)}
 
 
-class TestReserve:
-    """Half of each window is not batch's."""
+@pytest.mark.parametrize("settings", [{"INTERACTIVE_RESERVE": "0.5"}], ids=["half"])
+def test_batch_waits_here_while_interactive_requests_are_pushed_and_served(
+    here: World, clock: Clock, settings: dict[str, str]
+):
+    """It keeps no room and no thread, and has its key when its part of the window is free again."""
+    queues = Lanes()
+    queues.put(here, BATCH, *(batch(number) for number in range(4)))
+    room = Room(queues)
+    assert ids(*(room.next() for _ in range(3))) == ["r-0", "r-1", None]
+    assert ids(*queues.parked) == ["r-2"]
+    assert not room.door.keys_are_short
+    assert not room.door.holds_one
+    assert not queues.turns.somebody_waits
+    queues.put(here, WAITS, job(1000, retry_count=1))
+    clock.advance(1.0)
+    found = room.next()
+    assert ids(found) == ["r-1000"]
+    assert found is not None
+    assert attempt_of(found).lease is not None
 
-    @pytest.fixture
-    def settings(self) -> dict[str, str]:
-        return {"INTERACTIVE_RESERVE": "0.5"}
 
-    def test_batch_waits_here_while_interactive_requests_are_pushed_and_served(self, here: World, clock: Clock):
-        """It keeps no room and no thread, and has its key when its part of the window is free again."""
-        queues = Lanes()
-        queues.put(here, BATCH, *(batch(number) for number in range(4)))
-        room = Room(queues)
-        assert ids(*(room.next() for _ in range(3))) == ["r-0", "r-1", None]
-        assert ids(*queues.parked) == ["r-2"]
-        assert not room.door.keys_are_short
-        assert not room.door.holds_one
-        assert not queues.turns.somebody_waits
-        queues.put(here, WAITS, job(1000, retry_count=1))
-        clock.advance(1.0)
-        found = room.next()
-        assert ids(found) == ["r-1000"]
-        assert found is not None
-        assert attempt_of(found).lease is not None  # type: ignore[attr-defined]
-
-    def test_when_it_has_a_key_again_it_is_served_in_order(self, here: World, clock: Clock):
-        """Who was read first is the first."""
-        queues = Lanes()
-        queues.put(here, BATCH, *(batch(number) for number in range(4)))
-        room = Room(queues)
-        first = [room.next() for _ in range(3)]
-        for message in first[:2]:
-            assert message is not None
-            message.settle()  # without a call: its use does not count
-        clock.advance(1.0)
-        assert ids(room.next(), room.next()) == ["r-2", "r-3"]
+@pytest.mark.parametrize("settings", [{"INTERACTIVE_RESERVE": "0.5"}], ids=["half"])
+def test_when_it_has_a_key_again_it_is_served_in_order(here: World, clock: Clock, settings: dict[str, str]):
+    """Who was read first is the first."""
+    queues = Lanes()
+    queues.put(here, BATCH, *(batch(number) for number in range(4)))
+    room = Room(queues)
+    first = [room.next() for _ in range(3)]
+    for message in first[:2]:
+        assert message is not None
+        message.settle()  # without a call: its use does not count
+    clock.advance(1.0)
+    assert ids(room.next(), room.next()) == ["r-2", "r-3"]
