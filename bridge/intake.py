@@ -18,8 +18,8 @@ from gateway.rabbitmq.topology import WORK
 #: How many messages of ours are received at a time whether there is room or not, so that they always get their turn.
 ALWAYS_ROOM = 2
 
-#: How many requests are on their way to another queue at a time: in memory, and unsettled.
-MOST_SORTED = 256
+#: How many requests are on their way to another queue at a time, and how many bytes: in memory, and unsettled.
+MOST_SORTED, MOST_BYTES_SORTED = 256, 32 * 1024 * 1024
 
 
 class Intake:
@@ -81,7 +81,7 @@ class Intake:
     @property
     def may_sort(self) -> bool:
         """Not too many are on their way to another queue."""
-        return len(self._sorted) < MOST_SORTED
+        return len(self._sorted) < MOST_SORTED and sum(len(one.body) for one in [*self._sorted]) < MOST_BYTES_SORTED
 
     @property
     def next_look_at(self) -> float:

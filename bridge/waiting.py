@@ -4,18 +4,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
-from typing import Protocol
 
 from dramatiq.errors import DecodeError
 
 from bridge.delivery import RETRY_S, Delivered, Delivery
-from bridge.turns import Turns
+from bridge.leases import Leases, NoFreeKey
+from bridge.queues import Queues
 from bridge.wire import StrictEncoder
-from gateway.errors import RequestRejected, StoreUnavailable
-from gateway.keys.pool import KeyPool, Lease
+from gateway.errors import StoreUnavailable
+from gateway.keys.pool import KeyPool
 from gateway.lanes import Lane
 from gateway.messages import Job
 from gateway.providers import Provider
@@ -23,7 +22,7 @@ from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import WORK, Topology
 from gateway.schedule import LONGEST_STAY_S, in_line_s
 from gateway.settings import Settings
-from middleware.attempt import JobAttempt, Parking, attempt_of
+from middleware.attempt import Parking
 
 #: How often a worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for another
 #: process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
@@ -46,41 +45,6 @@ ENOUGH = 100
 LONGEST_PASS = 100
 
 logger = logging.getLogger(__name__)
-
-
-class Queues(Protocol):
-    """What the consumer does for this door."""
-
-    @property
-    def room(self) -> int:
-        """For how many more there is room in this process."""
-
-    def get(self, queue: str) -> Delivery | None:
-        """Take one message, None when there is none now."""
-
-    def parked_for_key(self) -> Sequence[Delivered]:
-        """Who waits for a key in this process, until its deadline; the next one first."""
-
-    def unpark(self, message: Delivered) -> None:
-        """Have one of them out again before its time."""
-
-    def open(self, delivery: Delivery) -> Delivered | None:
-        """Read a message of one of the consumed queues; None when its door takes care of it."""
-
-    @property
-    def turns(self) -> Turns:
-        """Which lane is to be looked at first, and what is known of the queues of the lanes."""
-
-    @property
-    def may_sort(self) -> bool:
-        """Whether more requests may be on their way to the queues of their lanes."""
-
-
-class _NoFreeKey(Exception):
-    """There was one a moment ago, and somebody else has taken it; or there is none for this lane."""
-
-    def __init__(self, retry_in_s: float) -> None:
-        self.retry_in_s = retry_in_s
 
 
 class _MoreToSort(Exception):
@@ -112,11 +76,11 @@ class WaitingDoor:
     ) -> None:
         self.settings = settings
         self.pool = pool
-        self.provider = provider
         self.topology = topology
         self.publisher = publisher
         self.requests_wait = requests_wait
         self._encoder = StrictEncoder()
+        self._leases = Leases(pool, provider)
         self._not_before = 0.0
         self._found_nobody_at = -math.inf
         self._pass_until: dict[str, float] = {}  # queues in which all rest that were looked at
@@ -187,7 +151,7 @@ class WaitingDoor:
         try:
             with closing(self._line(queues, everything=everything)) as line:
                 found = next(line, None)
-        except _NoFreeKey:
+        except NoFreeKey:
             self.requests_wait.set()  # another worker was faster, and somebody waits
             return None
         except _MoreToSort:
@@ -247,7 +211,7 @@ class WaitingDoor:
                 yield from self._released(queues, queue)
             for queue in queues.turns.due(lane) if everything else ():
                 yield from self._consumed(queues, queue)
-        except _NoFreeKey as none:
+        except NoFreeKey as none:
             if (held := self._take_next_up()) is not None:
                 self._stay(held)
             if self.pool().ready_in_s() > 0:
@@ -277,8 +241,8 @@ class WaitingDoor:
         try:
             if not held.is_gone:
                 # Without a lease it is handed out as well: its model rests, and the schedule decides.
-                self._give_lease(held, held.args[0])
-        except (_NoFreeKey, StoreUnavailable):
+                self._leases.give(held, held.args[0])
+        except (NoFreeKey, StoreUnavailable):
             self._next_up = held
             raise
         except BaseException:
@@ -331,13 +295,14 @@ class WaitingDoor:
         resting: set[str] = set()
         for message in queues.parked_for_key():
             (job,) = message.args
-            if _lane(message) is not lane or self._is_new(queues, message) != new or self._model(job) in resting:
+            is_its_turn = _lane(message) is lane and self._is_new(queues, message) == new
+            if not is_its_turn or self._leases.model_of(job) in resting:
                 continue
-            if self._give_lease(message, job):
+            if self._leases.give(message, job):
                 queues.unpark(message)
                 yield message
             else:
-                resting.add(self._model(job))
+                resting.add(self._leases.model_of(job))
 
     def _is_new(self, queues: Queues, message: Delivered) -> bool:
         """Not those of the batch lane: its queue has both kinds."""
@@ -372,48 +337,15 @@ class WaitingDoor:
         except DecodeError:
             return None
         (job,) = message.args
-        if not isinstance(job, Job) or self._model(job) in resting:
+        if not isinstance(job, Job) or self._leases.model_of(job) in resting:
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - job.wait_counts)})
         released = Delivered(message.copy(args=(uncounted,)), delivery)
-        if not self._give_lease(released, job):
-            resting.add(self._model(job))
+        if not self._leases.give(released, job):
+            resting.add(self._leases.model_of(job))
             return None
         logger.info("[%s] Released early from %s", job.request_id, delivery.queue)
         return released
-
-    def _give_lease(self, message: Delivered, job: Job) -> bool:
-        """Lease a key for the request; False when its model rests. Raises _NoFreeKey when there is none for anybody.
-
-        One whose deadline has passed needs none to be told so.
-        """
-        if job.time_left_s <= 0:
-            return True
-        grant = self.pool().acquire(self._model(job), lane=job.lane)
-        if not isinstance(grant, Lease):
-            if (retry_in_s := self.pool().ready_in_s(lane=job.lane)) > 0:
-                raise _NoFreeKey(retry_in_s)
-            return False
-        attempt = attempt_of(message)
-        assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
-        attempt.lease = grant
-        message.give_lease_back = partial(self._give_lease_back, attempt)
-        return True
-
-    def _give_lease_back(self, attempt: JobAttempt) -> None:
-        """End the lease of a request that was settled or parked before key selection took it over: it was not used."""
-        if attempt.lease is not None:
-            lease, attempt.lease = attempt.lease, None
-            try:
-                self.pool().cancel(lease)
-            except StoreUnavailable as error:
-                logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
-
-    def _model(self, job: Job) -> str:
-        try:
-            return self.provider().resolve_model(job.request.model)
-        except RequestRejected:
-            return ""  # it needs no key to be refused; the lease goes back unused
 
 
 def _lane(message: Delivered) -> Lane:

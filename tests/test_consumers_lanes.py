@@ -99,6 +99,21 @@ def test_an_interactive_request_passes_every_batch_request_before_it(
     assert len(at_once) == 300
 
 
+def test_large_requests_on_their_way_are_bounded_by_their_bytes(
+    consumer: Consumer, vhost_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A request may have 8 MiB. Only a few are in memory, and all come through."""
+    at_once = list[int]()
+    monkeypatch.setattr(intake, "MOST_BYTES_SORTED", 500)
+    monkeypatch.setattr(
+        intake.Intake, "sort_into", counting(intake.Intake.sort_into, lambda own: at_once.append(len(own._sorted)))
+    )
+    put(vhost_url, Lane.BATCH, *range(100))
+    put(vhost_url, Lane.INTERACTIVE, 1000)
+    held(consumer, lambda found: Lane.INTERACTIVE in lanes(found))
+    assert max(at_once) <= 500 // 70 + 1 + ROOM
+
+
 def test_batch_runs_while_nothing_interactive_is_ready(consumer: Consumer, vhost_url: str):
     """All the room is for it; one that comes then has the next thread that is free."""
     put(vhost_url, Lane.BATCH, *range(3 * ROOM))

@@ -82,8 +82,8 @@ def as_it_came(headers: Mapping[str, Any]) -> pika.BasicProperties | None:
     for name in _KEPT:
         if _is_name(said.get(name)):
             setattr(properties, name, said[name])
-    if said.get("priority") in LOWER:
-        properties.priority = said["priority"]
+    if isinstance(priority := said.get("priority"), int) and priority in LOWER:
+        properties.priority = priority
     return properties
 
 
