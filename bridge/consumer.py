@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,14 +20,20 @@ from bridge.door import Door
 from bridge.intake import Intake
 from bridge.parked import Parked
 from bridge.requests import RequestDoor
+from bridge.turns import Turns
 from bridge.waiting import WaitingDoor
 from bridge.work import WorkDoor
 from gateway.errors import TopologyError
+from gateway.lanes import Lane
+from gateway.messages import Job
 from gateway.rabbitmq import amqp
 from gateway.rabbitmq.connection_calls import ConnectionCalls
-from gateway.rabbitmq.topology import CALLBACKS, CANCELS, WORK, Topology
+from gateway.rabbitmq.topology import BATCH, CALLBACKS, CANCELS, WORK, Topology
 from gateway.reporting import sentry
 from middleware.attempt import Parking
+
+#: How many messages are opened before the loop goes round: those that are sorted out are not handed out.
+MOST_OPENED = 50
 
 logger = logging.getLogger(__name__)
 
@@ -40,12 +47,25 @@ class Doors:
     waiting: WaitingDoor | None = None
     cancels: CancelDoor | None = None
 
-    def by_queue(self) -> dict[str, Door]:
-        """The queues that deliver by themselves."""
+    def pushed(self) -> dict[str, Door]:
+        """Our queues that deliver by themselves."""
         ours: dict[str, Door] = dict.fromkeys((WORK, CALLBACKS), self.work) if self.work is not None else {}
         if self.cancels is not None:
             ours[CANCELS] = self.cancels
-        return {**ours, self.requests.queue: self.requests}
+        return ours
+
+    def by_queue(self) -> dict[str, Door]:
+        """All that is received."""
+        in_turn = [queue for queues in self.in_turn().values() for queue in queues]
+        taken: dict[str, Door] = dict.fromkeys(in_turn, self.work) if self.work is not None else {}
+        return {**self.pushed(), **taken, self.requests.queue: self.requests}
+
+    def in_turn(self) -> dict[Lane, tuple[str, ...]]:
+        """The queues of each lane that requests are sorted into, and are taken from one by one."""
+        if self.work is None:
+            return {}
+        fair = self.requests.topology().fair_queues
+        return {Lane.INTERACTIVE: fair[Lane.INTERACTIVE], Lane.BATCH: (BATCH, *fair[Lane.BATCH])}
 
 
 def connect(  # noqa: PLR0913 - what it takes from others, all by name
@@ -99,17 +119,17 @@ class Consumer(dramatiq.Consumer):
         self._doors = doors.by_queue()
         self._calls = ConnectionCalls(connection)
         self._channels: dict[str, Any] = {}
-        requests = doors.requests.queue
-        ours = [queue for queue in self._doors if queue != requests]
+        self.turns = Turns(doors.in_turn(), share=doors.requests.settings().batch_share)
         try:
             self.channel = connection.channel()
             self.intake = Intake(
                 self.channel,
                 self,
-                request_queue=requests,
-                our_queues=ours,
+                request_queue=doors.requests.queue,
+                our_queues=list(doors.pushed()),
                 room=room,
                 others=others,
+                turns=self.turns,
                 paused=self._keys_are_short,
             )
         except ChannelClosedByBroker as error:
@@ -136,7 +156,7 @@ class Consumer(dramatiq.Consumer):
             if self.intake.may_pull and (early := self._early()) is not None:
                 return early  # who waits for a key has waited longer than what is pulled
             delivery = self.intake.next()
-            return self.open(delivery) if delivery is not None else self._early()
+            return self._first_to_run(delivery) if delivery is not None else self._early()
         except AMQPError as error:
             raise ConnectionClosed(error) from None
 
@@ -144,6 +164,11 @@ class Consumer(dramatiq.Consumer):
     def room(self) -> int:
         """For how many more there is room in this process."""
         return self.intake.room
+
+    @property
+    def may_sort(self) -> bool:
+        """Whether more requests may be on their way to the queues of their lanes."""
+        return self.intake.may_sort
 
     def get(self, queue: str) -> Delivery | None:
         """One message of a queue that may be missing, None when it has none now."""
@@ -174,6 +199,22 @@ class Consumer(dramatiq.Consumer):
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told, and the next message is read
             door.give_up(delivery, error)
             return None
+
+    def _first_to_run(self, delivery: Delivery) -> Delivered | None:
+        """Open it; where it is sorted out, those behind it, for a while: heartbeats are served in between."""
+        message = self.open(delivery)
+        for _ in range(MOST_OPENED):
+            if message is not None or (behind := self.intake.next_request()) is None:
+                break
+            message = self.open(behind)
+        if message is not None:
+            self._count(message)
+        return message
+
+    def _count(self, message: Delivered) -> None:
+        (argument,) = message.args
+        if isinstance(argument, Job):
+            self.turns.served(argument.lane)
 
     def ack(self, message: dramatiq.MessageProxy) -> None:
         self._settle(message)
@@ -218,6 +259,10 @@ class Consumer(dramatiq.Consumer):
         self.call_soon(self.intake.renew)  # and wake the loop: it looks when the next one is due
         return True
 
+    def sort_into(self, delivery: Delivery, queue: str) -> None:
+        """A delivery is on its way to a queue of its lane, and takes no room."""
+        self.intake.sort_into(delivery, queue)
+
     def _give_back_parked(self) -> None:
         """For another worker, while our calls end. On a thread of its own: the ledger may be away."""
         if parked := self.parked.take_all():
@@ -231,7 +276,8 @@ class Consumer(dramatiq.Consumer):
     def _patience_s(self) -> float:
         if self.intake.may_pull:
             return 0.0
-        patience_s = min(self.idle_s, self.parked.next_in_s(room=self.intake.room > 0))
+        look_in_s = max(0.0, self.intake.next_look_at - time.monotonic())
+        patience_s = min(self.idle_s, look_in_s, self.parked.next_in_s(room=self.intake.room > 0))
         return self.waiting.patience_s(patience_s) if self.waiting is not None and self._may_look else patience_s
 
     @property
@@ -254,7 +300,7 @@ class Consumer(dramatiq.Consumer):
         if self.waiting is None or not self._may_look:
             return None
         try:
-            return self.waiting.next(self)
+            found = self.waiting.next(self)
         except AMQPError:
             raise
         except Exception as error:
@@ -262,6 +308,9 @@ class Consumer(dramatiq.Consumer):
             sentry.capture_fault(error, where=type(self.waiting).__name__)
             self.waiting.rest()
             return None
+        if found is not None:
+            self._count(found)
+        return found
 
 
 def _settle_all(messages: Iterable[Delivered]) -> None:

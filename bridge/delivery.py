@@ -34,6 +34,7 @@ class Source(Protocol):
     def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool: ...
     def settled(self, delivery: "Delivery") -> None: ...
     def park(self, message: "Delivered", parking: Parking) -> bool: ...
+    def sort_into(self, delivery: "Delivery", queue: str) -> None: ...
 
 
 class Delivery:
@@ -85,6 +86,10 @@ class Delivery:
     def park(self, message: "Delivered", parking: Parking) -> bool:
         """Hand it out again later, unsettled; False when that cannot be, and it is to be settled now."""
         return not self.is_settled and not self.is_gone and self._source.park(message, parking)
+
+    def sort_into(self, queue: str) -> None:
+        """It is about to be moved to a queue from which this process takes its turn; until then it takes no room."""
+        self._source.sort_into(self, queue)
 
     @property
     def is_gone(self) -> bool:

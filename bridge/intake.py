@@ -1,18 +1,25 @@
 """What arrives over the channel of a process, and no more of it than the process has room for."""
 
+import math
+import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
 import pika
 
 from bridge.delivery import Delivery, Source
+from bridge.turns import Turns
+from gateway.lanes import Lane
 from gateway.rabbitmq.settling import Settling
 from gateway.rabbitmq.topology import WORK
 
 #: How many messages of ours are received at a time whether there is room or not, so that they always get their turn.
 ALWAYS_ROOM = 2
+
+#: How many requests are on their way to another queue at a time, and how many bytes: in memory, and unsettled.
+MOST_SORTED, MOST_BYTES_SORTED = 256, 32 * 1024 * 1024
 
 
 class Intake:
@@ -20,8 +27,9 @@ class Intake:
 
     So no request waits here behind a busy thread while another worker is idle. RabbitMQ counts for each queue alone:
     where there is more work of ours than these two, requests are no longer pushed by RabbitMQ but pulled one by one,
-    after that work, until both queues are found empty. `others` is what earlier intakes of the process have handed out,
-    and what this one has, once it leaves. Methods raise pika's AMQPError.
+    after that work, until both queues are found empty. So they are while somebody waits in one of the queues that are
+    never pushed, those of `turns`; what is sorted into one of these takes no room. `others` is what earlier intakes of
+    the process have handed out, and what this one has, once it leaves. Methods raise pika's AMQPError.
     """
 
     def __init__(  # noqa: PLR0913 - what it takes from others, all by name
@@ -33,8 +41,10 @@ class Intake:
         our_queues: Collection[str],
         room: int,
         others: set[Delivery],
+        turns: Turns,
         paused: bool = False,
     ) -> None:
+        self.turns = turns
         self.arrived: deque[Delivery] = deque()
         self.cancelled: str | None = None  # the queue whose consumer RabbitMQ has taken away
         self._channel = channel
@@ -44,6 +54,7 @@ class Intake:
         self._room = room
         self._unsettled: set[Delivery] = set()
         self._others = others
+        self._sorted: dict[Delivery, str] = {}  # where they go
         self._more_work = False  # of ours, perhaps, than is pushed
         channel.add_on_cancel_callback(self._on_cancel)
         self._paused = paused
@@ -60,12 +71,22 @@ class Intake:
     @property
     def is_idle(self) -> bool:
         """Everything that has come is settled."""
-        return not self._unsettled
+        return not self._unsettled and not self._sorted
 
     @property
     def may_pull(self) -> bool:
         """There is room for a message that RabbitMQ does not push."""
-        return self._requests is None and self.room > 0 and not self._paused
+        return self._requests is None and self.room > 0 and not self._paused and self.may_sort
+
+    @property
+    def may_sort(self) -> bool:
+        """Not too many are on their way to another queue."""
+        return len(self._sorted) < MOST_SORTED and sum(len(one.body) for one in [*self._sorted]) < MOST_BYTES_SORTED
+
+    @property
+    def next_look_at(self) -> float:
+        """When to look into the queues that are never pushed; never while all are pulled, or none."""
+        return self.turns.next_look_at if self._requests is not None and self._may_look else math.inf
 
     def pause(self) -> None:
         """Have no requests pushed, be they new or ours; what has arrived has arrived. Idempotent."""
@@ -85,12 +106,20 @@ class Intake:
     def next(self) -> Delivery | None:
         """What has arrived, or is pulled now; in order."""
         if self._requests is not None:
-            if self._more_work or (self._requests.is_full and self.room > 0):
+            if self._more_work or self.turns.somebody_waits or (self._requests.is_full and self.room > 0):
                 self._requests.cancel()
                 self._requests = None
+            elif self.turns.next_look_at <= time.monotonic() and self._may_look:
+                self._first_of(queue for lane in Lane for queue in self.turns.due(lane))
         elif self.may_pull and not self.arrived and not self._pulled():
             self._push(self.room)
         return self.arrived.popleft() if self.arrived else None
+
+    def next_request(self) -> Delivery | None:
+        """The request behind one that was sorted out, None where it is not its turn."""
+        if not self.may_pull or self.arrived or self.turns.batch_is_due:
+            return None
+        return self.get(self._channel, self._request_queue)
 
     def get(self, channel: Any, queue: str) -> Delivery | None:
         """One message of a queue, None when it has none now."""
@@ -101,6 +130,8 @@ class Intake:
         """There is room for another one. On any thread."""
         self._unsettled.discard(delivery)
         self._others.discard(delivery)
+        if (queue := self._sorted.pop(delivery, None)) is not None:
+            self.turns.filled(queue)
         for subscription in (*self._ours, self._requests):
             if subscription is not None:
                 subscription.unsettled.discard(delivery)
@@ -109,6 +140,13 @@ class Intake:
         """A delivery stays unsettled but takes no room. On any thread."""
         self._unsettled.discard(delivery)
         self._others.discard(delivery)
+
+    def sort_into(self, delivery: Delivery, queue: str) -> None:
+        """A delivery is on its way to a queue; to one from which this process takes its turn, and it takes no room."""
+        if queue in self.turns:
+            self._sorted[delivery] = queue
+            self.turns.sorted_out()
+            self.parked(delivery)
 
     def hand_out_again(self, delivery: Delivery) -> None:
         """A parked delivery, of this intake or an earlier one, takes room again."""
@@ -148,13 +186,27 @@ class Intake:
         self._more_work = False
         self._requests = _Subscription(self._channel, self._request_queue, prefetch, self._on_message)
 
+    @property
+    def _may_look(self) -> bool:
+        """There is room, or none runs of those that have a share of it."""
+        return self.room > 0 or (
+            self.turns.has_share and not any(one.queue in self.turns for one in [*self._unsettled])
+        )
+
     def _pulled(self) -> bool:
-        """Whether there was one more message: work of ours, which has waited longer, else a request."""
-        for queue in self._pulled_queues:
+        """Whether there was one more message: of the lane whose turn it is, what has waited longer first."""
+        interactive = [*self._pulled_queues, *self.turns.due(Lane.INTERACTIVE)]
+        queues = {Lane.INTERACTIVE: interactive, Lane.BATCH: self.turns.due(Lane.BATCH)}
+        return self._first_of(queue for lane in self.turns.order for queue in queues[lane])
+
+    def _first_of(self, queues: Iterable[str]) -> bool:
+        for queue in queues:
             delivery = self.get(self._channel, queue)
             if delivery is not None:
+                self.turns.found(queue)
                 self.arrived.append(delivery)
                 return True
+            self.turns.empty(queue)
         return False
 
     def _on_message(

@@ -25,6 +25,7 @@ from gateway.reporting.logs import facts, request_id_var
 from gateway.reporting.redaction import escape_controls
 from gateway.reporting.tracing import Messaging
 from gateway.settings import Settings
+from gateway.tags import tag_of
 from middleware.outbox import message_properties
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,9 @@ class RequestDoor(Door):
     """A request that comes for the first time runs here and now, and stays unacked until its outcome is confirmed.
 
     One that comes again is relayed to `gemini.generate`, and acked when it is confirmed there: that queue counts
-    deliveries, so a request that kills workers comes to an end. With `relay_all` every request is relayed. A cancel is
-    relayed to `gemini.cancels`: a relay in a process of its own has no ledger.
+    deliveries, so a request that kills workers comes to an end. With `relay_all` every request is relayed. One of the
+    batch lane is sorted out, into `gemini.batch`, whether it comes again or not; and with FAIRNESS_FIELD every request,
+    into the queue of its tag. A cancel is relayed to `gemini.cancels`: a relay in a process of its own has no ledger.
     """
 
     def __init__(
@@ -99,9 +101,12 @@ class RequestDoor(Door):
         if tracing.is_on():
             self._trace(delivery, job)
         message = work_message(job)
-        if not delivery.redelivered and not self.relay_all:
+        entry = self.topology().entry(job.lane, tag_of(request, self.settings().fairness_field))
+        if entry is not None:
+            delivery.sort_into(entry)
+        elif not delivery.redelivered and not self.relay_all:
             return Delivered(message, delivery)
-        self._send(delivery, message)
+        self._send(delivery, message, entry)
         return None
 
     def _trace(self, delivery: Delivery, job: Job) -> None:
@@ -132,9 +137,9 @@ class RequestDoor(Door):
         waits = is_its_own and not self.topology().needs(queue)
         return Caller.of(properties.correlation_id, waits=waits, headers=properties.headers)
 
-    def _send(self, delivery: Delivery, message: "Message[None]") -> None:
+    def _send(self, delivery: Delivery, message: "Message[None]", queue: str | None = None) -> None:
         body = self._encoder.encode(message.asdict())
-        self.move(delivery, message.queue_name, body, message_properties(message.message_id))
+        self.move(delivery, queue or message.queue_name, body, message_properties(message.message_id))
 
 
 def _log(level: int, request_id: str | None, text: str, fact: object, fields: dict[str, Any] | None = None) -> None:

@@ -4,25 +4,26 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from functools import partial
-from typing import Protocol
 
 from dramatiq.errors import DecodeError
 
 from bridge.delivery import RETRY_S, Delivered, Delivery
+from bridge.leases import Leases, NoFreeKey
+from bridge.queues import Queues
 from bridge.wire import StrictEncoder
 from gateway.costs.books import Books
-from gateway.errors import RequestRejected, StoreUnavailable
-from gateway.keys.pool import KeyPool, Lease
+from gateway.errors import StoreUnavailable
+from gateway.keys.pool import KeyPool
+from gateway.lanes import Lane
 from gateway.messages import Job
 from gateway.providers import Provider
 from gateway.rabbitmq.publisher import Publisher
 from gateway.rabbitmq.topology import WORK, Topology
 from gateway.schedule import LONGEST_STAY_S, in_line_s
 from gateway.settings import Settings
-from middleware.attempt import JobAttempt, Parking, attempt_of
+from middleware.attempt import Parking
 
 #: How often a worker looks for waiting requests, in seconds: where it knows of some, and where it does not, for another
 #: process may have sent them to wait. A look is a round trip for each queue; deliveries wait for it.
@@ -31,8 +32,9 @@ LOOK_EVERY_S, LOOK_IDLE_S = 1.0, 5.0
 #: How soon the publisher is asked again whether it is ready, in seconds.
 NOT_READY_S = 0.05
 
-#: How many messages of a consumed queue are opened in one look: those that are refused or relayed are not handed out.
-MOST_OPENED = 20
+#: How many messages of a consumed queue are opened in one look: those that are refused, relayed or sorted out are not
+#: handed out. A look goes on where it has stopped, a moment later.
+MOST_OPENED = 50
 
 #: How many requests are read ahead of their keys at most, so that their deadlines are kept.
 MOST_AHEAD = 100
@@ -46,28 +48,8 @@ LONGEST_PASS = 100
 logger = logging.getLogger(__name__)
 
 
-class Queues(Protocol):
-    """What the consumer does for this door."""
-
-    @property
-    def room(self) -> int:
-        """For how many more there is room in this process."""
-
-    def get(self, queue: str) -> Delivery | None:
-        """Take one message, None when there is none now."""
-
-    def parked_for_key(self) -> Sequence[Delivered]:
-        """Who waits for a key in this process, until its deadline; the next one first."""
-
-    def unpark(self, message: Delivered) -> None:
-        """Have one of them out again before its time."""
-
-    def open(self, delivery: Delivery) -> Delivered | None:
-        """Read a message of one of the consumed queues; None when its door takes care of it."""
-
-
-class _NoFreeKey(Exception):
-    """There was one a moment ago; somebody else has taken it."""
+class _MoreToSort(Exception):
+    """The look has ended before the queue has: an interactive request may lie behind."""
 
 
 class WaitingDoor:
@@ -77,7 +59,8 @@ class WaitingDoor:
     nothing is pushed: what has come back from its wait goes before what still waits, and that before what is new and
     stays, in order and at no cost, in the request queue. A request that still waits stays unacked in its delay queue
     until it is settled: after a crash it is back at its place. One whose model rests holds up nobody behind it. One
-    whose deadline is near waits in this process, and has its turn before what lies behind it in its queue.
+    whose deadline is near waits in this process, and has its turn before what lies behind it in its queue. All that is
+    said for each of two lanes: the interactive one goes first, but for the share of the other (`bridge/turns.py`).
 
     When no key comes back within the shortest wait, or the budget of the day is spent, everything is fetched as it
     comes, for the retry schedule to decide.
@@ -96,23 +79,25 @@ class WaitingDoor:
     ) -> None:
         self.settings = settings
         self.pool = pool
-        self.provider = provider
         self.topology = topology
         self.publisher = publisher
         self.books = books
         self.requests_wait = requests_wait
         self._encoder = StrictEncoder()
+        self._leases = Leases(pool, provider)
         self._not_before = 0.0
         self._found_nobody_at = -math.inf
         self._pass_until: dict[str, float] = {}  # queues in which all rest that were looked at
         self._drought = False
+        self._batch_not_before = 0.0
+        self._only_batch_waits = False  # and what keys have left is kept for the others
         self._served_at_once = 0
         self._next_up: Delivered | None = None  # taken from its queue while the last free key went elsewhere
 
     @property
     def keys_are_short(self) -> bool:
         """Whether nothing is to be fetched but through this door."""
-        return self.requests_wait.is_set() and not self._drought
+        return self.requests_wait.is_set() and not self._drought and not self._only_batch_waits
 
     def patience_s(self, longest_s: float) -> float:
         """How long the consumer may sleep before the next look, in seconds."""
@@ -134,8 +119,7 @@ class WaitingDoor:
                 if self._drought:
                     return self._take_next_up()
                 if self.keys_are_short:
-                    for queue in (WORK, self.settings().request_queue):
-                        self._read_ahead(queues, queue)
+                    self._read_all_ahead(queues)
                 return None
             return self._first_in_line(queues)
         except StoreUnavailable as error:
@@ -165,47 +149,93 @@ class WaitingDoor:
         self._not_before = time.monotonic() + min(seconds, LOOK_EVERY_S)
 
     def _first_in_line(self, queues: Queues) -> Delivered | None:
+        self._only_batch_waits = False
         everything = self.keys_are_short
         self.requests_wait.clear()  # before the look: who comes during it sets it again
         try:
             with closing(self._line(queues, everything=everything)) as line:
                 found = next(line, None)
-        except _NoFreeKey:
+        except NoFreeKey:
             self.requests_wait.set()  # another worker was faster, and somebody waits
+            return None
+        except _MoreToSort:
+            self.requests_wait.set()  # perhaps
+            self._pause(0.0 if queues.may_sort else NOT_READY_S)
             return None
         except BaseException:
             self.requests_wait.set()  # perhaps
             raise
-        if found is None or self._there_are_enough_keys(found):
+        nobody_else = found is None or self._there_are_enough_keys(queues, found)
+        self._only_batch_waits = nobody_else and queues.turns.rests(Lane.BATCH)
+        if nobody_else:
             self._found_nobody_at = time.monotonic()
-        else:
+        if not nobody_else or self._only_batch_waits:
             self.requests_wait.set()
         return found
 
-    def _there_are_enough_keys(self, found: Delivered) -> bool:
+    def _there_are_enough_keys(self, queues: Queues, found: Delivered) -> bool:
         """Whether so many new requests in a row have had a key at once that nobody seems to wait for one."""
-        is_new = found.delivery.queue == self.settings().request_queue
+        queue = found.delivery.queue
+        is_new = queue == self.settings().request_queue or queue in queues.turns
         self._served_at_once = self._served_at_once + 1 if is_new else 0
         return self._served_at_once >= ENOUGH
 
     def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
-        """Requests with their leases, the longest wait first; what is pushed otherwise only where `everything` is."""
+        """Requests with their leases, lane by lane; what is pushed otherwise only where `everything` is."""
+        if queues.room <= 0:
+            yield from self._held()  # it has its room
+            return
+        for lane in queues.turns.order:
+            if lane is Lane.INTERACTIVE:
+                yield from self._interactive(queues, everything=everything)
+            elif time.monotonic() >= self._batch_not_before:
+                yield from self._batch(queues, everything=everything)
+
+    def _interactive(self, queues: Queues, *, everything: bool) -> Iterator[Delivered]:
+        """The longest wait first."""
         yield from self._held()
-        yield from self._staying(queues, new=False)
+        yield from self._staying(queues, Lane.INTERACTIVE, new=False)
         if everything:
             yield from self._consumed(queues, WORK)
-        for queue in reversed(self.topology().key_waits):
+        for queue in reversed(self.topology().key_waits[Lane.INTERACTIVE]):
             yield from self._released(queues, queue)
-        yield from self._staying(queues, new=True)
+        yield from self._staying(queues, Lane.INTERACTIVE, new=True)
         if everything:
             yield from self._consumed(queues, self.settings().request_queue)
+            for queue in queues.turns.due(Lane.INTERACTIVE):
+                yield from self._consumed(queues, queue)
+
+    def _batch(self, queues: Queues, *, everything: bool) -> Iterator[Delivered]:
+        """The same for the batch lane. Where only it has no key it rests, and others are pushed meanwhile."""
+        lane = Lane.BATCH
+        queues.turns.rest(lane, 0.0)
+        try:
+            yield from self._staying(queues, lane, new=False)
+            for queue in reversed(self.topology().key_waits[lane]):
+                yield from self._released(queues, queue)
+            for queue in queues.turns.due(lane) if everything else ():
+                yield from self._consumed(queues, queue)
+        except NoFreeKey as none:
+            if (held := self._take_next_up()) is not None:
+                self._stay(held)
+            if self.pool().ready_in_s() > 0:
+                raise
+            pause_s = min(none.retry_in_s, LOOK_EVERY_S)
+            self._batch_not_before = time.monotonic() + pause_s
+            queues.turns.rest(lane, pause_s + LOOK_EVERY_S)  # this door is to look first
 
     def _consumed(self, queues: Queues, queue: str) -> Iterator[Delivered]:
         for _ in range(MOST_OPENED):
+            if not queues.may_sort:
+                raise _MoreToSort
             if (delivery := queues.get(queue)) is None:
+                queues.turns.empty(queue)
                 return
+            queues.turns.found(queue)
             self._next_up = queues.open(delivery)
             yield from self._held()
+        if not queues.turns.batch_is_due:
+            raise _MoreToSort
 
     def _held(self) -> Iterator[Delivered]:
         """Who was taken from its queue while the last free key went elsewhere; it stays at the head of the line."""
@@ -215,8 +245,8 @@ class WaitingDoor:
         try:
             if not held.is_gone:
                 # Without a lease it is handed out as well: its model rests, and the schedule decides.
-                self._give_lease(held, held.args[0])
-        except (_NoFreeKey, StoreUnavailable):
+                self._leases.give(held, held.args[0])
+        except (NoFreeKey, StoreUnavailable):
             self._next_up = held
             raise
         except BaseException:
@@ -224,26 +254,44 @@ class WaitingDoor:
             raise
         yield held
 
-    def _read_ahead(self, queues: Queues, queue: str) -> None:
+    def _read_all_ahead(self, queues: Queues) -> None:
+        turns = queues.turns
+        heads = dict.fromkeys((WORK, self.settings().request_queue), Lane.INTERACTIVE)
+        heads |= {queue: lane for lane in Lane for queue in turns.due(lane)}
+        if [queue for queue, lane in heads.items() if self._read_ahead(queues, queue, lane)]:
+            self._pause(0.0 if queues.may_sort else NOT_READY_S)
+
+    def _read_ahead(self, queues: Queues, queue: str, lane: Lane) -> bool:
         """Read who comes next while no key is free: a cancel needs none, and a deadline does not wait for one.
 
         That ends at the first request that has time: those behind it wait in their queue, in order and at no cost. And
-        where this process has no more room: another one may have.
+        where this process has no more room: another one may have. Who belongs into another queue is sorted out, however
+        many they are: whether there are more of them.
         """
         for _ in range(MOST_OPENED):
-            staying = queues.parked_for_key()
+            staying = [one for one in queues.parked_for_key() if _lane(one) is lane]
             if len(staying) >= min(MOST_AHEAD, queues.room) or any(
                 _has_time(one) for one in staying if one.delivery.queue == queue
             ):
-                return
+                return False
+            if not queues.may_sort:
+                return True
             if (delivery := queues.get(queue)) is None:
-                return
+                queues.turns.empty(queue)
+                return False
+            queues.turns.found(queue)
             if (message := queues.open(delivery)) is not None:
-                stay_s = min(LONGEST_STAY_S, max(0.0, message.args[0].time_left_s))
-                if not delivery.park(message, Parking(stay_s, keeps_room=False, for_key=True)):
-                    delivery.settle(confirmed=False, after_s=RETRY_S)
+                self._stay(message)
+        return True
 
-    def _staying(self, queues: Queues, *, new: bool) -> Iterator[Delivered]:
+    @staticmethod
+    def _stay(message: Delivered) -> None:
+        """Have it wait for a key in this process, or go back where there is no place."""
+        stay_s = min(LONGEST_STAY_S, max(0.0, message.args[0].time_left_s))
+        if not message.delivery.park(message, Parking(stay_s, keeps_room=False, for_key=True)):
+            message.delivery.settle(confirmed=False, after_s=RETRY_S)
+
+    def _staying(self, queues: Queues, lane: Lane, *, new: bool) -> Iterator[Delivered]:
         """Who waits in this process: too little time is left for a delay queue, or it was read ahead.
 
         Each has its turn where the queue that it lies in has it: those that are `new`, or those that have waited.
@@ -251,13 +299,19 @@ class WaitingDoor:
         resting: set[str] = set()
         for message in queues.parked_for_key():
             (job,) = message.args
-            if (message.delivery.queue == self.settings().request_queue) != new or self._model(job) in resting:
+            is_its_turn = _lane(message) is lane and self._is_new(queues, message) == new
+            if not is_its_turn or self._leases.model_of(job) in resting:
                 continue
-            if self._give_lease(message, job):
+            if self._leases.give(message, job):
                 queues.unpark(message)
                 yield message
             else:
-                resting.add(self._model(job))
+                resting.add(self._leases.model_of(job))
+
+    def _is_new(self, queues: Queues, message: Delivered) -> bool:
+        """Not those of the batch lane: its queue has both kinds."""
+        queue = message.delivery.queue
+        return _lane(message) is Lane.INTERACTIVE and (queue == self.settings().request_queue or queue in queues.turns)
 
     def _take_next_up(self) -> Delivered | None:
         held, self._next_up = self._next_up, None
@@ -287,48 +341,20 @@ class WaitingDoor:
         except DecodeError:
             return None
         (job,) = message.args
-        if not isinstance(job, Job) or self._model(job) in resting:
+        if not isinstance(job, Job) or self._leases.model_of(job) in resting:
             return None
         uncounted = job.model_copy(update={"retry_count": max(0, job.retry_count - job.wait_counts)})
         released = Delivered(message.copy(args=(uncounted,)), delivery)
-        if not self._give_lease(released, job):
-            resting.add(self._model(job))
+        if not self._leases.give(released, job):
+            resting.add(self._leases.model_of(job))
             return None
         logger.info("[%s] Released early from %s", job.request_id, delivery.queue)
         return released
 
-    def _give_lease(self, message: Delivered, job: Job) -> bool:
-        """Lease a key for the request; False when its model rests. Raises _NoFreeKey when there is none for anybody.
 
-        One whose deadline has passed needs none to be told so.
-        """
-        if job.time_left_s <= 0:
-            return True
-        grant = self.pool().acquire(self._model(job))
-        if not isinstance(grant, Lease):
-            if self.pool().ready_in_s() > 0:
-                raise _NoFreeKey
-            return False
-        attempt = attempt_of(message)
-        assert isinstance(attempt, JobAttempt)  # noqa: S101 - made of a job
-        attempt.lease = grant
-        message.give_lease_back = partial(self._give_lease_back, attempt)
-        return True
-
-    def _give_lease_back(self, attempt: JobAttempt) -> None:
-        """End the lease of a request that was settled or parked before key selection took it over: it was not used."""
-        if attempt.lease is not None:
-            lease, attempt.lease = attempt.lease, None
-            try:
-                self.pool().cancel(lease)
-            except StoreUnavailable as error:
-                logger.warning("Key %s is counted as used for one window: %s", lease.key, error)
-
-    def _model(self, job: Job) -> str:
-        try:
-            return self.provider().resolve_model(job.request.model)
-        except RequestRejected:
-            return ""  # it needs no key to be refused; the lease goes back unused
+def _lane(message: Delivered) -> Lane:
+    (job,) = message.args
+    return job.lane if isinstance(job, Job) else Lane.INTERACTIVE
 
 
 def _has_time(message: Delivered) -> bool:

@@ -10,7 +10,7 @@ from bridge.door import Door
 from bridge.wire import StrictEncoder
 from gateway.errors import ErrorCode
 from gateway.rabbitmq.publisher import Publisher
-from gateway.rabbitmq.topology import DEAD_WORK, WORK, WORK_DELIVERY_LIMIT
+from gateway.rabbitmq.topology import CALLBACKS, DEAD_WORK, HOMES, WORK, WORK_DELIVERY_LIMIT
 from gateway.settings import Settings
 from middleware.outbox import message_properties
 
@@ -32,17 +32,22 @@ class WorkDoor(Door):
 
     def open(self, delivery: Delivery) -> Delivered | None:
         try:
-            message = self._encoder.read(delivery.body, queue=delivery.queue)
+            # Whatever lane it lies in, work of ours names one queue.
+            message = self._encoder.read(delivery.body, queue=CALLBACKS if delivery.queue == CALLBACKS else WORK)
         except DecodeError as error:
             logger.error(  # noqa: TRY400 - the text says it all, and a traceback would show the body
                 "Not a message of ours in %s, moved to the dead queue: %s", delivery.queue, error
             )
             self.to_dead_queue(delivery, reason=str(error), code=ErrorCode.INVALID_REQUEST)
             return None
-        if delivery.queue == WORK and _deliveries(delivery) >= SENT_ANEW_AFTER and self.settings().ledger_ttl_seconds:
-            self.move(delivery, WORK, delivery.body, message_properties(message.message_id))
+        if self._is_sent_anew(delivery):
+            self.move(delivery, delivery.queue, delivery.body, message_properties(message.message_id))
             return None
         return Delivered(message, delivery)
+
+    def _is_sent_anew(self, delivery: Delivery) -> bool:
+        is_counted = delivery.queue in HOMES.values() and bool(self.settings().ledger_ttl_seconds)
+        return is_counted and _deliveries(delivery) >= SENT_ANEW_AFTER
 
 
 def _deliveries(delivery: Delivery) -> int:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pika
 from pika.exceptions import AMQPError
@@ -17,11 +17,11 @@ from console.figures import Summary, summary
 from console.key_doctor import Finding, examine
 from console.opened import Opened, rabbitmq
 from gateway.errors import TopologyError
-from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK, Topology
+from gateway.rabbitmq.topology import BATCH, CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK, Topology
 from gateway.settings import Settings
 from gateway.usage.store import SPANS, Seen, Waiting
 
-Role = Literal["requests", "work", "key wait", "provider wait", "callbacks", "answers", "dead"]
+Role = Literal["requests", "in turn", "work", "batch", "key wait", "provider wait", "callbacks", "answers", "dead"]
 
 HOUR_S, DAY_S = 3600.0, 86400.0
 
@@ -117,8 +117,7 @@ def roles(settings: Settings, also: Sequence[str] = ()) -> dict[str, Role]:
     """Every queue, in the order of a request's way."""
     named = {settings.request_queue: "requests"} | {name: role_of(name) for name in [*Topology(settings).ours, *also]}
     named[settings.response_queue] = "answers"
-    order: list[Role] = ["requests", "work", "key wait", "provider wait", "callbacks", "answers", "dead"]
-    return {name: role for role in order for name, found in named.items() if found == role}
+    return {name: role for role in get_args(Role) for name, found in named.items() if found == role}
 
 
 def role_of(queue: str) -> Role:
@@ -127,6 +126,6 @@ def role_of(queue: str) -> Role:
         return "dead"
     if queue == CALLBACKS or queue.startswith(f"{CALLBACKS}."):
         return "callbacks"
-    if queue.startswith(f"{WORK}.delay."):
-        return "key wait"
-    return "provider wait" if queue.startswith(f"{WORK}.backoff.") else "work"
+    is_batch = queue == BATCH or queue.startswith(f"{BATCH}.")
+    parts: dict[str, Role] = {"delay": "key wait", "backoff": "provider wait", "fair": "in turn"}
+    return parts.get(queue.removeprefix(BATCH if is_batch else WORK)[1:].split(".")[0], "batch" if is_batch else "work")

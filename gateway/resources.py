@@ -199,6 +199,7 @@ def key_pool(settings: Settings, store: KeyStore) -> KeyPool:
         cooldown_s=settings.keys_cooldown_seconds,
         max_in_flight=settings.keys_max_in_flight,
         max_lease_s=settings.request_timeout_seconds + LEASE_MARGIN_S,
+        reserve=settings.interactive_reserve,
     )
 
 

@@ -50,7 +50,10 @@ class KeySelection(Hook[JobAttempt]):
         attempt.lease_id = attempt.lease_id or uuid.uuid4().hex
         try:
             grant = self.pool().acquire(
-                self._model(attempt.job), lease_id=attempt.lease_id, without=attempt.passed_over
+                self._model(attempt.job),
+                lane=attempt.job.lane,
+                lease_id=attempt.lease_id,
+                without=attempt.passed_over,
             )
         except StoreUnavailable as error:
             logger.log(logging.DEBUG if attempt.looks else logging.ERROR, "Waiting for the key store: %s", error)

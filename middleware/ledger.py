@@ -15,7 +15,7 @@ from gateway.ledger.owner import Owner
 from gateway.ledger.store import Answered, Claim, Running, Started, Superseded
 from gateway.messages import Job, Reply
 from gateway.rabbitmq.dead_letters import dead_letter
-from gateway.rabbitmq.topology import DEAD_WORK, WORK
+from gateway.rabbitmq.topology import DEAD_WORK, HOMES
 from gateway.reporting import sentry
 from gateway.settings import Settings
 from middleware.attempt import JobAttempt, Outcome
@@ -164,7 +164,7 @@ class Ledger(Hook[JobAttempt]):
         properties = dead_letter(
             reason=f"{self._deaths(attempt)} worker processes have died while it ran",
             code=ErrorCode.INTERNAL,
-            source=WORK,
+            source=HOMES[attempt.job.lane],
             request_id=attempt.request_id,
             first_seen=attempt.job.received_at,
             attempts=self._deaths(attempt),

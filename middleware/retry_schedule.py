@@ -68,7 +68,8 @@ class RetrySchedule(Verdict[JobAttempt]):
 
     def _schedule(self, attempt: JobAttempt, wait: Wait, why: BaseException) -> None:
         topology = self.topology()
-        queue = topology.key_wait(wait.delay_s) if wait.for_key else topology.upstream_wait(wait.delay_s)
+        queue_of = topology.key_wait if wait.for_key else topology.upstream_wait
+        queue = queue_of(wait.delay_s, wait.job.lane)
         job = wait.job.model_copy(update={"hop": wait.job.hop + 1, "spent": attempt.spent})
         copy = attempt.message.copy(args=(job,), options={}, message_id=attempt.delivery_id)
         self.outbox.send(copy, queue)

@@ -142,8 +142,8 @@ def test_one_that_is_held_for_a_key_takes_the_room_that_it_is_for(
     put_requests(vhost_url, 1, 2)
     with monkeypatch.context() as meanwhile:
         ready = chain([0.0], repeat(1.0))
-        meanwhile.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
-        meanwhile.setattr(here.pool, "ready_in_s", lambda: next(ready))
+        meanwhile.setattr(here.pool, "acquire", lambda _model, **_: Unavailable(1.0, refused=False))
+        meanwhile.setattr(here.pool, "ready_in_s", lambda **_: next(ready))
         wait_until(lambda: next(made) is None and waiting.holds_one, what="one to be taken in vain")
     found = held(made, len)
     assert names(found) == ["r-1"]

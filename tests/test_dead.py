@@ -13,6 +13,7 @@ from console.cli import main
 from console.dead.letter import DeadLetter
 from dev.waiting import wait_until
 from gateway.errors import ErrorCode
+from gateway.lanes import Lane
 from gateway.messages import Caller, Reply
 from gateway.rabbitmq.dead_letters import dead_letter
 from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, DEAD_WORK, WORK
@@ -209,7 +210,16 @@ def test_what_a_sender_has_given_is_shown_without_what_it_holds(run: Run, channe
     assert "canary" not in out
 
 
-@pytest.mark.parametrize("said", [None, "text", {"reply_to": 7, "headers": "x"}])
+@pytest.mark.parametrize(("lane", "queue"), [(Lane.INTERACTIVE, "gemini.generate"), (Lane.BATCH, "gemini.batch")])
+def test_work_goes_back_to_its_lane(lane: Lane, queue: str):
+    """A redrive puts no batch request before those who wait."""
+    body = generate.message(job(1, lane=lane, retry_count=3)).encode()
+    again = DeadLetter(DEAD_WORK, body, pika.BasicProperties()).redriven("gemini.requests")
+    assert again is not None
+    assert again[0] == queue
+
+
+@pytest.mark.parametrize("said", [None, "text", {"reply_to": 7, "headers": "x", "priority": []}])
 def test_a_letter_of_which_nothing_was_kept_is_shown_and_sent_again(said: object):
     """One from an older version, or one that somebody else has written: under its own name, and that of its request."""
     headers = {} if said is None else {"x-sender": said}

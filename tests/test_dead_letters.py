@@ -82,6 +82,12 @@ def test_nothing_is_kept_that_rabbitmq_would_obey_or_that_is_not_plain(headers: 
     assert (found.expiration, found.user_id, found.priority) == (None, None, None)
 
 
+@pytest.mark.parametrize(("priority", "again"), [(None, None), (0, None), (1, 1), (3, 3), (4, None), (255, None)])
+def test_a_request_of_the_batch_lane_goes_back_as_one(priority: int | None, again: int | None):
+    """Where AMQP's property has said so; nobody is made more urgent by it."""
+    assert kept(priority=priority).priority == again
+
+
 @pytest.mark.parametrize("number", [2**63, -(2**63) - 1, int(1e300), 0.5, float("nan")])
 def test_a_number_that_cannot_be_written_is_not_kept(number: float):
     """RabbitMQ delivers numbers that pika reads and cannot write: their letter would come back for ever."""

@@ -32,6 +32,10 @@ def requests_of(here: World, *, relay_all: bool = False) -> RequestDoor:
     )
 
 
+def work_of(here: World) -> WorkDoor:
+    return WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+
+
 def arrival(channel: Channel, fields: object, source: Source | None = None, **facts: Any) -> Delivery:
     body = fields if isinstance(fields, bytes) else json.dumps(fields).encode()
     return delivery(channel, body=body, source=source, **facts)
@@ -48,11 +52,54 @@ def test_a_request_that_comes_for_the_first_time_runs_here(here: World):
 
 
 @pytest.mark.parametrize(("fields", "properties"), [({"priority": "batch"}, {}), ({}, {"priority": 1})])
-def test_a_batch_request_is_read_as_one(here: World, fields: dict[str, Any], properties: dict[str, Any]):
-    """By its field, or by AMQP's property."""
-    requests_of(here, relay_all=True).open(arrival(Channel(), REQUEST | fields, **properties))
-    (copy,) = here.copies("gemini.generate")
-    assert copy.args[0].lane is Lane.BATCH
+@pytest.mark.parametrize(("redelivered", "relay_all"), [(False, False), (True, False), (False, True)])
+def test_a_batch_request_is_sorted_out(
+    here: World, fields: dict[str, Any], properties: dict[str, Any], redelivered: bool, relay_all: bool
+):
+    """By its field, or by AMQP's property: its queue is the one of its lane, and counts its deliveries."""
+    door, channel, source = requests_of(here, relay_all=relay_all), Channel(), Source()
+    assert door.open(arrival(channel, REQUEST | fields, source, redelivered=redelivered, **properties)) is None
+    (copy,) = here.copies("gemini.batch")
+    assert (copy.queue_name, copy.args[0].lane, copy.args[0].redelivered) == (
+        "gemini.generate",
+        Lane.BATCH,
+        redelivered,
+    )
+    assert (channel.sent, source.sorted) == (["ack"], ["gemini.batch"])
+
+
+def test_a_request_without_a_lane_costs_no_publish(here: World):
+    """The path of everybody else is as short as ever."""
+    assert isinstance(requests_of(here).open(arrival(Channel(), REQUEST, source := Source())), Delivered)
+    assert (here.publisher.sent, source.sorted) == ([], [])
+
+
+def test_where_tags_take_turns_a_request_is_sorted_by_its_tag(tmp_path: Path):
+    """In both lanes; what a tag waits in says nothing of it."""
+    with world(tmp_path, FAIRNESS_FIELD="tenant") as here:
+        for number, lane in enumerate(("interactive", "batch")):
+            fields = {"priority": lane, "metadata": {"tenant": "acme"}, "request_id": f"r-{number}"}
+            assert requests_of(here).open(arrival(Channel(), REQUEST | fields)) is None
+        assert [queue for queue, _body, _properties in here.publisher.sent] == [
+            "gemini.generate.fair.6",
+            "gemini.batch.fair.6",
+        ]
+
+
+@pytest.mark.parametrize("queue", ["gemini.batch", "gemini.batch.fair.3", "gemini.generate.fair.0"])
+def test_work_of_a_lane_runs_from_its_queue(here: World, queue: str):
+    """Whatever queue it lies in, it names the one that Dramatiq knows."""
+    body = here.message(job(lane=Lane.BATCH)).encode()
+    message = work_of(here).open(delivery(Channel(), queue=queue, body=body))
+    assert isinstance(message, Delivered)
+    assert message.args[0].lane is Lane.BATCH
+
+
+def test_work_of_the_batch_lane_is_sent_anew_where_it_lies(here: World):
+    """Its queue counts deliveries, too."""
+    body, headers = here.message(job(lane=Lane.BATCH)).encode(), {"x-delivery-count": 10}
+    assert work_of(here).open(delivery(channel := Channel(), queue="gemini.batch", body=body, headers=headers)) is None
+    assert ([queue for queue, *_ in here.publisher.sent], channel.sent) == (["gemini.batch"], ["ack"])
 
 
 @pytest.mark.parametrize(("redelivered", "relay_all"), [(True, False), (False, True), (True, True)])
@@ -187,7 +234,7 @@ def test_no_prompt_is_logged(here: World, caplog: pytest.LogCaptureFixture):
 def test_work_of_ours_runs(here: World):
     """Under the id that it was sent with: so it is known when it comes again."""
     sent = here.message(job())
-    door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+    door = work_of(here)
     message = door.open(arrival(channel := Channel(), sent.encode(), queue="gemini.generate"))
     assert message is not None
     assert (message.message_id, message.args[0].request_id, channel.sent) == (sent.message_id, "r-1", [])
@@ -197,7 +244,7 @@ def test_work_of_ours_runs(here: World):
 def test_a_foreign_message_is_acked_when_its_dead_copy_is_confirmed(here: World, error: Exception | None, settled: str):
     """F3: it runs nothing."""
     here.publisher.refuse["gemini.generate.dead"] = [error] if error else []
-    door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+    door = work_of(here)
     assert door.open(arrival(channel := Channel(), {"actor_name": "generate"}, queue="gemini.generate")) is None
     assert channel.sent == [settled]
 
@@ -208,7 +255,7 @@ def test_a_message_that_comes_again_and_again_is_sent_anew(here: World, deliveri
     channel = Channel()
     message = here.message(job())
     headers = {"x-delivery-count": deliveries} if deliveries else None
-    door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+    door = work_of(here)
     found = door.open(delivery(channel, queue="gemini.generate", body=message.encode(), headers=headers))
     assert (found is None) is anew
     assert [(queue, body) for queue, body, _ in here.publisher.sent] == [("gemini.generate", message.encode())] * anew
@@ -219,7 +266,7 @@ def test_a_message_that_comes_again_and_again_is_sent_anew(here: World, deliveri
 def test_without_a_ledger_rabbitmq_alone_counts(tmp_path: Path):
     """What kills workers must come to an end."""
     with world(tmp_path, LEDGER_TTL_SECONDS="0") as here:
-        door = WorkDoor(lambda: here.settings, lambda: cast("Any", here.publisher))
+        door = work_of(here)
         headers = {"x-delivery-count": 19}
         again = delivery(Channel(), queue="gemini.generate", body=here.message(job()).encode(), headers=headers)
         assert door.open(again) is not None

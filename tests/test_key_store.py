@@ -15,6 +15,7 @@ from dev.redis import empty
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool, Lease, Unavailable
 from gateway.keys.store import KeyStore, Kind, Rest, Source
+from gateway.lanes import Lane
 from gateway.secrets import ApiKey
 from tests.clock import Clock
 from tests.key_stores import Noting, key_store
@@ -102,6 +103,43 @@ def test_a_window_is_exact(store: KeyStore, clock: Clock):
     clock.advance(0.25)
     lease_from(pool)
     assert wait_from(pool).retry_in_s == 10.0
+
+
+def test_a_part_of_each_window_is_kept_from_the_batch_lane(store: KeyStore, clock: Clock):
+    """It has the rest, interactive requests have all; and its own wait is told."""
+    pool = reserving(store, clock, reserve=0.5)
+    assert [type(pool.acquire(MODEL, lane=Lane.BATCH)) for _ in range(3)] == [Lease, Lease, Unavailable]
+    assert (pool.ready_in_s(), pool.ready_in_s(lane=Lane.BATCH)) == (0.0, 60.25)
+    assert [type(pool.acquire(MODEL)) for _ in range(3)] == [Lease, Lease, Unavailable]
+
+
+def test_what_interactive_requests_use_is_not_kept_a_second_time(store: KeyStore, clock: Clock):
+    """The batch lane has its half also of a window that others have begun: else its share would be of no use."""
+    pool = reserving(store, clock, reserve=0.5)
+    for _ in range(2):
+        pool.acquire(MODEL)
+    assert [type(pool.acquire(MODEL, lane=Lane.BATCH)) for _ in range(2)] == [Lease, Lease]
+
+
+def test_a_cancelled_use_of_the_batch_lane_gives_its_place_back(store: KeyStore, clock: Clock):
+    """To the batch lane; and who asks again under one id has one use."""
+    pool = reserving(store, clock, reserve=0.9)
+    lease = pool.acquire(MODEL, lane=Lane.BATCH, lease_id="a")
+    assert isinstance(lease, Lease)
+    assert isinstance(pool.acquire(MODEL, lane=Lane.BATCH), Unavailable)
+    pool.cancel(lease)
+    assert isinstance(pool.acquire(MODEL, lane=Lane.BATCH), Lease)
+
+
+@pytest.mark.parametrize(("reserve", "batch"), [(0.0, 4), (0.1, 3), (0.25, 3), (0.3, 2), (0.99, 1)])
+def test_the_reserve_is_whole_calls_and_leaves_one(store: KeyStore, clock: Clock, reserve: float, batch: int):
+    """Else the batch lane would never come to its end."""
+    pool = reserving(store, clock, reserve=reserve)
+    assert sum(isinstance(pool.acquire(MODEL, lane=Lane.BATCH), Lease) for _ in range(5)) == batch
+
+
+def reserving(store: KeyStore, clock: Clock, *, reserve: float) -> KeyPool:
+    return KeyPool((ONE,), store, max_per_window=4, window_s=60.0, margin_s=0.25, reserve=reserve, clock=clock)
 
 
 def test_keys_can_be_passed_over(store: KeyStore, clock: Clock):

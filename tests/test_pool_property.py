@@ -20,6 +20,7 @@ from dev.redis import empty
 from gateway.errors import AuthenticationFailed, RateLimited, Scope
 from gateway.keys.pool import KeyPool, KeyStatus, Lease, Unavailable
 from gateway.keys.store import KeyStore, Kind
+from gateway.lanes import Lane
 from gateway.secrets import ApiKey
 from tests.clock import Clock
 from tests.key_stores import key_store
@@ -28,8 +29,11 @@ KEYS = [ApiKey(f"sk-or-v1-property-{n}", label=label) for n, label in enumerate(
 CONFIGURATIONS = [KEYS, KEYS, KEYS[1:3]]
 #: Whole numbers of seconds, so that the model and the stores calculate alike.
 LIMIT, WINDOW, IN_FLIGHT, FLIGHT = 3, 8, 2, 11
+#: What is kept of each window from the batch lane, and what it may use.
+RESERVE, BATCH_LIMIT = 0.3, 2
 GUESSED, GUESSED_REFUSED = 5, 20
 MODELS = st.sampled_from(["model/a", "model/b"])
+LANES = st.sampled_from(list(Lane))
 
 
 class Reference:
@@ -38,6 +42,7 @@ class Reference:
     def __init__(self, now: float) -> None:
         self.now = now
         self.uses: list[tuple[str, ApiKey, float]] = []  # lease, key, when
+        self.batch: set[str] = set()  # leases
         self.flights: dict[str, tuple[ApiKey, float]] = {}  # lease: key, when it ends by itself
         self.turns = list(KEYS)
         self.rests: dict[object, tuple[float, bool]] = {}  # key, label or model: until when, refused
@@ -47,16 +52,20 @@ class Reference:
         lands = [ends for flown, ends in self.flights.values() if flown == key]
         return max(self.rest_of(key)[0], nth_last(leaves, LIMIT), nth_last(lands, IN_FLIGHT))
 
+    def ready_for(self, key: ApiKey, lane: Lane) -> float:
+        batch = [at + WINDOW for lease, used, at in self.uses if used == key and lease in self.batch]
+        return max(self.ready_at(key), nth_last(batch, BATCH_LIMIT) if lane is Lane.BATCH else 0.0)
+
     def rest_of(self, key: ApiKey) -> tuple[float, bool]:
         return max(self.rests.get(subject, (0.0, False)) for subject in (key, key.label or key))
 
-    def free(self, model: str, keys: list[ApiKey]) -> list[ApiKey]:
+    def free(self, model: str, keys: list[ApiKey], lane: Lane) -> list[ApiKey]:
         if self.rests.get(model, (0.0, False))[0] > self.now:
             return []
-        return [key for key in self.turns if key in keys and self.ready_at(key) <= self.now]
+        return [key for key in self.turns if key in keys and self.ready_for(key, lane) <= self.now]
 
-    def wait(self, model: str | None, keys: list[ApiKey]) -> float:
-        first = min(self.ready_at(key) for key in keys)
+    def wait(self, model: str | None, keys: list[ApiKey], lane: Lane = Lane.INTERACTIVE) -> float:
+        first = min(self.ready_for(key, lane) for key in keys)
         return max(0.0, max(first, self.rests.get(model, (0.0, False))[0]) - self.now)
 
     def all_refused(self, keys: list[ApiKey]) -> bool:
@@ -68,7 +77,8 @@ class Reference:
     def in_flight(self, key: ApiKey) -> int:
         return sum(flown == key and ends > self.now for flown, ends in self.flights.values())
 
-    def use(self, lease: Lease) -> None:
+    def use(self, lease: Lease, lane: Lane) -> None:
+        self.batch |= {lease.id} if lane is Lane.BATCH else set()
         self.uses.append((lease.id, lease.key, self.now))
         self.flights[lease.id] = (lease.key, self.now + FLIGHT)
         self.turns.remove(lease.key)
@@ -109,6 +119,7 @@ class PoolMachine(RuleBasedStateMachine):
                 refused_cooldown_s=GUESSED_REFUSED,
                 max_in_flight=IN_FLIGHT,
                 max_lease_s=FLIGHT,
+                reserve=RESERVE,
                 margin_s=0,
                 clock=self.clock,
             )
@@ -118,17 +129,17 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.opened.close()
 
-    @rule(target=leases, model=MODELS, pool=st.integers(0, 2))
-    def acquire(self, model: str, pool: int):
+    @rule(target=leases, model=MODELS, pool=st.integers(0, 2), lane=LANES)
+    def acquire(self, model: str, pool: int, lane: Lane):
         keys = CONFIGURATIONS[pool]
-        free = self.reference.free(model, keys)
-        found = self.pools[pool].acquire(model)
+        free = self.reference.free(model, keys, lane)
+        found = self.pools[pool].acquire(model, lane=lane)
         if not free:  # and never otherwise: nobody starves while a key may be used
-            assert found == Unavailable(self.reference.wait(model, keys), self.reference.all_refused(keys))
+            assert found == Unavailable(self.reference.wait(model, keys, lane), self.reference.all_refused(keys))
             return multiple()
         assert isinstance(found, Lease)
         assert found.key == free[0]
-        self.reference.use(found)
+        self.reference.use(found, lane)
         return found
 
     @rule(lease=leases)
@@ -173,15 +184,22 @@ class PoolMachine(RuleBasedStateMachine):
         self.pools[0].cancel(Lease(KEYS[0], "", "none"))  # any step: the store has seen the time before
         self.clock.advance(-seconds)
 
-    @rule(model=MODELS)
-    def the_wait_for_a_model_is_known(self, model: str):
-        assert self.pools[1].ready_in_s(model) == self.reference.wait(model, KEYS)
+    @rule(model=MODELS, lane=LANES)
+    def the_wait_for_a_model_is_known(self, model: str, lane: Lane):
+        assert self.pools[1].ready_in_s(model, lane=lane) == self.reference.wait(model, KEYS, lane)
 
     @invariant()
     def every_key_is_as_the_model_says(self):
         waits = [pool.ready_in_s() for pool in self.pools]
         assert waits == [self.reference.wait(None, keys) for keys in CONFIGURATIONS]
         assert [shown(row) for row in self.pools[1].status()] == [expected(self.reference, key) for key in KEYS]
+
+    @invariant()
+    def what_is_kept_for_others_is_not_batch(self):
+        now, uses = self.reference.now, self.reference.uses
+        for key in KEYS:
+            batch = [lease for lease, used, at in uses if used == key and at > now - WINDOW]
+            assert len(self.reference.batch.intersection(batch)) <= BATCH_LIMIT
 
     @invariant()
     def no_limit_is_ever_passed(self):

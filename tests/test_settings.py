@@ -636,6 +636,12 @@ def test_a_certificate_that_is_not_verified_is_said(load):
     assert said(load(REDIS_URL="rediss://host", REDIS_TLS_VERIFY="true")) == ""
 
 
+def test_a_reserve_that_has_no_effect_is_said(load):
+    """Batch has one call of each window at least."""
+    assert said(load(INTERACTIVE_RESERVE="0.5", KEYS_MAX_PER_MINUTE="1")).startswith("INTERACTIVE_RESERVE: ")
+    assert said(load(INTERACTIVE_RESERVE="0.5", KEYS_MAX_PER_MINUTE="2")) == ""
+
+
 # The proxy
 
 PROXY = "http://user:canary-pw@proxy:3128"

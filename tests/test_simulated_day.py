@@ -13,7 +13,9 @@ import pytest
 from actors import broker as the_broker
 from actors.broker import doors
 from bridge.delivery import Delivered, Delivery
-from gateway.rabbitmq.topology import WORK
+from bridge.turns import Turns
+from gateway.lanes import Lane
+from gateway.rabbitmq.topology import BATCH, WORK
 from middleware.attempt import Parking
 from tests.clock import Clock
 from tests.world import Source, World, delivery, job, world
@@ -38,6 +40,9 @@ class Process(Source):
         self.staying.append((self.clock() + parking.after_s, message))
         return True
 
+    def sort_into(self, delivery: Delivery, queue: str) -> None:
+        """It has room for everything."""
+
     def take_due(self) -> Delivered | None:
         due = next((place for place in self.staying if place[0] <= self.clock()), None)
         if due is not None:
@@ -52,6 +57,7 @@ class Rabbitmq:
         self.clock = clock
         self.process = Process(clock)
         self.queues: dict[str, list[tuple[int, float, bytes]]] = defaultdict(list)
+        self.turns = Turns({Lane.BATCH: (BATCH,)}, share=0.1, clock=clock)
         self.answered: list[int] = []
         self._numbers = itertools.count()
 
@@ -70,6 +76,8 @@ class Rabbitmq:
     @property
     def room(self) -> int:
         return 1
+
+    may_sort = True
 
     def parked_for_key(self) -> list[Delivered]:
         return [message for _due, message in self.process.staying]

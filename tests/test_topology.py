@@ -1,5 +1,6 @@
 """The queues: what they are called, how they are declared, and where no answer may go."""
 
+import re
 import uuid
 from collections.abc import Callable
 from contextlib import closing
@@ -12,8 +13,9 @@ from pika.exceptions import ChannelClosedByBroker
 
 from dev.rabbitmq import Server
 from gateway.errors import TopologyError
+from gateway.lanes import Lane
 from gateway.rabbitmq import amqp
-from gateway.rabbitmq.topology import CALLBACKS, DEAD_WORK, WORK, Topology
+from gateway.rabbitmq.topology import BATCH, CALLBACKS, DEAD_WORK, FAIR_QUEUES, HOMES, WORK, Topology
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Names:
     upstream_retry_delays: tuple[float, ...] = (0.2, 60.0)
     callback_queue_pattern: str | None = None
     callback_queue_create: bool = False
+    fairness_field: str | None = None
 
 
 TOPOLOGY = Topology(Names())
 
 #: One that makes the callback queues of others.
 MAKER = Topology(Names(callback_queue_create=True))
+
+#: One with queues for turns.
+FAIR = Topology(Names(fairness_field="tenant"))
 
 
 def connect(url: str) -> pika.BlockingConnection:
@@ -40,29 +46,56 @@ def connect(url: str) -> pika.BlockingConnection:
 
 def test_a_wait_is_in_its_queue_name():
     """A changed schedule makes new queues instead of colliding with the old ones (F25)."""
-    assert TOPOLOGY.key_waits == (
+    assert TOPOLOGY.key_waits[Lane.INTERACTIVE] == (
         "gemini.generate.delay.0.5s",
         "gemini.generate.delay.60s",
         "gemini.generate.delay.86400s",
     )
+    assert TOPOLOGY.key_waits[Lane.BATCH][0] == "gemini.batch.delay.0.5s"
     assert TOPOLOGY.upstream_wait(60.0) == "gemini.generate.backoff.60s"
+    assert TOPOLOGY.upstream_wait(60.0, Lane.BATCH) == "gemini.batch.backoff.60s"
 
 
-@pytest.mark.parametrize("name", list(TOPOLOGY.ours))
+def test_each_lane_waits_on_its_own_side():
+    """What comes back from a wait of the batch lane does not come back among the interactive ones."""
+    for name, queue in FAIR.ours.items():
+        if re.search(r"\.(delay|backoff|fair)\.", name) and not name.startswith(CALLBACKS):
+            home = BATCH if name.startswith(BATCH) else WORK
+            assert queue.arguments["x-dead-letter-routing-key"] == home, name
+
+
+def test_without_a_field_of_fairness_only_batch_is_sorted():
+    """And there are no queues for it."""
+    assert TOPOLOGY.entry(Lane.INTERACTIVE, "acme") is None
+    assert TOPOLOGY.entry(Lane.BATCH, "acme") == BATCH
+    assert not [name for name in TOPOLOGY.ours if ".fair." in name]
+
+
+@pytest.mark.parametrize("lane", list(Lane))
+def test_with_it_a_tag_has_one_queue_in_every_process(lane: Lane):
+    """By its text, and not by a hash that each process has its own of; who has none is one tag."""
+    assert FAIR.entry(lane, "acme") == f"{HOMES[lane]}.fair.6"
+    assert FAIR.entry(lane, None) == FAIR.entry(lane, "")
+    assert {FAIR.entry(lane, str(number)) for number in range(100)} == set(FAIR.fair_queues[lane])
+    assert len(FAIR.fair_queues[lane]) == FAIR_QUEUES
+    assert set(FAIR.fair_queues[lane]) <= set(FAIR.ours)
+
+
+@pytest.mark.parametrize("name", list(FAIR.ours))
 def test_every_queue_of_ours_has_an_explicit_type_and_a_positive_limit(name: str):
     """F54: the defaults of both differ between RabbitMQ 3.10 and 4.x."""
-    arguments = TOPOLOGY.ours[name].arguments
+    arguments = FAIR.ours[name].arguments
     assert arguments["x-queue-type"] == "quorum"
     assert arguments["x-delivery-limit"] > 0
 
 
-@pytest.mark.parametrize("name", [n for n in TOPOLOGY.ours if not n.endswith(".dead")])
+@pytest.mark.parametrize("name", [n for n in FAIR.ours if not n.endswith(".dead")])
 def test_what_is_dead_lettered_is_confirmed_first(name: str):
     """At-least-once, which RabbitMQ grants only together with reject-publish."""
-    arguments = TOPOLOGY.ours[name].arguments
+    arguments = FAIR.ours[name].arguments
     assert arguments["x-dead-letter-strategy"] == "at-least-once"
     assert arguments["x-overflow"] == "reject-publish"
-    assert arguments["x-dead-letter-routing-key"] in TOPOLOGY.ours
+    assert arguments["x-dead-letter-routing-key"] in FAIR.ours
 
 
 @pytest.mark.parametrize("name", [n for n in TOPOLOGY.ours if n.endswith(".dead")])
@@ -286,7 +319,7 @@ def test_a_connection_that_ends_is_one_line_for_an_operator(vhost_url: str):
         TOPOLOGY.declare(connection)
 
 
-@pytest.mark.parametrize("name", [*TOPOLOGY.ours, "gemini.generate.delay.30s", "gemini.requests.dead"])
+@pytest.mark.parametrize("name", [*FAIR.ours, "gemini.generate.delay.30s", "gemini.requests.dead"])
 def test_our_queues_are_known_by_name(name: str):
     """Those of a former schedule too: they drain, and are still ours."""
     assert TOPOLOGY.is_ours(name)

@@ -10,11 +10,14 @@ import pytest
 from actors import broker as the_broker
 from actors.broker import requests_wait, resources
 from bridge.delivery import Delivered, Delivery
+from bridge.turns import Turns
 from bridge.waiting import ENOUGH, MOST_AHEAD, MOST_OPENED, WaitingDoor
 from gateway.costs.budget import Budget
 from gateway.costs.call import NANO
 from gateway.errors import RateLimited, Scope, StoreUnavailable
 from gateway.keys.pool import KeyPool, Lease, Unavailable
+from gateway.lanes import Lane
+from gateway.rabbitmq.topology import BATCH
 from middleware.attempt import Parking, attempt_of
 from tests.clock import Clock
 from tests.world import Channel, Source, World, delivery, job, world
@@ -43,6 +46,7 @@ class DelayQueues:
         self.channel = Channel()
         self.parked: list[Delivered] = []
         self.source = ParkingSource(self.parked)
+        self.turns = Turns({Lane.BATCH: (BATCH,)}, share=0.2, clock=Clock())
 
     def get(self, queue: str) -> Delivery | None:
         if not self.waiting.get(queue):
@@ -52,6 +56,7 @@ class DelayQueues:
         return delivery(self.channel, queue=queue, body=body, source=self.source)
 
     room = 1000
+    may_sort = True
 
     def parked_for_key(self) -> list[Delivered]:
         return list(self.parked)
@@ -248,9 +253,9 @@ def test_one_that_was_taken_from_its_queue_in_vain_is_the_next(
     requests_wait.set()
     waiting = room(queues)
     with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+        meanwhile.setattr(here.pool, "acquire", lambda _model, **_: Unavailable(1.0, refused=False))
         ready = iter([0.0, 1.0])
-        meanwhile.setattr(here.pool, "ready_in_s", lambda: next(ready))
+        meanwhile.setattr(here.pool, "ready_in_s", lambda **_: next(ready))
         assert waiting.next() is None
     assert waiting.door.keys_are_short
     found = [waiting.next(), waiting.next()]
@@ -301,9 +306,9 @@ def test_one_that_is_held_goes_back_when_the_worker_stops(
     queues.waiting = {"gemini.requests": [here.message(job(7)).encode()]}
     requests_wait.set()
     waiting = room(queues)
-    monkeypatch.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+    monkeypatch.setattr(here.pool, "acquire", lambda _model, **_: Unavailable(1.0, refused=False))
     ready = iter([0.0, 1.0])
-    monkeypatch.setattr(here.pool, "ready_in_s", lambda: next(ready))
+    monkeypatch.setattr(here.pool, "ready_in_s", lambda **_: next(ready))
     assert waiting.next() is None
     waiting.door.stop()
     waiting.door.stop()
@@ -317,9 +322,9 @@ def test_one_that_is_held_goes_on_the_schedule_when_no_key_comes_back_soon(
     queues.waiting = {"gemini.requests": [here.message(job(7)).encode()]}
     requests_wait.set()
     waiting = room(queues)
-    monkeypatch.setattr(here.pool, "acquire", lambda _model: Unavailable(1.0, refused=False))
+    monkeypatch.setattr(here.pool, "acquire", lambda _model, **_: Unavailable(1.0, refused=False))
     ready = iter([0.0, 1.0, 3600.0])
-    monkeypatch.setattr(here.pool, "ready_in_s", lambda: next(ready))
+    monkeypatch.setattr(here.pool, "ready_in_s", lambda **_: next(ready))
     assert waiting.next() is None
     delivery = waiting.next()
     assert delivery is not None

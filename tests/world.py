@@ -141,6 +141,7 @@ class Source:
         self.later: list[float] = []
         self.gone: list[Delivery] = []
         self.parked: list[tuple[Delivered, Parking]] = []
+        self.sorted: list[str] = []
 
     def call_soon(self, call: Callable[[], object], *, after_s: float = 0.0) -> bool:
         if after_s:
@@ -154,6 +155,9 @@ class Source:
     def park(self, message: Delivered, parking: Parking) -> bool:
         self.parked.append((message, parking))
         return True
+
+    def sort_into(self, delivery: Delivery, queue: str) -> None:
+        self.sorted.append(queue)
 
 
 def delivery(  # what AMQP says of one
@@ -191,6 +195,7 @@ class World:
             max_per_window=settings.keys_max_per_minute,
             window_s=settings.keys_window_seconds,
             cooldown_s=settings.keys_cooldown_seconds,
+            reserve=settings.interactive_reserve,
             clock=clock,
         )
         self.topology = Topology(settings)

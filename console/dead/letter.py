@@ -14,7 +14,7 @@ from dramatiq.errors import DecodeError
 from bridge.wire import StrictEncoder
 from gateway.messages import Job, Reply
 from gateway.rabbitmq.dead_letters import REASON_HEADER, REDRIVEN_HEADER, SENDER_HEADER, as_it_came
-from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, WORK
+from gateway.rabbitmq.topology import CALLBACKS, DEAD_REQUESTS, HOMES, WORK
 from gateway.reporting.redaction import escape_controls, redact
 from middleware.outbox import message_properties
 
@@ -118,7 +118,8 @@ class DeadLetter:
         again = {"redriven": self.redriven_before + 1}
         match self.message.args if self.message is not None else ():
             case (Job() as job,):
-                return self._again(job.model_copy(update={"retry_count": 0, "upstream_retries": 0, **again}))
+                anew = job.model_copy(update={"retry_count": 0, "upstream_retries": 0, **again})
+                return self._again(anew, HOMES[job.lane])
             case (Reply() as reply,):
                 return self._again(reply.model_copy(update={"attempts": 0, "first_refused_at": None, **again}))
         if self.queue != DEAD_REQUESTS:
@@ -152,13 +153,13 @@ class DeadLetter:
     def _headers(self) -> dict[str, Any]:
         return self.properties.headers or {}
 
-    def _again(self, argument: Job | Reply) -> "tuple[str, bytes, pika.BasicProperties]":
+    def _again(self, argument: Job | Reply, queue: str = CALLBACKS) -> "tuple[str, bytes, pika.BasicProperties]":
         message = self.message
         if message is None:
             raise LookupError("only a message of ours has a next life of ours")
         copy = message.copy(args=(argument,), options={})
         properties = self._marked(message_properties(copy.message_id))
-        return copy.queue_name, StrictEncoder().encode(copy.asdict()), properties
+        return queue, StrictEncoder().encode(copy.asdict()), properties
 
 
 def _death(headers: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from gateway.errors import AuthenticationFailed, ProviderError, Scope
 from gateway.keys.store import (
+    BATCH,
     Granted,
     KeySet,
     KeyStore,
@@ -19,6 +20,7 @@ from gateway.keys.store import (
     key_subject,
     model_subject,
 )
+from gateway.lanes import Lane
 from gateway.schedule import window_margin_s
 from gateway.secrets import ApiKey
 
@@ -74,6 +76,7 @@ class KeyPool:
         refused_cooldown_s: float = 600.0,
         max_in_flight: int = 0,
         max_lease_s: float = 135.0,
+        reserve: float = 0.0,
         margin_s: float | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -93,6 +96,7 @@ class KeyPool:
             window_s=window_s + margin_s,
             max_in_flight=max_in_flight,
             flight_s=max_lease_s if max_in_flight else 0.0,
+            batch_limit=_batch_limit(max_per_window, reserve),
             clock=None if clock is time.time else clock,
         )
 
@@ -106,21 +110,32 @@ class KeyPool:
         in_flight = f", {held.max_in_flight} in flight" if held.max_in_flight else ""
         return f"KeyPool({len(held.keys)} keys, {held.limit} per {held.window_s:g} s{in_flight})"
 
-    def acquire(self, model: str, *, lease_id: str | None = None, without: Collection[str] = ()) -> Lease | Unavailable:
+    def acquire(
+        self,
+        model: str,
+        *,
+        lane: Lane = Lane.INTERACTIVE,
+        lease_id: str | None = None,
+        without: Collection[str] = (),
+    ) -> Lease | Unavailable:
         """A lease of the least recently used key that may be used for `model` now; one atomic step.
 
         Who could not hear the answer asks again with the same `lease_id`, a text that nobody else uses. A lease of a
         key `without` which it has to be, by digest, is cancelled, and another one asked for.
         """
-        found = self._acquire(model, lease_id or uuid.uuid4().hex)
+        found = self._acquire(model, self._id(lane, lease_id))
         unwanted: list[Lease] = []
         while isinstance(found, Lease) and found.key.digest in without:
             is_again = any(found.key == lease.key for lease in unwanted)  # no other one may be used now
             unwanted.append(found)
-            found = self._unavailable(without) if is_again else self._acquire(model, uuid.uuid4().hex)
+            found = self._unavailable(without) if is_again else self._acquire(model, self._id(lane))
         for lease in unwanted:
             self.cancel(lease)
         return found
+
+    def _id(self, lane: Lane, lease_id: str | None = None) -> str:
+        is_told_apart = lane is Lane.BATCH and self._key_set.batch_limit is not None
+        return (BATCH if is_told_apart else "") + (lease_id or uuid.uuid4().hex)
 
     def _acquire(self, model: str, lease: str) -> Lease | Unavailable:
         found = self._store.acquire(self._key_set, model, lease)
@@ -179,9 +194,10 @@ class KeyPool:
             if rest.kind is Kind.REFUSED and rest.source is Source.GUESSED
         }
 
-    def ready_in_s(self, model: str | None = None) -> float:
-        """Seconds until some key may be used, for `model` if given; 0.0 when one may be now. Reads only."""
-        return self._store.ready_in_s(self._key_set, model)
+    def ready_in_s(self, model: str | None = None, *, lane: Lane = Lane.INTERACTIVE) -> float:
+        """Seconds until some key may be used by a lane, for `model` if given; 0.0 when one may be now. Reads only."""
+        is_told_apart = lane is Lane.BATCH and self._key_set.batch_limit is not None
+        return self._store.ready_in_s(self._key_set, model, batch=is_told_apart)
 
     def status(self) -> list[KeyStatus]:
         """Every key, in the order of the settings. Reads only."""
@@ -231,3 +247,11 @@ class KeyPool:
             return Rest(stated, kind, Source.STATED, error.reason)
         guessed = self._refused_cooldown_s if refused else self._cooldown_s
         return Rest(guessed, kind, Source.STATED if error.is_named else Source.GUESSED, error.reason)
+
+
+def _batch_limit(limit: int, reserve: float) -> int | None:
+    """How many uses of a window the batch lane may have, one at least; None where nothing is kept from it."""
+    if reserve <= 0:
+        return None
+    kept = math.ceil(limit * reserve - 1e-9)  # 0.3 of 10 are 3
+    return max(1, limit - kept)

@@ -25,6 +25,7 @@
 --   accounts             hash  digest → account, '' for none, of every known key
 --   seen                 zset  digest → when a set that has it was registered
 --   uses:<digest>        zset  lease → when
+--   batch_uses:<digest>  zset  those of the batch lane among them, where it may not have all
 --   flights:<digest>     zset  lease → when it ends if nobody releases it
 --   rest:<subject>       hash  until, kind, source, reason
 --   account:<name>       set   digests
@@ -42,6 +43,8 @@ local READY_AT, REFUSED_UNTIL, KEY_SETS = P .. 'ready_at:', P .. 'refused_until:
 local WINDOWS, TURNS, ACCOUNTS, SEEN = P .. 'windows', P .. 'turns', P .. 'accounts', P .. 'seen'
 
 local function uses_of(digest) return P .. 'uses:' .. digest end
+local function batch_uses_of(digest) return P .. 'batch_uses:' .. digest end
+local function is_batch(lease) return string.sub(lease, 1, 1) == 'z' end
 local function flights_of(digest) return P .. 'flights:' .. digest end
 local function account_of(digest) return redis.call('HGET', ACCOUNTS, digest) or '' end
 local function rest_ends(subject) return tonumber(redis.call('HGET', P .. 'rest:' .. subject, 'until') or 0) end
@@ -102,15 +105,29 @@ local function refresh_all(subject)
   end
 end
 
-local function ready_in(model)
+-- When one more use may be one of at most so many; at once without a number.
+local function lane_at(digest, most) return most and nth_last(batch_uses_of(digest), most, window) or 0 end
+
+local function ready_in(model, most)
   local _, at = first(READY_AT .. id)
+  if most and at then
+    local rows = redis.call('ZRANGE', READY_AT .. id, 0, -1, 'WITHSCORES')
+    at = math.huge
+    for i = 1, #rows, 2 do at = math.min(at, math.max(tonumber(rows[i + 1]), lane_at(rows[i], most))) end
+  end
   return math.max(0, math.max(at or 0, rest_ends(model)) - now)
 end
 
 -- The least recently used key of the set of which nothing is known that keeps it from being used.
-local function next_in_turn()
+local function next_in_turn(most)
   for _, digest in ipairs(redis.call('ZRANGEBYSCORE', READY_AT .. id, 0, str(now))) do
     redis.call('ZADD', READY_AT .. id, in_turn(digest), digest)
+  end
+  if most then
+    for _, digest in ipairs(redis.call('ZRANGEBYSCORE', READY_AT .. id, '-inf', '(0')) do
+      if lane_at(digest, most) <= now then return digest end
+    end
+    return false
   end
   local digest, at = first(READY_AT .. id)
   return digest and at < 0 and digest
@@ -126,6 +143,7 @@ local function use(digest, lease)
   -- Another configuration may count for a longer window than this one, and needs the uses.
   local longest = math.max(window, tonumber(redis.call('ZREVRANGE', WINDOWS, 0, 0, 'WITHSCORES')[2] or 0))
   note(uses_of(digest), now - longest, now, lease, longest)
+  if is_batch(lease) then note(batch_uses_of(digest), now - longest, now, lease, longest) end
   if cap > 0 then note(flights_of(digest), now, now + flight, lease, flight) end
   -- Turns are counted, not timed: two uses at the same moment have an order.
   redis.call('ZADD', TURNS, str(redis.call('HINCRBY', P .. 'clock', 'turn', 1)), digest)
@@ -154,7 +172,7 @@ local function forget()
   for _, digest in ipairs(redis.call('ZRANGEBYSCORE', SEEN, '-inf', str(now - WEEK), 'LIMIT', 0, 100)) do
     for _, zset in ipairs({TURNS, SEEN}) do redis.call('ZREM', zset, digest) end
     redis.call('HDEL', ACCOUNTS, digest)
-    redis.call('DEL', uses_of(digest), flights_of(digest))
+    redis.call('DEL', uses_of(digest), batch_uses_of(digest), flights_of(digest))
   end
   for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEY_SETS, '-inf', str(now - HOUR))) do
     for _, zset in ipairs({KEY_SETS, WINDOWS}) do redis.call('ZREM', zset, gone) end
@@ -175,14 +193,14 @@ function steps.register()
   for _, key in ipairs(kept) do expire(key, WEEK) end
 end
 
--- model subject, lease; returns digest and now, or '', wait, whether all were refused
+-- model subject, lease, how many uses its lane may have ('' for all); returns digest and now, or '', wait, whether all were refused
 function steps.acquire()
-  local model, lease = ARGV[FIRST], ARGV[FIRST + 1]
+  local model, lease, most = ARGV[FIRST], ARGV[FIRST + 1], tonumber(ARGV[FIRST + 2])
   -- Its answer was lost, and who asks again has its use already.
   local granted = P .. 'granted:' .. lease
   local before = redis.call('HMGET', granted, 'digest', 'at')
   if before[1] then return {before[1], before[2], ''} end
-  local digest = rest_ends(model) <= now and next_in_turn()
+  local digest = rest_ends(model) <= now and next_in_turn(most)
   while digest do
     if ready_at(digest, rest_of(digest)) <= now then
       use(digest, lease)
@@ -191,15 +209,16 @@ function steps.acquire()
       return {digest, str(now), ''}
     end
     refresh(digest)
-    digest = next_in_turn()
+    digest = next_in_turn(most)
   end
   local _, refused_until = first(REFUSED_UNTIL .. id)
-  return {'', str(ready_in(model)), (refused_until or math.huge) > now and '1' or '0'}
+  return {'', str(ready_in(model, most)), (refused_until or math.huge) > now and '1' or '0'}
 end
 
 -- digest, lease
 function steps.cancel()
   redis.call('ZREM', uses_of(ARGV[FIRST]), ARGV[FIRST + 1])
+  if is_batch(ARGV[FIRST + 1]) then redis.call('ZREM', batch_uses_of(ARGV[FIRST]), ARGV[FIRST + 1]) end
   redis.call('DEL', P .. 'granted:' .. ARGV[FIRST + 1])
   steps.release()
 end
@@ -231,8 +250,8 @@ function steps.clear()
   end
 end
 
--- model subject, '' for any; returns the wait
-function steps.ready_in() return {str(ready_in(ARGV[FIRST]))} end
+-- model subject, '' for any; how many uses a lane may have, '' for all; returns the wait
+function steps.ready_in() return {str(ready_in(ARGV[FIRST], tonumber(ARGV[FIRST + 1])))} end
 
 -- returns for each key: digest, uses, wait, in flight, and of its rest length, kind, source, reason, '' for none
 function steps.status()

@@ -2,7 +2,17 @@
 
 from importlib.resources import files
 
-from gateway.keys.store import Blocked, Granted, KeySet, Kind, Rest, Source, StoredKeyStatus, model_subject
+from gateway.keys.store import (
+    Blocked,
+    Granted,
+    KeySet,
+    Kind,
+    Rest,
+    Source,
+    StoredKeyStatus,
+    is_batch,
+    model_subject,
+)
 from gateway.stores.redis_server import RedisServer, Rows, microseconds
 
 SCRIPT = files("gateway.keys").joinpath("redis.lua").read_text(encoding="utf-8")
@@ -19,7 +29,8 @@ class RedisKeyStore:
         self._server = server
 
     def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
-        digest, number, refused = self._run("acquire", key_set, model_subject(model), lease)
+        most = _most(key_set, batch=is_batch(lease))
+        digest, number, refused = self._run("acquire", key_set, model_subject(model), lease, most)
         if digest:
             return Granted(digest.decode(), _seconds(number))
         return Blocked(_seconds(number), refused == b"1")
@@ -36,8 +47,9 @@ class RedisKeyStore:
     def clear(self, key_set: KeySet, digest: str, reason: str | None = None) -> None:
         self._run("clear", key_set, digest, reason or "")
 
-    def ready_in_s(self, key_set: KeySet, model: str | None) -> float:
-        (wait,) = self._run("ready_in", key_set, "" if model is None else model_subject(model))
+    def ready_in_s(self, key_set: KeySet, model: str | None, *, batch: bool = False) -> float:
+        most = _most(key_set, batch=batch)
+        (wait,) = self._run("ready_in", key_set, "" if model is None else model_subject(model), most)
         return _seconds(wait)
 
     def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
@@ -55,6 +67,11 @@ class RedisKeyStore:
     def _send(self, step: str, key_set: KeySet, *args: str | int) -> Rows:
         limits = (key_set.limit, microseconds(key_set.window_s), key_set.max_in_flight, microseconds(key_set.flight_s))
         return self._server.run(SCRIPT, key_set.clock, step, key_set.id, len(key_set.digests), *limits, *args)
+
+
+def _most(key_set: KeySet, *, batch: bool) -> int | str:
+    """How many uses of a window the lane may have; nothing where that is all of them."""
+    return key_set.batch_limit if batch and key_set.batch_limit is not None else ""
 
 
 def _seconds(text: bytes) -> float:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from gateway.keys.store import (
+    BATCH,
     LEARNED,
     Blocked,
     Granted,
@@ -36,6 +37,7 @@ from gateway.keys.store import (
     Source,
     StoredKeyStatus,
     account_subject,
+    is_batch,
     key_subject,
     model_subject,
 )
@@ -89,6 +91,12 @@ ABOUT = {"key": " WHERE digest = :name", "account": " WHERE account = :name"}
 #: sorting all that are ready: the index by turn has them in order.
 IN_TURN = f"SELECT digest, {PLACE_AT}, used FROM keys WHERE +ready_at <= :now ORDER BY turn, id"  # noqa: S608 - all of it ours
 
+#: When one more use of a key may be the batch lane's, and its turns.
+BATCH_AT = f"""ifnull((SELECT at + :window_s FROM uses WHERE digest = keys.digest AND lease >= '{BATCH}'
+    ORDER BY at DESC LIMIT 1 OFFSET :batch_limit - 1), 0.0)"""  # noqa: S608 - a letter of ours
+BATCH_IN_TURN = IN_TURN.replace(" ORDER BY", f" AND {BATCH_AT} <= :now ORDER BY")
+BATCH_READY_AT = f"SELECT digest, max(ready_at, {BATCH_AT}) AS at FROM keys ORDER BY at"  # noqa: S608 - all of it ours
+
 #: Other configurations may count for a longer window than this one, and need their uses.
 PRUNE_USES = "DELETE FROM uses WHERE digest = ? AND at <= ? - (SELECT max(window_s) FROM key_sets)"
 
@@ -120,13 +128,13 @@ class SqliteKeyStore:
 
     def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
         with self._step(key_set) as step:
-            while step.ready_in_s(model) == 0 and (found := step.next_in_turn()):
+            while step.ready_in_s(model) == 0 and (found := step.next_in_turn(batch=is_batch(lease))):
                 digest, place_at, used = found
                 if place_at <= step.now:
                     step.use(digest, lease, used)
                     return Granted(digest, step.now)
                 step.refresh(key_subject(digest))
-            return step.blocked(model)
+            return step.blocked(model, batch=is_batch(lease))
 
     def cancel(self, key_set: KeySet, digest: str, lease: str) -> None:
         with self._step(key_set) as step:
@@ -145,9 +153,9 @@ class SqliteKeyStore:
         with self._step(key_set) as step:
             step.clear(digest, reason)
 
-    def ready_in_s(self, key_set: KeySet, model: str | None) -> float:
+    def ready_in_s(self, key_set: KeySet, model: str | None, *, batch: bool = False) -> float:
         with self._look(key_set) as step:
-            return step.ready_in_s(model)
+            return step.ready_in_s(model, batch=batch)
 
     def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
         with self._look(key_set) as step:
@@ -217,9 +225,10 @@ class _Step:
         if scope in ABOUT:
             self.db.execute(REFRESH + ABOUT[scope], self._facts(name))
 
-    def next_in_turn(self) -> tuple[str, float, int] | None:
+    def next_in_turn(self, *, batch: bool) -> tuple[str, float, int] | None:
         """The least recently used key that is ready as far as its row says, when it has a place, and its uses."""
-        found: tuple[str, float, int] | None = self._first_own(self.db.execute(IN_TURN, self._facts()))
+        rows = self.db.execute(BATCH_IN_TURN if batch else IN_TURN, self._facts())
+        found: tuple[str, float, int] | None = self._first_own(rows)
         return found
 
     def use(self, digest: str, lease: str, used: int) -> None:
@@ -252,15 +261,16 @@ class _Step:
             self.db.execute("DELETE FROM cooldowns WHERE subject = ? AND reason = ifnull(?, reason)", (subject, reason))
             self.refresh(subject)
 
-    def blocked(self, model: str) -> Blocked:
-        return Blocked(self.ready_in_s(model), refused=self._lowest("refused_until", math.inf) > self.now)
+    def blocked(self, model: str, *, batch: bool) -> Blocked:
+        return Blocked(self.ready_in_s(model, batch=batch), refused=self._lowest("refused_until", math.inf) > self.now)
 
-    def ready_in_s(self, model: str | None) -> float:
+    def ready_in_s(self, model: str | None, *, batch: bool = False) -> float:
         rests_until = 0.0
         if model is not None:
             row = self.db.execute("SELECT until FROM cooldowns WHERE subject = ?", (model_subject(model),)).fetchone()
             rests_until = row[0] if row is not None else 0.0
-        return max(0.0, max(self._lowest("ready_at", 0.0), rests_until) - self.now)
+        ready_at = self._batch_ready_at() if batch else self._lowest("ready_at", 0.0)
+        return max(0.0, max(ready_at, rests_until) - self.now)
 
     def status(self, digest: str) -> StoredKeyStatus:
         used, ready_at, in_flight, until, kind, source, reason = self.db.execute(STATUS, self._facts(digest)).fetchone()
@@ -271,6 +281,10 @@ class _Step:
         rows = self.db.execute(f"SELECT digest, {column} FROM keys ORDER BY {column}")  # noqa: S608 - names of ours
         return (self._first_own(rows) or ("", otherwise))[1]
 
+    def _batch_ready_at(self) -> float:
+        at: float = (self._first_own(self.db.execute(BATCH_READY_AT, self._facts())) or ("", 0.0))[1]
+        return at
+
     def _facts(self, name: str | None = None) -> dict[str, object]:
         """The parameters of the large statements."""
         own = self.key_set
@@ -279,6 +293,7 @@ class _Step:
             "limit": own.limit,
             "window_s": own.window_s,
             "max_in_flight": own.max_in_flight,
+            "batch_limit": own.batch_limit,
             "name": name,
         }
 

@@ -33,6 +33,14 @@ class Rest:
     reason: str
 
 
+#: How the id of a lease begins that counts towards `batch_limit`: no other one has this letter.
+BATCH = "z"
+
+
+def is_batch(lease: str) -> bool:
+    return lease.startswith(BATCH)
+
+
 #: How the name of an account begins that the provider has told, and no label.
 LEARNED = "user-"
 
@@ -55,8 +63,9 @@ class KeySet:
     """Keys that take turns, and how often each may be used: `limit` times in any `window_s` seconds.
 
     Of these, at most `max_in_flight` at a time are not released yet; 0 sets no such limit, and nothing is noted for it.
-    A use that is never released counts as running for `flight_s` seconds. `clock` gives epoch seconds; None lets the
-    store take its own, which for Redis is the same for all machines.
+    A use that is never released counts as running for `flight_s` seconds. At most `batch_limit` are those of the batch
+    lane; with None it may have all, and they are not told apart. `clock` gives epoch seconds; None lets the store take
+    its own, which for Redis is the same for all machines.
     """
 
     keys: Sequence[StoredKey]
@@ -64,6 +73,7 @@ class KeySet:
     window_s: float
     max_in_flight: int = 0
     flight_s: float = 0.0
+    batch_limit: int | None = field(default=None, compare=False)
     clock: Callable[[], float] | None = field(default=None, compare=False)
     id: str = field(init=False, repr=False)
     digests: frozenset[str] = field(init=False, repr=False)
@@ -129,6 +139,8 @@ class KeyStore(Protocol):
     def acquire(self, key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
         """Record a use, under the id `lease`, of the least recently used key that may be used now.
 
+        An id that begins with BATCH is that of the batch lane.
+
         Who asks again under the same id, because the answer was lost on its way, has that use and no second one.
         """
 
@@ -144,8 +156,8 @@ class KeyStore(Protocol):
     def clear(self, key_set: KeySet, digest: str, reason: str | None = None) -> None:
         """End the rest of a key and of its account; with `reason`, only a rest that has this one."""
 
-    def ready_in_s(self, key_set: KeySet, model: str | None) -> float:
-        """Seconds until some key may be used, 0.0 when one may be now; changes nothing."""
+    def ready_in_s(self, key_set: KeySet, model: str | None, *, batch: bool = False) -> float:
+        """Seconds until some key may be used, 0.0 when one may be now; changes nothing. `batch`: by the batch lane."""
 
     def status(self, key_set: KeySet) -> list[StoredKeyStatus]:
         """One entry for each key, in the order of the set; changes nothing."""

@@ -8,6 +8,7 @@ from typing import Any
 import pika
 
 from gateway.errors import ErrorCode
+from gateway.lanes import LOWER
 from gateway.reporting.redaction import escape_controls
 
 #: Names the header that says in words why a message is dead.
@@ -66,7 +67,9 @@ def dead_letter(  # noqa: PLR0913 - facts, all by name
 
 def said_by(sender: pika.BasicProperties) -> dict[str, Any]:
     """What a sender has said of its message: names and plain headers, in bounds; nothing that RabbitMQ would obey."""
-    said = {name: value for name in _KEPT if _is_name(value := getattr(sender, name))}
+    said: dict[str, Any] = {name: value for name in _KEPT if _is_name(value := getattr(sender, name))}
+    if sender.priority in LOWER:  # it has put the request into the batch lane
+        said["priority"] = sender.priority
     return {**said, "headers": _plain(sender.headers or {})}
 
 
@@ -79,6 +82,8 @@ def as_it_came(headers: Mapping[str, Any]) -> pika.BasicProperties | None:
     for name in _KEPT:
         if _is_name(said.get(name)):
             setattr(properties, name, said[name])
+    if isinstance(priority := said.get("priority"), int) and priority in LOWER:
+        properties.priority = priority
     return properties
 
 

@@ -4,6 +4,10 @@
     gemini.generate                work                                       gemini.generate.dead
     gemini.generate.delay.<N>s     requests that wait for a key               gemini.generate
     gemini.generate.backoff.<N>s   requests that wait for the provider        gemini.generate
+    gemini.batch                   work of the batch lane                     gemini.generate.dead
+    gemini.batch.delay.<N>s, …     its waits, as above                        gemini.batch
+    gemini.generate.fair.<n>       new requests, with FAIRNESS_FIELD only     gemini.generate
+    gemini.batch.fair.<n>          as above, of the batch lane                gemini.batch
     gemini.callbacks               replies to publish                         gemini.generate.dead
     gemini.callbacks.delay.<N>s    replies that their queue has refused       gemini.callbacks
     gemini.cancels                 ids of requests to be cancelled            gemini.generate.dead
@@ -16,23 +20,37 @@ Valid on RabbitMQ 3.10 to 4.x: every type and limit is explicit, since their def
 """
 
 import re
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pika
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
 from gateway.errors import TopologyError
+from gateway.lanes import Lane
 from gateway.rabbitmq.request_reply import DIRECT_REPLY_TO, is_of_a_client
 from gateway.reporting.redaction import escape_controls
 from gateway.schedule import CALLBACK_RETRY_DELAYS_S
 
 WORK = "gemini.generate"
+BATCH = "gemini.batch"
 CALLBACKS = "gemini.callbacks"
 CANCELS = "gemini.cancels"
 DEAD_REQUESTS = "gemini.requests.dead"
 DEAD_WORK = "gemini.generate.dead"
+
+#: Where requests of a lane come back to from their waits.
+HOMES: Final = {Lane.INTERACTIVE: WORK, Lane.BATCH: BATCH}
+
+#: How many queues the new requests of a lane are spread over where they take turns by their tags: a look at all of
+#: them takes some milliseconds, and of nine tags two share one.
+FAIR_QUEUES = 8
+
+#: How long one lies there at most before it goes home and before all that are new, in seconds: nobody looks there any
+#: more when FAIRNESS_FIELD is taken away.
+FAIR_TTL_S = 86_400.0
 
 #: Deliveries of one message before it counts as one that kills workers, and is moved to the dead queue.
 WORK_DELIVERY_LIMIT = 20
@@ -64,6 +82,8 @@ class Names(Protocol):
     def callback_queue_pattern(self) -> str | None: ...
     @property
     def callback_queue_create(self) -> bool: ...
+    @property
+    def fairness_field(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,22 +101,34 @@ class Topology:
         self.names = names
         pattern = names.callback_queue_pattern
         self._pattern = re.compile(pattern) if pattern is not None else None
-        #: The queues that requests wait in for a key, shortest wait first.
-        self.key_waits = tuple(self.key_wait(delay) for delay in sorted(set(names.queue_retry_delays)))
+        delays = sorted(set(names.queue_retry_delays))
+        #: The queues that requests of a lane wait in for a key, shortest wait first.
+        self.key_waits = {lane: tuple(self.key_wait(delay, lane) for delay in delays) for lane in Lane}
+        #: Those that its new requests are spread over; none without FAIRNESS_FIELD.
+        self.fair_queues = {lane: self._fair_queues(lane) for lane in Lane}
         self.ours = {queue.name: queue for queue in self._queues()}
         self._shared = (names.request_queue, names.response_queue)
 
     @staticmethod
-    def key_wait(delay_s: float) -> str:
-        return f"{WORK}.delay.{_seconds(delay_s)}"
+    def key_wait(delay_s: float, lane: Lane = Lane.INTERACTIVE) -> str:
+        return f"{HOMES[lane]}.delay.{_seconds(delay_s)}"
 
     @staticmethod
-    def upstream_wait(delay_s: float) -> str:
-        return f"{WORK}.backoff.{_seconds(delay_s)}"
+    def upstream_wait(delay_s: float, lane: Lane = Lane.INTERACTIVE) -> str:
+        return f"{HOMES[lane]}.backoff.{_seconds(delay_s)}"
 
     @staticmethod
     def callback_wait(delay_s: float) -> str:
         return f"{CALLBACKS}.delay.{_seconds(delay_s)}"
+
+    def entry(self, lane: Lane, tag: str | None) -> str | None:
+        """Where a new request lies until it is its turn; None where that is the request queue itself.
+
+        Requests without a tag are those of one. Two tags may have one queue, and take their turns together.
+        """
+        if fair := self.fair_queues[lane]:
+            return fair[zlib.crc32((tag or "").encode(errors="replace")) % len(fair)]
+        return BATCH if lane is Lane.BATCH else None
 
     def declare(self, connection: pika.BlockingConnection) -> None:
         """Assert every queue that the worker needs. Raises TopologyError, one line that names queue and difference."""
@@ -129,7 +161,7 @@ class Topology:
 
     def is_ours(self, name: str) -> bool:
         """Whether a queue belongs to the worker, be it of a schedule that is no longer set."""
-        prefixes = (WORK, CALLBACKS, CANCELS, DEAD_REQUESTS)
+        prefixes = (WORK, BATCH, CALLBACKS, CANCELS, DEAD_REQUESTS)
         return any(name == prefix or name.startswith(f"{prefix}.") for prefix in prefixes)
 
     def refusal(self, callback: str) -> str | None:
@@ -150,15 +182,25 @@ class Topology:
         # What others dead-letter into comes first, so that no wait ends before its target exists.
         for name in (DEAD_REQUESTS, DEAD_WORK):
             yield Queue(name, _quorum(HIGH_DELIVERY_LIMIT))
-        yield Queue(WORK, _quorum(WORK_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
+        for lane, home in HOMES.items():
+            yield Queue(home, _quorum(WORK_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
+            yield from self._waits(lane, home)
         for name in (CALLBACKS, CANCELS):
             yield Queue(name, _quorum(HIGH_DELIVERY_LIMIT) | _dead_letters_to(DEAD_WORK))
-        for delay in self.names.queue_retry_delays:
-            yield _wait(self.key_wait(delay), delay, WORK)
-        for delay in self.names.upstream_retry_delays:
-            yield _wait(self.upstream_wait(delay), delay, WORK)
         for delay in CALLBACK_RETRY_DELAYS_S:
             yield _wait(self.callback_wait(delay), delay, CALLBACKS)
+
+    def _waits(self, lane: Lane, home: str) -> Iterator[Queue]:
+        for delay in self.names.queue_retry_delays:
+            yield _wait(self.key_wait(delay, lane), delay, home)
+        for delay in self.names.upstream_retry_delays:
+            yield _wait(self.upstream_wait(delay, lane), delay, home)
+        for name in self.fair_queues[lane]:
+            yield _wait(name, FAIR_TTL_S, home, delivery_limit=WORK_DELIVERY_LIMIT)
+
+    def _fair_queues(self, lane: Lane) -> tuple[str, ...]:
+        count = FAIR_QUEUES if self.names.fairness_field is not None else 0
+        return tuple(f"{HOMES[lane]}.fair.{number}" for number in range(count))
 
     def _assert(self, connection: pika.BlockingConnection, queue: Queue) -> None:
         try:
@@ -204,8 +246,8 @@ def _dead_letters_to(target: str) -> dict[str, Any]:
     }
 
 
-def _wait(name: str, delay_s: float, target: str) -> Queue:
-    arguments = _quorum(HIGH_DELIVERY_LIMIT) | _dead_letters_to(target)
+def _wait(name: str, delay_s: float, target: str, *, delivery_limit: int = HIGH_DELIVERY_LIMIT) -> Queue:
+    arguments = _quorum(delivery_limit) | _dead_letters_to(target)
     return Queue(name, arguments | {"x-message-ttl": max(1, round(delay_s * 1000))})
 
 

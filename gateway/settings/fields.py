@@ -205,6 +205,14 @@ class Settings(BaseSettings):
     upstream_retry_delays: Delays = (2.0, 10.0, 60.0)
     """Waits when the provider is at fault, in seconds: most faults are over in a minute."""
 
+    batch_share: float = Field(default=0.1, ge=0, le=1, allow_inf_nan=False)
+    """The part of what is served that is `batch` (`priority`) while interactive requests wait, too: so much keeps it
+    from starving. `0`: it is served when nobody else waits; `1`: as if it were the other way round."""
+
+    interactive_reserve: float = Field(default=0.0, ge=0, lt=1, allow_inf_nan=False)
+    """The part of each key's window (`KEYS_MAX_PER_MINUTE`) that batch requests may not use, rounded up to whole calls,
+    all but one at most: interactive ones find it free in the middle of a batch. `0`: batch may use all."""
+
     fairness_field: FieldName | None = None
     """The name of a field in `metadata`, such as `tenant`: requests that wait take turns by its value. Without it they
     are served in the order of their arrival."""

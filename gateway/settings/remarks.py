@@ -26,6 +26,8 @@ def remarks(settings: Settings) -> Iterator[str]:
             "REDIS_URL: its certificate is not verified, so whoever is on the way could pose as the server; "
             "where its authority is known, give REDIS_CA_FILE and REDIS_TLS_VERIFY=true"
         )
+    if settings.interactive_reserve and settings.keys_max_per_minute == 1:
+        yield "INTERACTIVE_RESERVE: of one call in a window nothing can be kept: it has no effect; give more keys"
     if settings.provider_proxy is not None and urlsplit(settings.provider_base_url).scheme == "http":
         name = "GEMINI_BASE_URL" if settings.uses_gemini else "OPENROUTER_BASE_URL"
         yield (

@@ -35,7 +35,7 @@ LONGEST_FIELD = 100
 SHORTEST_PASSWORD = 12
 
 #: Names that the worker's own queues begin with, and so no other queue may have.
-OWN_PREFIXES = ("gemini.generate", "gemini.callbacks", "gemini.requests.dead")
+OWN_PREFIXES = ("gemini.generate", "gemini.batch", "gemini.callbacks", "gemini.requests.dead")
 
 #: What either provider can be asked for: nothing that a path or a URL gives a meaning to.
 _MODEL = re.compile(r"(?!.*\.\.)[A-Za-z0-9~@][A-Za-z0-9._:/@~+-]{0,199}")

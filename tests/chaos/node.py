@@ -19,7 +19,7 @@ ADVANCED = """\
 ]}].
 """
 
-_OURS = ("gemini.generate", "gemini.callbacks", "gemini.requests")
+_OURS = ("gemini.generate", "gemini.batch", "gemini.callbacks", "gemini.requests")
 
 
 class ChaosNode(Node):

@@ -57,6 +57,11 @@ class Plan:
         """Whether a bridge runs beside the worker, as some do it: in every third round, and where it is the victim."""
         return self.seed % 3 == 0 or any(fault in BRIDGE_FAULTS for fault in self.faults)
 
+    @property
+    def settings(self) -> dict[str, object]:
+        """Tags take turns in every third round, and in another third a part of each window is kept from batch."""
+        return [{"FAIRNESS_FIELD": "tenant"}, {"INTERACTIVE_RESERVE": 0.3}, {}][self.seed % 3]
+
     @classmethod
     def of(cls, seed: int, faults: Sequence[Fault] = FAULTS) -> "Plan":
         """Two or three faults; every fault comes once in a while whatever the seeds are."""
@@ -80,7 +85,7 @@ class Result:
 def play(plan: Plan, node: ChaosNode, fake: FakeClient, folder: Path, **settings: object) -> Result:
     """Play a round to its end and judge it; `settings` of the product go beyond, or against, the usual ones."""
     started = time.monotonic()
-    with node.fresh_vhost() as url, arena_on(url, node, fake, folder, **settings) as arena:
+    with node.fresh_vhost() as url, arena_on(url, node, fake, folder, **(plan.settings | settings)) as arena:
         canary = f"canary-prompt-{uuid.uuid4().hex[:12]}"
         rng = random.Random(plan.seed)
         todo = requests(REQUESTS, name=f"s{plan.seed}", canary=canary, rng=rng)

@@ -17,6 +17,7 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
     ),
     "health": ("what probes say while servers are away, and of a process that hangs", ("tests/long/test_health.py",)),
     "bystanders": ("trouble of others: who is held up by it, and for how long", ("tests/long/test_bystanders.py",)),
+    "lanes": ("a batch, and one who waits for an answer", ("tests/long/test_lanes.py",)),
     "overload": ("more requests than the keys allow, for minutes", ("tests/long/test_overload.py",)),
     "crashes": ("a worker that is killed again and again", ("tests/long/test_crash_loop.py",)),
     "kills": ("a worker that is killed with every thread in a call", ("tests/long/test_kills.py",)),

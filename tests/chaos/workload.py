@@ -46,6 +46,11 @@ KINDS = (
 )
 
 
+#: How many are of the batch lane, and whose requests take turns where that is set.
+BATCH_SHARE = 0.3
+TENANTS = ("one", "two", "three", None)
+
+
 @dataclass(frozen=True)
 class Request:
     """One request of a round; `id` is in its prompt, where the provider's rules and record find it."""
@@ -54,6 +59,8 @@ class Request:
     kind: Kind
     canary: str
     model: str | None = None
+    batch: bool = False
+    tenant: str | None = None
 
     @property
     def queue(self) -> str:
@@ -72,6 +79,10 @@ class Request:
             fields["stream"] = True
         if self.model is not None:
             fields["model"] = self.model
+        if self.batch:
+            fields["priority"] = "batch"
+        if self.tenant is not None:
+            fields["metadata"] = {"tenant": self.tenant}
         if self.kind.name == "invalid":
             fields["parameters"] = {"temperature": self.canary}
         return json.dumps(fields).encode()
@@ -83,7 +94,10 @@ class Request:
 
 def requests(count: int, *, name: str, canary: str, rng: random.Random) -> list[Request]:
     kinds = rng.choices(KINDS, [kind.weight for kind in KINDS], k=count)
-    return [Request(f"{name}-{number}", kind, canary) for number, kind in enumerate(kinds)]
+    return [
+        Request(f"{name}-{number}", kind, canary, batch=rng.random() < BATCH_SHARE, tenant=rng.choice(TENANTS))
+        for number, kind in enumerate(kinds)
+    ]
 
 
 class Producer:

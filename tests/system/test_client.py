@@ -62,7 +62,8 @@ def test_a_client_asks_streams_collects_and_is_told_of_errors(kind, running_stac
             stream = client.stream("Say something", timeout_s=60)
             pieces = list(stream)
             assert stream.result().content
-            assert pieces and "".join(piece.text for piece in pieces) == stream.result().content
+            assert pieces
+            assert "".join(piece.text for piece in pieces) == stream.result().content
             with pytest.raises(InvalidRequest, match="did you mean max_output_tokens"):
                 client.ask("Hello?", timeout_s=60, parameters={"max_tokens": 5})
 
