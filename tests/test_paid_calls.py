@@ -166,15 +166,15 @@ def test_with_a_spent_budget_batch_waits_for_the_next_day(tmp_path: Path):
     with budget(tmp_path, 10.0) as here:
         here.books.budget._ends_at = time.monotonic() + 5000.0
         run(here, of=job(lane=Lane.BATCH))
-        (copy,) = here.copies("gemini.generate.delay.3600s")
+        (copy,) = here.copies("gemini.batch.delay.3600s")
         assert (copy.args[0].retry_count, here.provider.calls) == (0, [])
         here.books.budget._ends_at = time.monotonic() + 5.0
         here.deliver(copy)
-        (copy,) = here.copies("gemini.generate.delay.60s")
+        (copy,) = here.copies("gemini.batch.delay.60s")
         here.books.budget._ends_at = time.monotonic()
         here.deliver(copy)
         (envelope,) = here.publisher.to("gemini.responses")
-        assert (envelope["status"], here.publisher.to("gemini.generate.delay.86400s")) == ("success", [])
+        assert (envelope["status"], here.publisher.to("gemini.batch.delay.86400s")) == ("success", [])
 
 
 def test_a_deadline_is_kept_whatever_the_budget(tmp_path: Path):

@@ -71,6 +71,7 @@ class Hour(Day):
             resources.provider,
             resources.topology,
             resources.publisher,
+            books=resources.books,
             requests_wait=requests_wait,
         )
         self.numbers = count()
