@@ -375,7 +375,7 @@ def reads(client: "redis.Redis[bytes]") -> int:
 
 
 def test_processes_that_miss_a_key_set_together_register_it_once(redis_store: KeyStore, redis_url: str, clock: Clock):
-    """Each hears that it is unknown and sends it: ten thousand keys take the server's one thread a third of a second."""
+    """Each hears that it is unknown, and sends it: of ten thousand keys, a third of a second of the one thread."""
     pool = pool_of(redis_store, clock, *(ApiKey(f"sk-or-v1-many-{n:04}") for n in range(300)))
     lease_from(pool)
     with redis.Redis.from_url(redis_url) as client:
