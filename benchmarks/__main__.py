@@ -5,6 +5,8 @@ overhead     what is added to a call: from the publish of a request to its envel
 inflight     1,000 calls at a time with a provider that takes 2 s: wall time, memory, connections
 start        from the start of the processes to ready
 parked       100,000 requests that wait for a day: memory of the worker, and how late a wait of 2 s behind them ends
+
+At the end stands what was promised of these figures, and which of it they keep.
 """
 
 import argparse
@@ -19,13 +21,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 import pika
 
 from actors.generate import generate
+from benchmarks import pages
 from benchmarks.contenders import (
     BENCH_BIN,
     PEERS,
@@ -38,6 +40,8 @@ from benchmarks.contenders import (
     project,
     running,
 )
+from benchmarks.results import PUBLISHED, RESULTS, keep
+from benchmarks.verdict import verdict
 from dev.ports import free_ports
 from dev.process_group import cpu_seconds, members
 from dev.rabbitmq import Node, Server, vhost_of
@@ -47,8 +51,11 @@ from middleware.outbox import message_properties
 
 Figures = dict[str, float]
 
-#: The figures of the last run of each scenario.
-RESULTS = ROOT / "benchmarks" / "results"
+#: What README.md shows.
+PICTURE = ROOT / "docs" / "performance.svg"
+
+#: How many are in flight at a time, where that is what is measured.
+CALLS = 1000
 
 QUESTION = "What is a queue for?"
 
@@ -236,7 +243,7 @@ def overhead(ground: Ground, contender: Contender, size: float) -> Figures:
 
 
 def inflight(ground: Ground, contender: Contender, size: float) -> Figures:
-    calls = round(1000 * size)
+    calls = round(CALLS * size)
     threads = math.ceil(calls / PROCESSES)
     fitted = next((one for one in contenders(threads) if one.name == contender.name), contender)
     settings = {"WORKER_THREADS": threads, "WORKER_PREFETCH_COUNT": calls, "PEER_PREFETCH": calls}
@@ -292,8 +299,20 @@ SCENARIOS: dict[str, Callable[[Ground, Contender, float], Figures]] = {
 
 def main() -> int:
     options = _options()
+    if not options.plot:
+        print(f"\n{verdict(_measured(options))}", flush=True)
+    if options.publish:
+        pages.write()
+    if options.publish or options.plot:
+        _draw()
+    return 0
+
+
+def _measured(options: argparse.Namespace) -> dict[str, dict[str, Figures]]:
+    """The medians of each scenario; they are kept."""
     others = [project(folder.name, folder.resolve()) for folder in options.against]
     chosen = [one for one in (*contenders(), *others) if not options.only or one.name in options.only]
+    medians: dict[str, dict[str, Figures]] = {}
     with ExitStack() as cleanup:
         folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         node = cleanup.enter_context(Node(folder / "rabbitmq").started())
@@ -302,12 +321,20 @@ def main() -> int:
             able = [
                 one for one in chosen if name != "parked" or one.checkout or one.parks
             ]  # the asyncio worker cannot wait
-            found = _in_turns(SCENARIOS[name], ground, able, options)
+            medians[name] = found = _in_turns(SCENARIOS[name], ground, able, options)
             print(f"\n{name}\n{table(found)}", flush=True)
-            _keep(name, found)
-    if options.plot is not None:
-        subprocess.run([BENCH_BIN / "python", ROOT / "benchmarks" / "plot.py", RESULTS, options.plot], check=True)
-    return 0
+            for kept in (RESULTS, PUBLISHED) if options.publish else (RESULTS,):
+                keep(kept, name, _facts(name, options) | {"medians": _finite(found)})
+    return medians
+
+
+def _facts(name: str, options: argparse.Namespace) -> dict[str, object]:
+    threads = {"parked": PARKED_THREADS, "inflight": math.ceil(CALLS * options.size / PROCESSES)}.get(name, THREADS)
+    return {"processes": PROCESSES, "threads": threads, "rounds": options.rounds}
+
+
+def _draw() -> None:
+    subprocess.run([BENCH_BIN / "python", ROOT / "benchmarks" / "plot.py", PUBLISHED, PICTURE], check=True)
 
 
 def _in_turns(
@@ -344,14 +371,6 @@ def _cell(value: float, ours: float) -> str:
     return f"{shown} (x {value / ours:.2f})" if ours else shown
 
 
-def _keep(name: str, found: dict[str, Figures]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    file = RESULTS / f"{name}.json"
-    facts = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "cores": os.cpu_count(), "load": os.getloadavg()[0]}
-    facts |= {"processes": PROCESSES, "threads": THREADS}
-    file.write_text(json.dumps({**facts, "medians": _finite(found)}, indent=2) + "\n")
-
-
 def _finite(found: dict[str, Figures]) -> dict[str, dict[str, float | None]]:
     """JSON has no infinity."""
     return {
@@ -367,11 +386,16 @@ def _options() -> argparse.Namespace:
     parser.add_argument("scenario", nargs="*", choices=[[], *SCENARIOS], help="all of them if none is named")
     parser.add_argument("--rounds", type=int, default=3, help="the medians of so many are shown (3)")
     parser.add_argument("--size", type=float, default=1.0, help="0.1 for a quick look (1)")
-    parser.add_argument("--plot", metavar="FILE.svg", help="draw the last throughput, overhead and inflight")
+    parser.add_argument("--plot", action="store_true", help="draw the README's picture of what is published, and end")
+    publish = "write the figures into benchmarks/published, docs/performance.md and the README's picture"
+    parser.add_argument("--publish", action="store_true", help=publish)
     parser.add_argument("--only", action="append", help="a contender by its name; may be repeated")
     against = "another checkout of this project, as one of before a change; its name is that of its folder"
     parser.add_argument("--against", action="append", type=Path, default=[], metavar="FOLDER", help=against)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.publish and (options.only or options.against or options.size != 1):
+        parser.error("published are figures of all contenders and of full size: not with --only, --against, --size")
+    return options
 
 
 if __name__ == "__main__":

@@ -61,6 +61,25 @@ def test_writers_wait_for_one_of_another_process_outside_of_sqlite(file: StateFi
         assert written.result(60) == 2
 
 
+def test_a_writer_that_waits_long_looks_less_often(file: StateFile, monkeypatch: pytest.MonkeyPatch):
+    """Sixty-four processes that look all the time leave no CPU to the one whose turn it is."""
+    pauses: list[float] = []
+    monkeypatch.setattr("gateway.stores.state_file.QUEUE_S", 3600.0)
+    count(file)
+    with file.path.with_name("state.sqlite3-queue").open("w") as queue:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+
+        def sleep(pause_s: float) -> None:
+            pauses.append(pause_s)
+            if len(pauses) == 20:
+                fcntl.flock(queue, fcntl.LOCK_UN)
+
+        monkeypatch.setattr("gateway.stores.state_file.time.sleep", sleep)
+        assert count(file) == 2
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (0.0001, 0.01)
+
+
 def test_a_frozen_process_holds_no_writer_for_long(file: StateFile, monkeypatch: pytest.MonkeyPatch):
     """Who keeps writers apart is SQLite: the queue before it is a courtesy."""
     monkeypatch.setattr("gateway.stores.state_file.QUEUE_S", 0.05)

@@ -20,8 +20,9 @@ BUSY_S = 10.0
 #: How often it is tried again meanwhile, in seconds.
 BUSY_POLL_S = 0.005
 
-#: How long other processes of ours are waited for before SQLite is asked, and how often it is looked, in seconds.
-QUEUE_S, QUEUE_POLL_S = 2.0, 0.0001
+#: How long other processes of ours are waited for before SQLite is asked, in seconds; and after how long it is looked
+#: first, and later at most: with many processes, looking itself would take the CPU from the one whose turn it is.
+QUEUE_S, QUEUE_POLL_S, QUEUE_LONGEST_POLL_S = 2.0, 0.0001, 0.01
 
 #: After how many writes a process has the write-ahead log carried over into the file, on a thread beside them. It takes
 #: some 10 ms, most of it two fsyncs.
@@ -185,12 +186,13 @@ def _patiently(use: Callable[[], _T]) -> _T:
 
 def _lock(file: TextIO | int, patience_s: float) -> bool:
     """Lock a file against other processes; False when it was not to be had in time. Others may run meanwhile."""
-    until = time.monotonic() + patience_s
+    until, pause_s = time.monotonic() + patience_s, QUEUE_POLL_S
     while time.monotonic() < until:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(QUEUE_POLL_S)
+            time.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, QUEUE_LONGEST_POLL_S)
         else:
             return True
     return False
