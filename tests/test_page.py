@@ -24,6 +24,7 @@ from console.web import __main__ as command
 from console.web import axis
 from console.web.drawing import Drawing, said
 from console.web.feed import Feed, Snapshot
+from console.web.flow import nodes
 from console.web.guard import HEADERS, Place
 from console.web.notes import notes
 from console.web.rings import rings
@@ -612,3 +613,15 @@ def test_a_place_that_others_reach_needs_a_password(monkeypatch: pytest.MonkeyPa
         command.place_of(load_settings(need_keys=False))
     monkeypatch.setenv("CONSOLE_PASSWORD", PASSWORD)
     assert not command.place_of(load_settings(need_keys=False)).is_this_machine
+
+
+def test_batch_and_who_takes_turns_are_among_the_requests():
+    """They wait for a worker as well, behind others."""
+    there = [
+        QueueState("gemini.requests", "requests", 4, 2),
+        QueueState("gemini.batch", "batch", 1200, 0),
+        QueueState("gemini.generate.fair.0", "in turn", 6, 0),
+    ]
+    drawn = nodes(state(queues=there))
+    (node,) = [one for one in drawn if one.name == "requests"]
+    assert (node.count, node.remark) == ("1,210", "wait; 1,200 of them batch")

@@ -103,20 +103,20 @@ class Station:
 
     name: str
     label: str
-    role: Role
+    roles: tuple[Role, ...]
     remark: str
     tone: Tone
     empty: str = "nobody"
 
 
 STATIONS = (
-    Station("requests", "Requests", "requests", "wait for a worker", "plain"),
-    Station("key", "Wait for a key", "key wait", "come back in time", "wait"),
-    Station("provider", "Wait for provider", "provider wait", "come back in time", "wait"),
-    Station("work", "Back to work", "work", "taken before new ones", "plain"),
-    Station("answers", "Answers", "answers", "not fetched yet", "plain", "all fetched"),
-    Station("held", "Held answers", "callbacks", "refused by their queue", "wait", "none"),
-    Station("dead", "Dead letters", "dead", "somebody has to look", "bad", "none"),
+    Station("requests", "Requests", ("requests", "in turn", "batch"), "wait for a worker", "plain"),
+    Station("key", "Wait for a key", ("key wait",), "come back in time", "wait"),
+    Station("provider", "Wait for provider", ("provider wait",), "come back in time", "wait"),
+    Station("work", "Back to work", ("work",), "taken before new ones", "plain"),
+    Station("answers", "Answers", ("answers",), "not fetched yet", "plain", "all fetched"),
+    Station("held", "Held answers", ("callbacks",), "refused by their queue", "wait", "none"),
+    Station("dead", "Dead letters", ("dead",), "somebody has to look", "bad", "none"),
 )
 
 
@@ -138,8 +138,10 @@ def _workers(state: State) -> Node:
 def _node(state: State, station: Station) -> Node:
     if state.queues is None:
         return Node(station.name, station.label, "?", "not known", "plain")
-    count = state.messages(station.role)
+    count = state.messages(*station.roles)
     remark, tone = (station.remark, station.tone) if count else (station.empty, "plain")
+    if "batch" in station.roles and (batch := state.messages("batch")):
+        remark = f"wait; {number(batch)} of them batch"
     return Node(station.name, station.label, number(count), remark, tone)
 
 
