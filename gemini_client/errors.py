@@ -104,6 +104,9 @@ class Expired(RequestFailed): ...
 class Cancelled(RequestFailed): ...
 
 
+class BudgetSpent(RequestFailed): ...
+
+
 class InternalFault(RequestFailed): ...
 
 
@@ -120,6 +123,7 @@ BY_CODE: Mapping[str, type[RequestFailed]] = {
     ErrorCode.TIMEOUT: CallTimedOut,
     ErrorCode.EXPIRED: Expired,
     ErrorCode.CANCELLED: Cancelled,
+    ErrorCode.BUDGET: BudgetSpent,
     ErrorCode.INTERNAL: InternalFault,
 }
 
