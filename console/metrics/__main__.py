@@ -24,8 +24,6 @@ def main() -> int:
     """Serve; the exit code of the process."""
     options = _options()
     logging.basicConfig(format="%(asctime)s - %(name)s - %(levelname)s - %(message)s")
-    for name in ("pika", "gateway.rabbitmq"):  # one that is away is `gemini_rabbitmq_up 0`, and no line at each scrape
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         source = OpenedLater(load_settings(need_keys=False))
         listening = socket.create_server((options.host, options.port))
@@ -35,6 +33,8 @@ def main() -> int:
     except OSError as error:
         print(f"{options.host}:{options.port} cannot be listened on: {error.strerror}", file=sys.stderr)
         return exits.UNAVAILABLE
+    for name in ("pika", "gateway.rabbitmq"):  # one that is away is `gemini_rabbitmq_up 0`, and no line at each scrape
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     app = Starlette(routes=routes(source))
     config = uvicorn.Config(app, log_config=None, log_level="warning", access_log=False, server_header=False)
     signal.signal(signal.SIGTERM, lambda *_: None)  # uvicorn raises it once more after it has ended in order
