@@ -426,7 +426,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: Node, mon
             while not stop.is_set():
                 message = properties()
                 try:
-                    publisher.publish("q", b"body", message, timeout_s=200)
+                    publisher.publish("q", b"body", message, timeout_s=60)
                 except ConfirmTimeout:
                     continue
                 confirmed.append(message.message_id)
@@ -454,7 +454,7 @@ def test_nothing_is_lost_while_the_server_comes_and_goes(own_rabbitmq: Node, mon
             progress(confirmed)
         finally:
             stop.set()
-        wait(producers, timeout=210)
+        wait(producers, timeout=70)
         assert all(producer.exception() is None for producer in producers)
     assert set(confirmed) <= set(drain(url, "q"))
 
