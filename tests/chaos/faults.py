@@ -125,14 +125,18 @@ def no_permission(where: Where) -> None:
 
 def delete_request_queue(where: Where) -> None:
     """At a moment when nothing is in it, or on its way out of it: what is, would be gone by somebody's hand."""
-    url = where.arena.direct.url
+    _delete_at_rest(where, "gemini.requests", lambda: "gemini.requests" not in where.node.ours(where.arena.direct.url))
+
+
+def _delete_at_rest(where: Where, queue: str, is_at_rest: Callable[[], bool]) -> None:
+    """Delete a queue while the backend holds still, and nothing moves for longer than RabbitMQ takes to count."""
     where.arena.producing.clear()
-    with suppress(AssertionError):  # nobody reads it just now; a fault that does not come does no harm
-        wait_until(lambda: "gemini.requests" not in where.node.ours(url), timeout_s=25, what="nothing to relay")
-        where.wait(0.5, 0.6)  # longer than RabbitMQ takes to count
-        if "gemini.requests" not in where.node.ours(url):
+    with suppress(AssertionError):  # too much is going on just now; a fault that does not come does no harm
+        wait_until(is_at_rest, timeout_s=25, what=f"nothing to do with {queue}")
+        where.wait(0.5, 0.6)
+        if is_at_rest():
             with where.arena.direct.channel() as channel:
-                channel.queue_delete("gemini.requests")
+                channel.queue_delete(queue)
     where.arena.producing.set()
 
 
@@ -160,13 +164,7 @@ def delete_callback_queue(where: Where) -> None:
 def delete_work_queue(where: Where) -> None:
     """At a moment when nothing is in it: the backend holds still, and all has been done that there was."""
     url = where.arena.direct.url
-    where.arena.producing.clear()
-    # In vain when too much is going on: a fault that does not come does no harm.
-    with suppress(AssertionError):
-        wait_until(lambda: not where.node.ours(url), timeout_s=25, what="nothing to do")
-        with where.arena.direct.channel() as channel:
-            channel.queue_delete("gemini.generate")
-    where.arena.producing.set()
+    _delete_at_rest(where, "gemini.generate", lambda: not where.node.ours(url))
     # A quorum queue that RabbitMQ has just made does not survive its SIGKILL on a single node: it is listed for ever,
     # and takes nothing. So this fault is over when the queue is there, and on the disk.
     wait_until(lambda: "gemini.generate" in where.node.queues(url), timeout_s=30, what="the work queue to be back")
