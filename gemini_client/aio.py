@@ -2,19 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self
 
 import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractIncomingMessage
-from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError, PublishError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError, ChannelNotFoundEntity, DeliveryError, PublishError
 from aiormq.exceptions import ChannelAccessRefused
 from pamqp.common import FieldTable
 
 from gemini_client import messages
 from gemini_client.errors import ClientError, NoAnswer, NotSent, NoWorker, SendUnknown
-from gemini_client.mailbox import MOST_KEPT, Event, Mailbox, Waiting
+from gemini_client.mailbox import MOST_KEPT, Event, Mailbox, Settle, Waiting
 from gemini_client.messages import DIRECT_REPLY_TO, REQUESTS, Delta, Outgoing, Result
 
 #: RabbitMQ has so many seconds to let us in.
@@ -26,8 +27,8 @@ class AsyncPending:
 
     def __init__(self, request_id: str, mailbox: Mailbox, timeout_s: float) -> None:
         self.request_id = request_id
-        self._came: asyncio.Queue[Event] = asyncio.Queue()
-        self._waiting = Waiting(request_id, self._came.put_nowait)
+        self._came: asyncio.Queue[tuple[Event, Settle]] = asyncio.Queue()
+        self._waiting = Waiting(request_id, lambda *came: self._came.put_nowait(came))
         self._mailbox = mailbox
         self._timeout_s = timeout_s
         self._deadline = asyncio.get_running_loop().time() + timeout_s
@@ -60,12 +61,20 @@ class AsyncPending:
         self._mailbox.forget(self._waiting)
 
     async def _next(self) -> Event:
+        event, settle = await self._came_in_time()
+        settle()
+        return event
+
+    async def _came_in_time(self) -> tuple[Event, Settle]:
         try:
             async with asyncio.timeout_at(self._deadline):
                 return await self._came.get()
         except TimeoutError:
             self.give_up()
-            return NoAnswer(self.request_id, self._timeout_s) if self._came.empty() else self._came.get_nowait()
+        try:
+            return self._came.get_nowait()  # it may have come in between
+        except asyncio.QueueEmpty:
+            return NoAnswer(self.request_id, self._timeout_s), lambda: None
 
 
 class AsyncClient:
@@ -86,7 +95,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Whoever waits gets an error; what nobody collected stays in the named queue. Idempotent."""
+        """Whoever waits gets an error; what nobody has read stays in the named queue. Idempotent."""
         await asyncio.gather(*self._settling, return_exceptions=True)
         if (connection := self._connection) is not None:
             await connection.close()
@@ -196,6 +205,11 @@ class AsyncClient:
 
     def _settle(self, message: AbstractIncomingMessage) -> None:
         if self._queue is not None:
-            task = asyncio.ensure_future(message.ack())
+            task = asyncio.ensure_future(_acked(message))
             self._settling.add(task)
             task.add_done_callback(self._settling.discard)
+
+
+async def _acked(message: AbstractIncomingMessage) -> None:
+    with suppress(AMQPError, ChannelInvalidStateError):  # without the channel it comes again, and is known
+        await message.ack()

@@ -14,7 +14,7 @@ from pika.exceptions import AMQPError, ChannelClosedByBroker, NackError, Unrouta
 from gemini_client import messages
 from gemini_client.connection import Connection
 from gemini_client.errors import ClientError, NoAnswer, NotSent, NoWorker, SendUnknown
-from gemini_client.mailbox import MOST_KEPT, Event, Mailbox, Waiting
+from gemini_client.mailbox import MOST_KEPT, Event, Mailbox, Settle, Waiting
 from gemini_client.messages import DIRECT_REPLY_TO, REQUESTS, Delta, Outgoing, Result
 
 #: RabbitMQ's words for "there is none" and "somebody reads it already".
@@ -26,8 +26,8 @@ class Pending:
 
     def __init__(self, request_id: str, mailbox: Mailbox, timeout_s: float) -> None:
         self.request_id = request_id
-        self._came: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._waiting = Waiting(request_id, self._came.put)
+        self._came: queue.SimpleQueue[tuple[Event, Settle]] = queue.SimpleQueue()
+        self._waiting = Waiting(request_id, lambda *came: self._came.put(came))
         self._mailbox = mailbox
         self._timeout_s = timeout_s
         self._deadline = time.monotonic() + timeout_s
@@ -60,6 +60,11 @@ class Pending:
         self._mailbox.forget(self._waiting)
 
     def _next(self) -> Event:
+        event, settle = self._came_in_time()
+        settle()
+        return event
+
+    def _came_in_time(self) -> tuple[Event, Settle]:
         try:
             return self._came.get(timeout=max(0.0, self._deadline - time.monotonic()))
         except queue.Empty:
@@ -67,7 +72,7 @@ class Pending:
         try:
             return self._came.get_nowait()  # it may have come in between
         except queue.Empty:
-            return NoAnswer(self.request_id, self._timeout_s)
+            return NoAnswer(self.request_id, self._timeout_s), lambda: None
 
 
 class Client:
@@ -90,7 +95,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Whoever waits gets an error; what nobody collected stays in the named queue. Idempotent."""
+        """Whoever waits gets an error; what nobody has read stays in the named queue. Idempotent."""
         self._connection.close()
 
     def ask(self, prompt: str | None = None, *, timeout_s: float = 120.0, **fields: Any) -> Result:

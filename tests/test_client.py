@@ -184,6 +184,47 @@ def test_an_answer_in_a_named_queue_outlives_its_client(make: Make, worker: Scri
     assert worker.channel.queue_declare(queue, passive=True).method.message_count == 0
 
 
+def test_an_answer_that_came_and_was_not_read_stays_in_the_named_queue(make: Make, worker: Scripted):
+    """Its client is closed with the answer in hand: it belongs to whoever reads it."""
+    queue = own_queue()
+    client = make(queue_name=queue)
+    client.send("Hello?", request_id="unread")
+    read = client.send("And now?", request_id="read")
+    for _ in range(2):
+        request, properties = worker.next()
+        worker.answer(properties, request["prompt"], request["request_id"])
+    assert read.result().content == "And now?"  # so the one before it has come, too
+    client.close()
+    second = make(queue_name=queue)
+    assert second.collect("unread").content == "Hello?"
+    second.close()
+    assert worker.channel.queue_declare(queue, passive=True).method.message_count == 0
+
+
+def test_an_answer_that_comes_again_before_it_is_read_is_read_once(
+    make: Make, worker: Scripted, proxy: tuple[Proxy, str]
+):
+    """The connection went between: RabbitMQ delivers it anew, and nothing of it is left."""
+    queue = own_queue()
+    client = make(proxy[1], queue_name=queue)
+    pending, other = client.send("Hello?", request_id="twice"), client.send("Hello?", request_id="other")
+    for _ in range(2):
+        request, properties = worker.next()
+        worker.answer(properties, request["prompt"], request["request_id"])
+    assert other.result().content == "Hello?"
+    cut_off = client.send("Hello?")
+    proxy[0].reset()
+    with pytest.raises(Disconnected):
+        cut_off.result()
+    worker.next()
+    last = client.send("Connects again", request_id="last")
+    worker.answer(worker.next()[1], "Hello?", "last")
+    assert last.result().content == "Hello?"  # behind the copy
+    assert pending.result().content == "Hello?"
+    client.close()
+    assert worker.channel.queue_declare(queue, passive=True).method.message_count == 0
+
+
 def test_a_lost_connection_is_told_to_all_who_wait_and_the_next_call_connects(
     make: Make, worker: Scripted, proxy: tuple[Proxy, str]
 ):
@@ -313,11 +354,11 @@ def test_memory_of_copies_and_of_what_nobody_reads_has_an_end():
     """By direct reply-to what came too late is dropped, the oldest first."""
     mailbox = Mailbox(collectable=False)
     for number in range(REMEMBERED + 1_500):
-        waiting = Waiting(f"r-{number}", lambda _event: None)
+        waiting = Waiting(f"r-{number}", lambda _event, settle: settle())
         if number >= 1_500:
             mailbox.expect(waiting)
         mailbox.deliver(Incoming(f"r-{number}", f"m-{number}", Result("r", "x", {})), lambda: None)
-    assert (len(mailbox._handed), len(mailbox._kept)) == (REMEMBERED, MOST_KEPT)
+    assert (len(mailbox._seen), len(mailbox._kept)) == (REMEMBERED, MOST_KEPT)
     assert "r-0" not in mailbox._kept
 
 
