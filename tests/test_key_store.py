@@ -14,7 +14,7 @@ import redis
 from dev.redis import empty
 from gateway.errors import AuthenticationFailed, ProviderError, RateLimited, RequestRejected, Scope, UpstreamFailed
 from gateway.keys.pool import KeyPool, Lease, Unavailable
-from gateway.keys.store import KeyStore, Kind, Rest, Source
+from gateway.keys.store import Blocked, Granted, KeySet, KeyStore, Kind, Rest, Source
 from gateway.lanes import Lane
 from gateway.secrets import ApiKey
 from tests.clock import Clock
@@ -140,6 +140,25 @@ def test_the_reserve_is_whole_calls_and_leaves_one(store: KeyStore, clock: Clock
 
 def reserving(store: KeyStore, clock: Clock, *, reserve: float) -> KeyPool:
     return KeyPool((ONE,), store, max_per_window=4, window_s=60.0, margin_s=0.25, reserve=reserve, clock=clock)
+
+
+def test_a_key_that_somebody_else_has_just_used_is_free_though_those_passed_over_come_first(
+    store: KeyStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
+):
+    """It was the next in turn until then, and the first of the others comes a second time."""
+    pool, acquire, others = pool_of(store, clock, limit=10), store.acquire, ["somebody else"]
+
+    def busy(key_set: KeySet, model: str, lease: str) -> Granted | Blocked:
+        found = acquire(key_set, model, lease)
+        if isinstance(found, Granted) and found.digest == TWO.digest and others:
+            acquire(key_set, model, others.pop())
+        return found
+
+    monkeypatch.setattr(store, "acquire", busy)
+    lease = pool.acquire(MODEL, without={ONE.digest, TWO.digest})
+    assert isinstance(lease, Lease)
+    assert lease.key == THREE
+    assert [row.used for row in pool.status()] == [0, 0, 2]
 
 
 def test_keys_can_be_passed_over(store: KeyStore, clock: Clock):

@@ -24,6 +24,9 @@ from gateway.lanes import Lane
 from gateway.schedule import window_margin_s
 from gateway.secrets import ApiKey
 
+#: So often the keys that are passed over have their turns while others use up what is free between them.
+MOST_ROUNDS = 10
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -126,12 +129,20 @@ class KeyPool:
         found = self._acquire(model, self._id(lane, lease_id))
         unwanted: list[Lease] = []
         while isinstance(found, Lease) and found.key.digest in without:
-            is_again = any(found.key == lease.key for lease in unwanted)  # no other one may be used now
+            comes_again = any(found.key == lease.key for lease in unwanted)
             unwanted.append(found)
-            found = self._unavailable(without) if is_again else self._acquire(model, self._id(lane))
+            if comes_again and (none := self._no_other(without, tries=len(unwanted))):
+                found = none
+            else:
+                found = self._acquire(model, self._id(lane))
         for lease in unwanted:
             self.cancel(lease)
         return found
+
+    def _no_other(self, without: Collection[str], tries: int) -> Unavailable | None:
+        """None where another one is free: somebody has used it just now, and so it was not the next in turn."""
+        none = self._unavailable(without)
+        return none if none.retry_in_s or tries > MOST_ROUNDS * len(without) else None
 
     def _id(self, lane: Lane, lease_id: str | None = None) -> str:
         is_told_apart = lane is Lane.BATCH and self._key_set.batch_limit is not None
