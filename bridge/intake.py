@@ -14,14 +14,18 @@ from gateway.rabbitmq.topology import WORK
 #: How many messages of ours are received at a time whether there is room or not, so that they always get their turn.
 ALWAYS_ROOM = 2
 
+#: How many subscriptions of the request queue a process has at the most. Each that is added covers what room there is.
+MOST_SUBSCRIPTIONS = 20
+
 
 class Intake:
     """Holds no more unsettled deliveries than `room`, and two of each of our own queues. For the connection's thread.
 
     So no request waits here behind a busy thread while another worker is idle. RabbitMQ counts for each queue alone:
     where there is more work of ours than these two, requests are no longer pushed by RabbitMQ but pulled one by one,
-    after that work, until both queues are found empty. `others` is what earlier intakes of the process have handed out,
-    and what this one has, once it leaves. Methods raise pika's AMQPError.
+    after that work, until there is none of it. What runs then takes room of which RabbitMQ does not know; as it ends,
+    further subscriptions have that pushed, too. `others` is what earlier intakes of the process have handed out, and
+    what this one has, once it leaves. Methods raise pika's AMQPError.
     """
 
     def __init__(  # noqa: PLR0913 - what it takes from others, all by name
@@ -48,7 +52,7 @@ class Intake:
         channel.add_on_cancel_callback(self._on_cancel)
         self._paused = paused
         self._ours = [self._subscription(queue) for queue in our_queues if not (paused and queue == WORK)]
-        self._requests: _Subscription | None = None
+        self._requests: list[_Subscription] = []
         if self.room > 0 and not paused:
             self._push(self.room)
 
@@ -65,7 +69,7 @@ class Intake:
     @property
     def may_pull(self) -> bool:
         """There is room for a message that RabbitMQ does not push."""
-        return self._requests is None and self.room > 0 and not self._paused
+        return not self._requests and self.room > 0 and not self._paused
 
     def pause(self) -> None:
         """Have no requests pushed, be they new or ours; what has arrived has arrived. Idempotent."""
@@ -74,7 +78,7 @@ class Intake:
             for subscription in self._pulled_subscriptions():
                 subscription.cancel()
             self._ours = [one for one in self._ours if one.queue != WORK]
-            self._requests = None
+            self._requests = []
 
     def resume(self) -> None:
         """Have them pushed again. Idempotent."""
@@ -84,10 +88,8 @@ class Intake:
 
     def next(self) -> Delivery | None:
         """What has arrived, or is pulled now; in order."""
-        if self._requests is not None:
-            if self._more_work or (self._requests.is_full and self.room > 0):
-                self._requests.cancel()
-                self._requests = None
+        if self._requests:
+            self._keep_pushed()
         elif self.may_pull and not self.arrived and not self._pulled():
             self._push(self.room)
         return self.arrived.popleft() if self.arrived else None
@@ -101,9 +103,8 @@ class Intake:
         """There is room for another one. On any thread."""
         self._unsettled.discard(delivery)
         self._others.discard(delivery)
-        for subscription in (*self._ours, self._requests):
-            if subscription is not None:
-                subscription.unsettled.discard(delivery)
+        for subscription in (*self._ours, *self._requests):
+            subscription.unsettled.discard(delivery)
 
     def parked(self, delivery: Delivery) -> None:
         """A delivery stays unsettled but takes no room. On any thread."""
@@ -118,7 +119,7 @@ class Intake:
     def renew(self) -> None:
         """Have more of ours pushed, where RabbitMQ counts only parked ones as unsettled."""
         for index, subscription in enumerate(self._ours):
-            if subscription.is_full and not (subscription.unsettled & (self._unsettled | self._others)):
+            if subscription.is_full and not self._takes_room(subscription):
                 subscription.cancel()
                 self._ours[index] = self._subscription(subscription.queue)
 
@@ -129,28 +130,53 @@ class Intake:
 
     def stop(self) -> None:
         """Receive no more, and give back what has arrived and was not handed out. Idempotent."""
-        subscriptions = [*self._ours, self._requests]
-        self._ours, self._requests = [], None
+        subscriptions = [*self._ours, *self._requests]
+        self._ours, self._requests = [], []
         for subscription in subscriptions:
-            if subscription is not None:
-                subscription.cancel()
+            subscription.cancel()
         while self.arrived:
             self.arrived.popleft().settle(confirmed=False)
 
     def _pulled_subscriptions(self) -> "list[_Subscription]":
-        ours = [one for one in self._ours if one.queue == WORK]
-        return ours if self._requests is None else [*ours, self._requests]
+        return [*(one for one in self._ours if one.queue == WORK), *self._requests]
 
     def _subscription(self, queue: str) -> "_Subscription":
         return _Subscription(self._channel, queue, ALWAYS_ROOM, self._on_message)
 
     def _push(self, prefetch: int) -> None:
         self._more_work = False
-        self._requests = _Subscription(self._channel, self._request_queue, prefetch, self._on_message)
+        self._requests.append(_Subscription(self._channel, self._request_queue, prefetch, self._on_message))
+
+    def _keep_pushed(self) -> None:
+        """Have pushed what there is room for, unless there is work of ours that goes first."""
+        is_idle = not self._unsettled and len(self._requests) > 1
+        if self._more_work or is_idle:  # one subscription does for all of the room
+            self._cancel_requests(self._requests)
+        elif self.room > 0 and all(one.is_full for one in self._requests):
+            self._cancel_requests([one for one in self._requests if not self._takes_room(one)])
+            if len(self._requests) < MOST_SUBSCRIPTIONS:
+                self._push(self.room)
+            elif not self.arrived:
+                self._pulled()
+
+    def _cancel_requests(self, subscriptions: "list[_Subscription]") -> None:
+        self._requests = [one for one in self._requests if one not in subscriptions]
+        for subscription in subscriptions:
+            subscription.cancel()
+
+    def _takes_room(self, subscription: "_Subscription") -> bool:
+        """Whether it has more than parked deliveries."""
+        return bool(subscription.unsettled & (self._unsettled | self._others))
 
     def _pulled(self) -> bool:
-        """Whether there was one more message: work of ours, which has waited longer, else a request."""
+        """Whether there was one more message: work of ours, which has waited longer, else a request.
+
+        Requests are pulled only where work of ours may come that is not pushed.
+        """
+        has_room_for_work = all(not one.is_full for one in self._ours if one.queue == WORK)
         for queue in self._pulled_queues:
+            if queue == self._request_queue and has_room_for_work and not self._requests:
+                return False
             delivery = self.get(self._channel, queue)
             if delivery is not None:
                 self.arrived.append(delivery)
@@ -182,7 +208,7 @@ class Intake:
 
     def _on_cancel(self, frame: Any) -> None:
         tag = frame.method.consumer_tag
-        self.cancelled = next((one.queue for one in (*self._ours, self._requests) if one and one.tag == tag), tag)
+        self.cancelled = next((one.queue for one in (*self._ours, *self._requests) if one.tag == tag), tag)
 
 
 class _Subscription:
