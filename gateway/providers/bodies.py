@@ -19,6 +19,8 @@ from typing import Any, Final
 _BETWEEN: Final = re.compile(r"(?:\s|[\[\],]|:[^\r\n]*|data:|(?:event|id|retry):[^\r\n]*)*")
 _CHARSET: Final = re.compile(r"(?i)charset=[\"']?((?:iso-8859|windows-|latin)[\w-]{1,20})")
 _DONE: Final = "[DONE]"
+#: Where there is nothing between that need be looked for.
+_ENDS_HERE: Final = (_DONE, "{")
 #: More values than any stream has tokens: a bound on the work.
 _MOST_VALUES: Final = 500_000
 _DECODER: Final = json.JSONDecoder(
@@ -40,6 +42,8 @@ class Content:
 
     def unpacked(self, field: str) -> "Content":
         """With what has `field` in the place of an object around it: `{"code": 200, "data": {"choices": …}}`."""
+        if all(field in one for one in self.objects):
+            return self
         return replace(self, objects=[_inner(one, field) for one in self.objects])
 
     @property
@@ -65,8 +69,10 @@ def read(body: bytes, content_type: str = "") -> Content:
             objects.append(value)
         elif isinstance(value, str) and value.lstrip().startswith("{"):  # JSON in JSON, as some gateways pack it
             objects += [inner for inner, _ in _values(value) if isinstance(inner, dict)]
-    rest = text[end:].replace(_DONE, "")
-    return Content(objects, is_whole=_skipped(rest, 0) == len(rest), is_done=_DONE in text[end:])
+    rest = text[end:]
+    is_done = _DONE in rest
+    rest = rest.replace(_DONE, "")
+    return Content(objects, is_whole=not rest or _skipped(rest, 0) == len(rest), is_done=is_done)
 
 
 def _values(text: str) -> Iterator[tuple[Any, int]]:
@@ -81,7 +87,7 @@ def _values(text: str) -> Iterator[tuple[Any, int]]:
 
 
 def _skipped(text: str, at: int) -> int:
-    if text.startswith(_DONE, at):
+    if text.startswith(_ENDS_HERE, at):
         return at
     found = _BETWEEN.match(text, at)
     return found.end() if found else at
