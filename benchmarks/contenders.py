@@ -22,7 +22,8 @@ class Contender:
     """A name and its commands, each with the text that says that it is ready, and how often it says so.
 
     `checkout` is the folder of one that is this project, whose commands are names of its Procfile. `parks` is the first
-    argument of peers/park.py, for peers that can make a request wait. `modules` are imported by the workers of a checkout.
+    argument of peers/park.py, for peers that can make a request wait. `modules` are what the workers of a
+    checkout import beside the actors.
     """
 
     name: str
