@@ -8,9 +8,12 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.errors import StoreUnavailable
-from gateway.stores.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from gateway.stores.redis_server import RedisServer
 
 #: How often a process says in Redis that it lives, how long it waits for the answer, and for how long that is believed,
 #: in seconds.
@@ -128,7 +131,7 @@ class RedisOwner(Owner):
     on, the ledger keeps the first answer of the two, and both calls are paid for.
     """
 
-    def __init__(self, server: RedisServer, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, server: "RedisServer", *, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._server = server
         self._clock = clock
