@@ -28,7 +28,7 @@ from benchmarks.parts import functions, shares
 from dev.launcher import ROOT
 from dev.process_group import workers
 from dev.rabbitmq import Node
-from dev.redis import redis_server
+from dev.redis import empty, redis_server
 from dev.waiting import wait_until
 
 OURS, PEER = contenders()[:2]
@@ -110,14 +110,16 @@ class Profile:
         settings: dict[str, object] = {"WORKER_PROCESSES": 1, "PROFILE_TO": self._found, "PROFILE_KIND": kind}
         if self._redis_url is not None:
             settings["REDIS_URL"] = self._redis_url
+            empty(self._redis_url)  # else it would know the answers
         ours = replace(OURS, commands=(("worker", "is ready for action", 1),), modules="benchmarks.sampler")
         with self._ground.stage(ours, **settings) as stage:
-            self._answer(stage, self._count // 10)
+            stage.backend.publish(self._count // 10, "first")
+            stage.backend.receive(self._count // 10, timeout_s=600)
             yield stage
 
-    def _answer(self, stage: Stage, count: int | None = None) -> None:
-        stage.backend.publish(count or self._count, "r")
-        stage.backend.receive(count or self._count, timeout_s=600)
+    def _answer(self, stage: Stage) -> None:
+        stage.backend.publish(self._count, "r")
+        stage.backend.receive(self._count, timeout_s=600)
 
     def _spent(self, stage: Stage, pid: int) -> tuple[float, float]:
         """User and system time, in ms a request."""

@@ -70,10 +70,5 @@ class Sampler:
         return connection
 
 
-if os.environ["PROFILE_KIND"] == "nogc":
-    import gc
-
-    gc.disable()
-    gc.freeze = gc.disable
-elif os.environ["PROFILE_KIND"] != "none":
+if os.environ["PROFILE_KIND"] != "none":
     Sampler(Path(os.environ["PROFILE_TO"]), os.environ["PROFILE_KIND"]).install()
