@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 import os
+import socket
 import statistics
 import subprocess
 import sys
@@ -45,6 +46,7 @@ from benchmarks.verdict import verdict
 from dev.ports import free_ports
 from dev.process_group import cpu_seconds, members
 from dev.rabbitmq import Node, Server, vhost_of
+from dev.waiting import wait_until
 from gateway.messages import Job, Request
 from gateway.rabbitmq.topology import Topology
 from middleware.outbox import message_properties
@@ -89,6 +91,7 @@ class Ground:
         command = [sys.executable, str(ROOT / "benchmarks" / "provider.py"), str(port), str(delay_s)]
         process = subprocess.Popen(command)
         try:
+            wait_until(lambda: _listens(port), timeout_s=60, what="the provider")
             yield f"http://127.0.0.1:{port}/api/v1"
         finally:
             process.kill()
@@ -96,6 +99,11 @@ class Ground:
 
     def rabbitmq_cpu_seconds(self) -> float:
         return sum(cpu_seconds(pid) for pid in members(self.server.leader))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Backend:

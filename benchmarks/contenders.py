@@ -22,13 +22,15 @@ class Contender:
     """A name and its commands, each with the text that says that it is ready, and how often it says so.
 
     `checkout` is the folder of one that is this project, whose commands are names of its Procfile. `parks` is the first
-    argument of peers/park.py, for peers that can make a request wait.
+    argument of peers/park.py, for peers that can make a request wait. `modules` are what the workers of a
+    checkout import beside the actors.
     """
 
     name: str
     commands: tuple[tuple[str, str, int], ...]
     checkout: Path | None = None
     parks: str | None = None
+    modules: str = ""
 
 
 #: What a process of a Procfile says when it is ready, and how often.
@@ -61,6 +63,16 @@ class Running:
     def __init__(self, processes: Sequence[Process], seconds_to_ready: float) -> None:
         self._processes = processes
         self.seconds_to_ready = seconds_to_ready
+
+    @property
+    def leader(self) -> int:
+        """The process that has started the others of the first command."""
+        return self._processes[0].popen.pid
+
+    @property
+    def log(self) -> Path:
+        """Of the first command."""
+        return self._processes[0].log
 
     @property
     def pids(self) -> list[int]:
@@ -107,7 +119,8 @@ def running(contender: Contender, url: str, provider: str, folder: Path, **setti
 
 def _process(contender: Contender, command: str, environment: Mapping[str, str], log: Path) -> Process:
     if contender.checkout is not None:
-        shell, cwd = procfile(contender.checkout)[command], contender.checkout
+        cwd = contender.checkout
+        shell = procfile(cwd)[command].replace(" actors ", f" actors {contender.modules} ")
     else:
         shell, cwd = f"exec {command}", PEERS
     return Process(command, shell, environment=environment, cwd=cwd, log=log)

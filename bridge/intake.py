@@ -21,14 +21,18 @@ ALWAYS_ROOM = 2
 #: How many requests are on their way to another queue at a time, and how many bytes: in memory, and unsettled.
 MOST_SORTED, MOST_BYTES_SORTED = 256, 32 * 1024 * 1024
 
+#: How many subscriptions of the request queue a process has at the most. Each that is added covers what room there is.
+MOST_SUBSCRIPTIONS = 20
+
 
 class Intake:
     """Holds no more unsettled deliveries than `room`, and two of each of our own queues. For the connection's thread.
 
     So no request waits here behind a busy thread while another worker is idle. RabbitMQ counts for each queue alone:
     where there is more work of ours than these two, requests are no longer pushed by RabbitMQ but pulled one by one,
-    after that work, until both queues are found empty. So they are while somebody waits in one of the queues that are
-    never pushed, those of `turns`; what is sorted into one of these takes no room. `others` is what earlier intakes of
+    after that work, until there is none of it. So they are while somebody waits in one of the queues that are never
+    pushed, those of `turns`; what is sorted into one of these takes no room. What has run meanwhile takes room of which
+    RabbitMQ does not know; as it ends, further subscriptions have that pushed, too. `others` is what earlier intakes of
     the process have handed out, and what this one has, once it leaves. Methods raise pika's AMQPError.
     """
 
@@ -59,7 +63,7 @@ class Intake:
         channel.add_on_cancel_callback(self._on_cancel)
         self._paused = paused
         self._ours = [self._subscription(queue) for queue in our_queues if not (paused and queue == WORK)]
-        self._requests: _Subscription | None = None
+        self._requests: list[_Subscription] = []
         if self.room > 0 and not paused:
             self._push(self.room)
 
@@ -76,7 +80,7 @@ class Intake:
     @property
     def may_pull(self) -> bool:
         """There is room for a message that RabbitMQ does not push."""
-        return self._requests is None and self.room > 0 and not self._paused and self.may_sort
+        return not self._requests and self.room > 0 and not self._paused and self.may_sort
 
     @property
     def may_sort(self) -> bool:
@@ -86,7 +90,7 @@ class Intake:
     @property
     def next_look_at(self) -> float:
         """When to look into the queues that are never pushed; never while all are pulled, or none."""
-        return self.turns.next_look_at if self._requests is not None and self._may_look else math.inf
+        return self.turns.next_look_at if self._requests and self._may_look else math.inf
 
     def pause(self) -> None:
         """Have no requests pushed, be they new or ours; what has arrived has arrived. Idempotent."""
@@ -95,7 +99,7 @@ class Intake:
             for subscription in self._pulled_subscriptions():
                 subscription.cancel()
             self._ours = [one for one in self._ours if one.queue != WORK]
-            self._requests = None
+            self._requests = []
 
     def resume(self) -> None:
         """Have them pushed again. Idempotent."""
@@ -105,12 +109,8 @@ class Intake:
 
     def next(self) -> Delivery | None:
         """What has arrived, or is pulled now; in order."""
-        if self._requests is not None:
-            if self._more_work or self.turns.somebody_waits or (self._requests.is_full and self.room > 0):
-                self._requests.cancel()
-                self._requests = None
-            elif self.turns.next_look_at <= time.monotonic() and self._may_look:
-                self._first_of(queue for lane in Lane for queue in self.turns.due(lane))
+        if self._requests:
+            self._keep_pushed()
         elif self.may_pull and not self.arrived and not self._pulled():
             self._push(self.room)
         return self.arrived.popleft() if self.arrived else None
@@ -132,9 +132,8 @@ class Intake:
         self._others.discard(delivery)
         if (queue := self._sorted.pop(delivery, None)) is not None:
             self.turns.filled(queue)
-        for subscription in (*self._ours, self._requests):
-            if subscription is not None:
-                subscription.unsettled.discard(delivery)
+        for subscription in (*self._ours, *self._requests):
+            subscription.unsettled.discard(delivery)
 
     def parked(self, delivery: Delivery) -> None:
         """A delivery stays unsettled but takes no room. On any thread."""
@@ -156,7 +155,7 @@ class Intake:
     def renew(self) -> None:
         """Have more of ours pushed, where RabbitMQ counts only parked ones as unsettled."""
         for index, subscription in enumerate(self._ours):
-            if subscription.is_full and not (subscription.unsettled & (self._unsettled | self._others)):
+            if subscription.is_full and not self._takes_room(subscription):
                 subscription.cancel()
                 self._ours[index] = self._subscription(subscription.queue)
 
@@ -167,24 +166,45 @@ class Intake:
 
     def stop(self) -> None:
         """Receive no more, and give back what has arrived and was not handed out. Idempotent."""
-        subscriptions = [*self._ours, self._requests]
-        self._ours, self._requests = [], None
+        subscriptions = [*self._ours, *self._requests]
+        self._ours, self._requests = [], []
         for subscription in subscriptions:
-            if subscription is not None:
-                subscription.cancel()
+            subscription.cancel()
         while self.arrived:
             self.arrived.popleft().settle(confirmed=False)
 
     def _pulled_subscriptions(self) -> "list[_Subscription]":
-        ours = [one for one in self._ours if one.queue == WORK]
-        return ours if self._requests is None else [*ours, self._requests]
+        return [*(one for one in self._ours if one.queue == WORK), *self._requests]
 
     def _subscription(self, queue: str) -> "_Subscription":
         return _Subscription(self._channel, queue, ALWAYS_ROOM, self._on_message)
 
     def _push(self, prefetch: int) -> None:
         self._more_work = False
-        self._requests = _Subscription(self._channel, self._request_queue, prefetch, self._on_message)
+        self._requests.append(_Subscription(self._channel, self._request_queue, prefetch, self._on_message))
+
+    def _keep_pushed(self) -> None:
+        """Have pushed what there is room for, unless somebody waits elsewhere who may go first."""
+        is_idle = not self._unsettled and len(self._requests) > 1
+        if self._more_work or self.turns.somebody_waits or is_idle:  # one subscription does for all of the room
+            self._cancel_requests(self._requests)
+        elif self.room > 0 and self.may_sort and all(one.is_full for one in self._requests):
+            self._cancel_requests([one for one in self._requests if not self._takes_room(one)])
+            if len(self._requests) < MOST_SUBSCRIPTIONS:
+                self._push(self.room)
+            elif not self.arrived:
+                self._pulled()
+        elif self.turns.next_look_at <= time.monotonic() and self._may_look:
+            self._first_of(queue for lane in Lane for queue in self.turns.due(lane))
+
+    def _cancel_requests(self, subscriptions: "list[_Subscription]") -> None:
+        self._requests = [one for one in self._requests if one not in subscriptions]
+        for subscription in subscriptions:
+            subscription.cancel()
+
+    def _takes_room(self, subscription: "_Subscription") -> bool:
+        """Whether it has more than parked deliveries."""
+        return bool(subscription.unsettled & (self._unsettled | self._others))
 
     @property
     def _may_look(self) -> bool:
@@ -195,9 +215,16 @@ class Intake:
 
     def _pulled(self) -> bool:
         """Whether there was one more message: of the lane whose turn it is, what has waited longer first."""
-        interactive = [*self._pulled_queues, *self.turns.due(Lane.INTERACTIVE)]
+        pulled = [queue for queue in self._pulled_queues if queue == WORK or self._must_pull_requests]
+        interactive = [*pulled, *self.turns.due(Lane.INTERACTIVE)]
         queues = {Lane.INTERACTIVE: interactive, Lane.BATCH: self.turns.due(Lane.BATCH)}
         return self._first_of(queue for lane in self.turns.order for queue in queues[lane])
+
+    @property
+    def _must_pull_requests(self) -> bool:
+        """Somebody may come who goes first and is not pushed, or they have all the subscriptions that they may."""
+        has_no_room_for_work = any(one.is_full for one in self._ours if one.queue == WORK)
+        return has_no_room_for_work or self.turns.somebody_waits or bool(self._requests)
 
     def _first_of(self, queues: Iterable[str]) -> bool:
         for queue in queues:
@@ -234,7 +261,7 @@ class Intake:
 
     def _on_cancel(self, frame: Any) -> None:
         tag = frame.method.consumer_tag
-        self.cancelled = next((one.queue for one in (*self._ours, self._requests) if one and one.tag == tag), tag)
+        self.cancelled = next((one.queue for one in (*self._ours, *self._requests) if one.tag == tag), tag)
 
 
 class _Subscription:

@@ -46,8 +46,30 @@ class RabbitmqBroker(StockBroker):
         self.settings, self.topology, self.publisher = settings, topology, publisher
         self.stopping = stopping
         self.encoder = StrictEncoder()
+        self.listeners: dict[str, bool] = {}
         self.others: set[Delivery] = set()  # of earlier consumers, that still run
         self.parked = Parked()
+
+    def emit_before(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        """As Dramatiq does, but for what nobody listens to: each ack would call every middleware four times in vain."""
+        if self._is_heard(f"before_{signal}"):
+            super().emit_before(signal, *args, **kwargs)
+
+    def emit_after(self, signal: str, *args: Any, **kwargs: Any) -> None:
+        if self._is_heard(f"after_{signal}"):
+            super().emit_after(signal, *args, **kwargs)
+
+    def add_middleware(self, middleware: dramatiq.Middleware, **place: Any) -> None:
+        super().add_middleware(middleware, **place)
+        self.listeners = {}
+
+    def _is_heard(self, signal: str) -> bool:
+        heard = self.listeners.get(signal)
+        if heard is None:
+            nothing = getattr(dramatiq.Middleware, signal, None)
+            heard = any(getattr(type(one), signal, None) is not nothing for one in self.middleware)
+            self.listeners[signal] = heard
+        return heard
 
     def declare_queue(self, queue_name: str, *, ensure: bool = False) -> None:
         """Register the queue of the one consumer, whatever queue an actor names.

@@ -16,7 +16,7 @@ from actors.broker import broker, requests_wait
 from bridge import __main__ as bridge_process
 from bridge.consumer import Consumer
 from bridge.delivery import Delivered
-from bridge.intake import ALWAYS_ROOM
+from bridge.intake import ALWAYS_ROOM, MOST_SUBSCRIPTIONS
 from dev.waiting import wait_until
 from gateway.keys.pool import Unavailable
 from gateway.rabbitmq.publisher import Publisher
@@ -250,6 +250,37 @@ def test_requests_have_all_the_room_again_after_work_of_ours(here: World, consum
         found += held(consumer, len)
     assert {f"r-{number}" for number in range(10, 20)} <= set(names(found))
     assert _depths(vhost_url, REQUESTS, WORK) == [0, 0]
+
+
+def test_a_backlog_is_pushed_again_after_work_of_ours(
+    here: World, consumer: Consumer, vhost_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """To pull one by one is slow. And what is pushed never takes more room than there is."""
+    put_work(vhost_url, here, *range(5))
+    running = held(consumer, lambda found: len(found) == ROOM)
+    put_requests(vhost_url, *range(10, 40))
+    pulled: list[str] = []
+    get = consumer.intake.get
+    monkeypatch.setattr(consumer.intake, "get", lambda channel, queue: pulled.append(queue) or get(channel, queue))
+    found = list(running)
+    while len(found) < 35:
+        answer(running.pop(0))
+        new = held(consumer, lambda _found: consumer.intake.room == 0 or len(_found) > 1)
+        found, running = found + new, running + new
+        assert len(running) <= ROOM + ALWAYS_ROOM
+    assert len(running) <= ROOM
+    assert REQUESTS not in pulled
+
+
+def test_parked_requests_do_not_stop_what_is_pushed(consumer: Consumer, vhost_url: str):
+    """RabbitMQ counts them for ever; further subscriptions take their place, and not one for each of them."""
+    put_requests(vhost_url, *range(60))
+    for _ in range(60):
+        (message,) = held(consumer, len)
+        park(message)
+    assert len(consumer.intake._requests) <= MOST_SUBSCRIPTIONS
+    put_requests(vhost_url, 99)
+    assert names(held(consumer, len)) == ["r-99"]
 
 
 def test_a_request_that_is_given_back_is_relayed(here: World, consumer: Consumer, vhost_url: str):

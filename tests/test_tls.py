@@ -90,7 +90,7 @@ def test_a_redis_of_another_name_is_refused_with_the_remedy(redis_installed: Non
 def test_tls_to_a_port_without_it_is_refused_with_the_remedy(redis_installed: None, monkeypatch: pytest.MonkeyPatch):
     """`rediss://` for `redis://`: Redis waits for the end of a line, which TLS has none of."""
     (port,) = free_ports(1)
-    monkeypatch.setattr("gateway.resources.RedisServer", partial(RedisServer, timeout_s=0.5))
+    monkeypatch.setattr("gateway.stores.redis_server.RedisServer", partial(RedisServer, timeout_s=0.5))
     with redis_server("--port", str(port)):
         text = refusal(f"rediss://:{PASSWORD}@localhost:{port}/0")
     assert text.endswith("is it running, and has that port TLS where it begins with rediss://?")

@@ -19,7 +19,7 @@ import requests
 from pydantic import SecretStr
 
 from gateway.errors import ErrorCode, UpstreamFailed
-from gateway.providers.connections import DeadlineAdapter, current_call
+from gateway.providers.connections import BUFFER_BYTES, DeadlineAdapter, current_call
 from gateway.providers.deadlines import Call
 from gateway.providers.transport import HttpRequest, KeyHeader, Payload, Transport
 from gateway.secrets import ApiKey
@@ -238,6 +238,24 @@ def test_head_and_body_leave_together(serve, transport):
     head, _, body = packets[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1 HTTP/1.1\r\n")
     assert body
+
+
+@pytest.mark.parametrize("framed", ["length", "chunked", "end of file"])
+def test_answers_larger_than_the_buffer_are_read_whole(serve, transport, framed: str):
+    """Head and body; while a call waits for them it holds less than such a buffer."""
+    body = b"x" * 50_000
+    frames = {
+        "length": (b"Content-Length: 50000", body),
+        "chunked": (
+            b"Transfer-Encoding: chunked",
+            b"7fff\r\n%b\r\n4351\r\n%b\r\n0\r\n\r\n" % (body[:32767], body[32767:]),
+        ),
+        "end of file": (b"Connection: close", body),
+    }
+    field, sent = frames[framed]
+    head = b"HTTP/1.1 200 OK\r\nX-Long: %b\r\n%b\r\n\r\n" % (b"h" * 3 * BUFFER_BYTES, field)
+    answer = transport.send(outgoing(serve(closing_after(head + sent)).url), deadline_s=AMPLE_S)
+    assert (len(answer.headers["X-Long"]), answer.body) == (3 * BUFFER_BYTES, body)
 
 
 def test_a_call_without_a_payload_is_a_get(serve, transport):

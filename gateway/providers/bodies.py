@@ -22,6 +22,8 @@ _EVENT: Final = re.compile(r"(?m)^data:")
 _BETWEEN: Final = re.compile(r"(?:\s|[\[\],]|:[^\r\n]*|data:|(?:event|id|retry):[^\r\n]*)*")
 _CHARSET: Final = re.compile(r"(?i)charset=[\"']?((?:iso-8859|windows-|latin)[\w-]{1,20})")
 _DONE: Final = "[DONE]"
+#: Where there is nothing between that need be looked for.
+_ENDS_HERE: Final = (_DONE, "{")
 #: More values than any stream has tokens: a bound on the work.
 _MOST_VALUES: Final = 500_000
 _DECODER: Final = json.JSONDecoder(
@@ -45,6 +47,8 @@ class Content:
 
     def unpacked(self, field: str) -> "Content":
         """With what has `field` in the place of an object around it: `{"code": 200, "data": {"choices": …}}`."""
+        if all(field in one for one in self.objects):
+            return self
         return replace(self, objects=[unpacked(one, field) for one in self.objects])
 
     @property
@@ -76,9 +80,12 @@ def read(body: bytes, content_type: str = "") -> Content:
             objects.append(value)
         elif isinstance(value, str) and value.lstrip().startswith("{"):  # JSON in JSON, as some gateways pack it
             objects += [inner for inner, _ in _values(value) if isinstance(inner, dict)]
-    rest = text[end:].replace(_DONE, "")
+    rest = text[end:]
+    is_done = _DONE in rest
+    rest = rest.replace(_DONE, "")
+    is_whole = not rest or _skipped(rest, 0) == len(rest)
     is_events = _EVENT.search(text, 0, _skipped(text, 0)) is not None
-    return Content(objects, _skipped(rest, 0) == len(rest), is_done=_DONE in text[end:], is_events=is_events)
+    return Content(objects, is_whole, is_done=is_done, is_events=is_events)
 
 
 def _values(text: str) -> Iterator[tuple[Any, int]]:
@@ -93,7 +100,7 @@ def _values(text: str) -> Iterator[tuple[Any, int]]:
 
 
 def _skipped(text: str, at: int) -> int:
-    if text.startswith(_DONE, at):
+    if text.startswith(_ENDS_HERE, at):
         return at
     found = _BETWEEN.match(text, at)
     return found.end() if found else at

@@ -59,6 +59,8 @@ def chosen(pieces: Iterable[Piece]) -> Piece | None:
 
 
 def _joined(index: int, pieces: list[Piece]) -> Piece:
+    if len(pieces) == 1 and not pieces[0].calls:
+        return pieces[0]  # as a rule
     whole = [piece for piece in pieces if piece.is_whole and piece.text]
     whole_calls = [piece.calls for piece in pieces if piece.is_whole and piece.calls]
     endings = [piece.ending for piece in pieces if piece.ending is not None]
@@ -96,11 +98,13 @@ def text_of(content: object, depth: int = _DEEPEST) -> str:
         return ""
     if isinstance(content, list):
         return "".join(text_of(part, depth - 1) for part in content)
+    if isinstance(content, str):
+        return string(content)
     part = mapping(content)
     if string(part.get("type")) in _THOUGHTS or part.get("thought") is True:
         return ""
     inner = part.get("text", part.get("value", part.get("content")))
-    return text_of(inner, depth - 1) if isinstance(inner, dict | list) else string(inner if part else content)
+    return text_of(inner, depth - 1) if isinstance(inner, dict | list) else string(inner)
 
 
 def is_refusal(content: object) -> bool:
@@ -114,9 +118,11 @@ def is_odd(content: object, depth: int = _DEEPEST) -> bool:
         return True
     if isinstance(content, list):
         return any(is_odd(part, depth - 1) for part in content)
+    if content is None or isinstance(content, str):
+        return False
     part: Any = mapping(content)
     known = {"text", "refusal", "thinking", "reasoning", "data", "thought", "thoughtSignature"} & set(part)
-    return not known and not isinstance(content, str | None) and bool(content)
+    return not known and bool(content)
 
 
 def blocked(who: str) -> RequestRejected:

@@ -16,7 +16,10 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
-from typing import Any
+from functools import partial
+from http.client import HTTPResponse
+from types import SimpleNamespace
+from typing import Any, cast
 
 import requests
 from requests import PreparedRequest
@@ -30,6 +33,9 @@ from gateway.providers.deadlines import Call
 
 #: The call that this thread is making.
 current_call: ContextVar[Call | None] = ContextVar("current_call", default=None)
+
+#: Of the buffer of an answer's head, in place of 8 KiB; a body is read past it.
+BUFFER_BYTES = 2048
 
 #: Of all connections of this process.
 _ADDRESSES = Addresses()
@@ -51,9 +57,18 @@ _KEEP_ALIVE = [
 ]
 
 
+class _Received(HTTPResponse):
+    """Reads ahead through a buffer that is small: every call in flight has one, while a model thinks."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        source = SimpleNamespace(makefile=partial(sock.makefile, buffering=BUFFER_BYTES))
+        super().__init__(cast("socket.socket", source), *args, **kwargs)
+
+
 class _Deadlined(HTTPConnection):
     """A connection that its call's deadline can end from the first packet on."""
 
+    response_class = _Received
     _handle: _socket.socket | None = None
     _held: list[bytes] | None = None
 

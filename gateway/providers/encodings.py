@@ -108,4 +108,6 @@ def _is_text(body: bytes) -> bool:
 def _is_printable(start: bytes) -> bool:
     text = start.decode("utf-8", "replace")
     broken = text[:-3].count("\ufffd")  # a character that is cut at the end is no sign
-    return broken * 8 <= len(start) and all(char.isprintable() or char.isspace() or char == "\ufeff" for char in text)
+    if broken * 8 > len(start):
+        return False
+    return text.isprintable() or all(char.isprintable() or char.isspace() or char == "\ufeff" for char in text)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.client import HTTPException
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import requests
 from pydantic import SecretStr
@@ -29,6 +29,9 @@ from gateway.providers.encodings import TooLarge, decoded
 from gateway.providers.live import Live
 from gateway.providers.responses import Answer
 from gateway.secrets import ApiKey
+
+if TYPE_CHECKING:
+    from requests.structures import CaseInsensitiveDict
 
 #: Above every real answer (a model's longest output is some 250 kB of text), below what hurts a small machine, and
 #: below RabbitMQ's limit of 16 MiB for the envelope that it becomes part of.
@@ -194,8 +197,8 @@ def _prepared(outgoing: HttpRequest) -> requests.PreparedRequest:
     """As requests would prepare it, with the work on the URL done once."""
     prepared = requests.PreparedRequest()
     prepared.method, prepared.url, prepared.body = outgoing.method, _quoted(outgoing.url), outgoing.body
-    prepared.headers = CaseInsensitiveDict()
-    prepared.headers.update(cast("Mapping[str, str]", outgoing.all_headers))  # requests takes bytes, its types do not
+    # A plain dict: nobody asks for one in other letters than ours. requests takes bytes, its types do not.
+    prepared.headers = cast("CaseInsensitiveDict[str]", outgoing.all_headers)
     if outgoing.auth is not None:
         outgoing.auth(prepared)
     return prepared

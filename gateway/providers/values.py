@@ -42,7 +42,9 @@ def items(value: object) -> list[Any]:
 
 def string(value: object) -> str:
     """`value` if it is a string, else an empty one. A lone surrogate, which no encoder takes, becomes U+FFFD."""
-    return _LONE_SURROGATES.sub("\ufffd", value) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return value if value.isascii() else _LONE_SURROGATES.sub("\ufffd", value)
 
 
 def name(value: object) -> str:

@@ -50,6 +50,9 @@ _OUR_FOLDERS = tuple(
     for package in ("actors", "bridge", "console", "gateway", "middleware")
 )
 
+#: What logging needs to find out which line of code has logged.
+_SRCFILE = logging._srcfile  # noqa: SLF001
+
 _logger = logging.getLogger(__name__)
 
 
@@ -65,6 +68,8 @@ def configure(settings: "Settings", stream: TextIO) -> None:
     logging.captureWarnings(capture=True)
     # No format of ours shows these, and looking them up costs as much as the rest of a record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    # Nor does any show which line of code has logged: at DEBUG it is asked where a record comes from, see below.
+    logging._srcfile = _SRCFILE if settings.log_level == "DEBUG" else None  # noqa: SLF001 - https://docs.python.org/3/howto/logging.html#optimization
     _take_over()
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -172,7 +177,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         """Say where a line was lost; logging itself would print its arguments, and with them whatever they hold."""
-        where = f"{record.name} at {record.filename}:{record.lineno}"
+        where = f"{record.name} at {record.filename}:{record.lineno}" if record.lineno else record.name
         with contextlib.suppress(OSError, ValueError):  # of a stream that is closed: nobody is there to be told
             self.stream.write(f"A log line of {where} could not be written\n")
 

@@ -62,7 +62,10 @@ def redact(text: str, secrets: Iterable[str] = (), prompts: Iterable[str] = ()) 
 
 def _may_hold_secrets(text: str) -> bool:
     folded = text.casefold().replace("\u0131", "i")  # a regular expression takes the dotless one for an i, too
-    return any(sign in folded for sign in _SIGNS)
+    for sign in _SIGNS:  # noqa: SIM110 - any() would take twice the time, for every log line
+        if sign in folded:
+            return True
+    return False
 
 
 def escape_controls(text: str, limit: int | None = 200) -> str:

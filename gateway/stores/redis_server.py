@@ -7,6 +7,7 @@ from typing import Any
 import redis
 
 from gateway.errors import StoreUnavailable
+from gateway.stores.round_trips import RoundTrips
 
 #: How long to wait for a connection or an answer, in seconds; a script takes well under a millisecond.
 TIMEOUT_S = 5.0
@@ -83,7 +84,7 @@ class RedisServer:
             )
         except ValueError as error:
             raise StoreUnavailable(f"REDIS_URL cannot be used: {error}") from None
-        self._scripts: dict[str, Callable[..., object]] = {}
+        self._trips = RoundTrips(self._client, prelude=PRELUDE)
 
     def run(
         self, script: str, clock: Callable[[], float] | None, *args: str | bytes | int, makes_room: bool = True
@@ -93,12 +94,10 @@ class RedisServer:
         On a full server it is run again after `make_room`, where it `makes_room`: what it does without more memory it
         does twice.
         """
-        if script not in self._scripts:
-            self._scripts[script] = self._client.register_script(PRELUDE + script)
         # A caller's clock that is the system's differs between machines, which share this server: not to be used.
         own = "" if clock is None or clock is time.time else microseconds(clock())
         try:
-            found = self._scripts[script](args=[own, *args])
+            found = self._trips.run(script, [own, *args])
         except redis.OutOfMemoryError as error:
             if not (makes_room and self.make_room()):
                 text = "Redis is full (maxmemory), and there is nothing that it could forget. Give it more memory"
