@@ -1,7 +1,5 @@
 """Publish a finished reply to the callback queue: run in the worker at once, or later from `gemini.callbacks`."""
 
-from contextlib import nullcontext
-
 import dramatiq
 
 from actors.broker import outbox
@@ -11,8 +9,6 @@ from gateway.rabbitmq.topology import CALLBACKS
 from gateway.reporting import tracing
 from gateway.reporting.tracing import Messaging
 from middleware.outbox import reply_properties
-
-nothing = nullcontext()
 
 
 @dramatiq.actor(queue_name=CALLBACKS, throws=(PublishError,))
@@ -32,5 +28,5 @@ def _publish(reply: Reply, *, kind: str) -> None:
         kind=kind, caller=reply.caller, request_id=reply.request_id, message_id=reply.message_id, delivery_mode=2
     )
     body = reply.body.encode()
-    with tracing.span("publish", Messaging(reply.queue, reply.message_id, len(body))) if tracing.is_on() else nothing:
+    with tracing.span("publish", Messaging(reply.queue, reply.message_id, len(body))):
         outbox.publish(reply.queue, body, properties, makes_queue=not reply.caller.waits)

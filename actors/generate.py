@@ -2,7 +2,6 @@
 
 import logging
 import time
-from contextlib import nullcontext
 
 import dramatiq
 
@@ -60,7 +59,7 @@ def _call(request: Request, attempt: JobAttempt, time_left_s: float) -> Completi
     begun = time.monotonic()
     try:
         with (
-            tracing.span("call") if tracing.is_on() else nullcontext(),
+            tracing.span("call"),
             usage.of_call(attempt, attempt.lease) as call,
             partial_answers.of_call(attempt) as listener,
         ):

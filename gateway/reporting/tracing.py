@@ -10,7 +10,7 @@ What is said of them is listed here: nothing of it is a prompt, an answer or a k
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,9 +65,13 @@ def is_on() -> bool:
     return sentry.traces() or otel.traces()
 
 
-@contextmanager
-def span(name: Name, messaging: Messaging | None = None, *, of: Trace = None) -> Iterator[None]:
+def span(name: Name, messaging: Messaging | None = None, *, of: Trace = None) -> AbstractContextManager[None]:
     """Measure a piece of work; `of` is the trace that it is part of. Without one it is part of the span around it."""
+    return _span(name, messaging, of) if is_on() else nullcontext()
+
+
+@contextmanager
+def _span(name: Name, messaging: Messaging | None, of: Trace) -> Iterator[None]:
     operation, kind = KINDS[name]
     data = messaging.data if messaging is not None else {}
     with ExitStack() as both:
