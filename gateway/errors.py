@@ -57,9 +57,13 @@ class Scope(StrEnum):
 
 
 class GatewayError(Exception):
-    """Root of the tree; `code` is what a producer reads, `str()` is safe to show."""
+    """Root of the tree; `code` is what a producer reads, `str()` is safe to show.
+
+    `may_be_billed`: of a call that was sent, and nobody has read an answer to its end.
+    """
 
     code: ErrorCode = ErrorCode.INTERNAL
+    may_be_billed = False
 
     def __init__(self, message: str, *, code: ErrorCode | None = None) -> None:
         super().__init__(message)
@@ -74,14 +78,12 @@ class ProviderError(GatewayError):
     `retry_after_s` is the wait the provider stated in seconds, None when it stated none, `reason` a short slug for logs
     and cooldowns such as `openrouter_free_tier_daily` or `http_429`. `is_named` says that the provider has named the
     cause; otherwise it is read from the status, which is a guess. `for_operator` marks what only a person can mend.
-    `bill` is what it has cost all the same, None where the provider does not say; a call that `may_be_billed` was sent,
-    and nobody has read an answer.
+    `bill` is what it has cost all the same, None where the provider does not say.
     """
 
     scope: Scope = Scope.UPSTREAM
     code = ErrorCode.UPSTREAM
     bill: Bill | None = None
-    may_be_billed = False
 
     def __init__(  # noqa: PLR0913 - facts, all by name
         self,

@@ -8,7 +8,7 @@ from gateway.bills import Bill
 from gateway.costs.books import Books
 from gateway.costs.call import PaidCall
 from gateway.costs.store import DAY_S
-from gateway.errors import ProviderError
+from gateway.errors import GatewayError, ProviderError
 from gateway.keys.pool import Lease
 from gateway.messages import Completion, Job
 from gateway.settings import Settings
@@ -44,7 +44,7 @@ class Costs(Hook[JobAttempt]):
         if bill := _bill(ended):
             call = PaidCall.of(bill, **about)
             self.books().budget.spend(call.cost_nano or 0)
-        elif isinstance(ended, ProviderError) and ended.may_be_billed:
+        elif isinstance(ended, GatewayError) and ended.may_be_billed:
             call = PaidCall.lost(lease.id, model=lease.model, **about)
         else:
             return

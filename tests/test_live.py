@@ -185,7 +185,7 @@ def test_a_stream_that_stops_in_the_middle_is_an_upstream_fault(ask, end):
     """Half an answer is none, whatever was heard of it."""
     wire, reason = ENDS[end]
     error = failure(lambda: ask(lambda connection: connection.sendall(wire), Heard()))
-    assert (type(error), error.reason) == (UpstreamFailed, reason)
+    assert (type(error), error.reason, error.may_be_billed) == (UpstreamFailed, reason, True)
 
 
 def test_an_error_in_the_stream_is_judged_as_one_in_an_answer(ask):
@@ -194,7 +194,7 @@ def test_an_error_in_the_stream_is_judged_as_one_in_an_answer(ask):
     wire = CHUNKED + chunk(openrouter("Hel") + openrouter("", "error", error=fault)) + b"0\r\n\r\n"
     heard = Heard()
     error = failure(lambda: ask(lambda connection: connection.sendall(wire), heard))
-    assert (type(error), error.status, heard.texts) == (UpstreamFailed, 502, ["Hel"])
+    assert (type(error), error.status, heard.texts, error.may_be_billed) == (UpstreamFailed, 502, ["Hel"], True)
 
 
 def test_an_error_before_the_stream_is_judged_as_without_one(ask):
@@ -203,7 +203,7 @@ def test_an_error_before_the_stream_is_judged_as_without_one(ask):
     wire = b"HTTP/1.1 429 Too Many\r\nRetry-After: 7\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     heard = Heard()
     error = failure(lambda: ask(lambda connection: connection.sendall(wire), heard))
-    assert (type(error), error.retry_after_s, heard.texts) == (RateLimited, 7.0, [])
+    assert (type(error), error.retry_after_s, heard.texts, error.may_be_billed) == (RateLimited, 7.0, [], False)
 
 
 @pytest.mark.parametrize("gemini", [False, True])
@@ -268,7 +268,7 @@ def test_a_listener_may_end_the_call(ask, length):
             closed.set()
 
     error = failure(lambda: ask(behave, heard))
-    assert (type(error), error.code) == (Unwanted, ErrorCode.CANCELLED)
+    assert (type(error), error.code, error.may_be_billed) == (Unwanted, ErrorCode.CANCELLED, True)
     assert closed.wait(60)
     other.join()
 

@@ -13,7 +13,15 @@ from actors.broker import costs, resources
 from gateway.bills import Bill
 from gateway.costs.call import NANO, PaidCall
 from gateway.costs.store import SPANS
-from gateway.errors import CallTooLarge, RateLimited, RequestRejected, StoreUnavailable, UpstreamFailed
+from gateway.errors import (
+    CallTooLarge,
+    GatewayError,
+    RateLimited,
+    RequestRejected,
+    StoreUnavailable,
+    Unwanted,
+    UpstreamFailed,
+)
 from gateway.lanes import Lane
 from gateway.messages import Completion, Job, Request, Usage
 from gateway.settings import SettingsError
@@ -94,8 +102,8 @@ def test_a_call_that_was_refused_costs_nothing(here: World):
     assert rows(here) == []
 
 
-def test_a_call_whose_answer_nobody_has_read_may_have_been_paid(here: World):
-    cut = UpstreamFailed("Not in time", reason="deadline")
+@pytest.mark.parametrize("cut", [UpstreamFailed("Not in time", reason="deadline"), Unwanted("Cancelled in a stream")])
+def test_a_call_whose_answer_nobody_has_read_may_have_been_paid(here: World, cut: GatewayError):
     cut.may_be_billed = True
     run(here, cut)
     assert [(row.cut_off, row.cost_nano) for row in rows(here)] == [(True, None)]

@@ -57,6 +57,11 @@ class Content:
         return self.is_done or (self.is_whole and len(self.objects) == 1 and not self.is_events)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether it is a stream that has said something beside an error."""
+        return self.is_events and any("error" not in one for one in self.objects)
+
+    @property
     def breaks_off(self) -> bool:
         """Whether it is a stream that was cut before its end."""
         return self.is_events and not (self.is_whole or self.is_done)

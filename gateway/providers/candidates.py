@@ -150,4 +150,6 @@ def broken_off(who: str) -> UpstreamFailed:
 def unreadable(who: str, what: str, *, reason: str = "unreadable_answer") -> RequestRejected:
     """An answer that was paid for and cannot be read: final, for another one would be paid for and be the same."""
     text = f"{who} answered 200 with {what}; it is not asked again, for the answer is paid for"
-    return RequestRejected(text, reason=reason, code=ErrorCode.UPSTREAM, status=HTTPStatus.OK)
+    rejected = RequestRejected(text, reason=reason, code=ErrorCode.UPSTREAM, status=HTTPStatus.OK)
+    rejected.may_be_billed = True
+    return rejected

@@ -69,6 +69,7 @@ class Gemini:
         outcome = classify_gemini(answer, asked=model, now=time.time(), hide=hide, with_tools=offers)
         if isinstance(outcome, ProviderError):
             outcome.bill = bill_of(answer, asked=model)
+            outcome.may_be_billed |= answer.is_success and answer.content.has_begun
             raise outcome
         if outcome.model_used != model:
             logger.warning("Asked for %s, served by %s", model, outcome.model_used)

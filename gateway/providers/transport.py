@@ -140,6 +140,7 @@ class Transport:
             outcome = _deadline_passed()
         if call.abandoned:
             outcome = Unwanted("Cancelled by its sender", code=ErrorCode.CANCELLED)
+            outcome.may_be_billed = True
         if isinstance(outcome, GatewayError):
             raise outcome
         return outcome
@@ -166,7 +167,9 @@ class Transport:
         try:
             plain, left = decoded(raw, stated, limit=most)
         except TooLarge:
-            return _failed("too_large", f"sent more than {most} bytes", response.status_code)
+            failed = _failed("too_large", f"sent more than {most} bytes", response.status_code)
+            failed.may_be_billed = response.ok
+            return failed
         return Answer(response.status_code, response.headers, plain, left)
 
     def _proxies(self) -> dict[str, str]:
