@@ -21,6 +21,9 @@ ALWAYS_ROOM = 2
 #: How many requests are on their way to another queue at a time, and how many bytes: in memory, and unsettled.
 MOST_SORTED, MOST_BYTES_SORTED = 256, 32 * 1024 * 1024
 
+#: So many are sorted before somebody is served of those that were.
+MOST_IN_A_ROW = 50
+
 #: How many subscriptions of the request queue a process has at the most. Each that is added covers what room there is.
 MOST_SUBSCRIPTIONS = 20
 
@@ -59,6 +62,7 @@ class Intake:
         self._unsettled: set[Delivery] = set()
         self._others = others
         self._sorted: dict[Delivery, str] = {}  # where they go
+        self._sorted_in_a_row = 0
         self._more_work = False  # of ours, perhaps, than is pushed
         channel.add_on_cancel_callback(self._on_cancel)
         self._paused = paused
@@ -117,7 +121,7 @@ class Intake:
 
     def next_request(self) -> Delivery | None:
         """The request behind one that was sorted out, None where it is not its turn."""
-        if not self.may_pull or self.arrived or self.turns.batch_is_due:
+        if not self.may_pull or self.arrived or self.turns.batch_is_due or self._has_sorted_enough:
             return None
         return self.get(self._channel, self._request_queue)
 
@@ -144,6 +148,7 @@ class Intake:
         """A delivery is on its way to a queue; to one from which this process takes its turn, and it takes no room."""
         if queue in self.turns:
             self._sorted[delivery] = queue
+            self._sorted_in_a_row += 1
             self.turns.sorted_out()
             self.parked(delivery)
 
@@ -162,7 +167,7 @@ class Intake:
     def leave(self) -> None:
         """The channel has ended: what was handed out still runs, and takes the room of the next intake."""
         arrived = set(self.arrived)
-        self._others |= {one for one in self._unsettled if not one.is_settled and one not in arrived}
+        self._others |= {one for one in [*self._unsettled] if not one.is_settled and one not in arrived}
 
     def stop(self) -> None:
         """Receive no more, and give back what has arrived and was not handed out. Idempotent."""
@@ -189,11 +194,11 @@ class Intake:
         if self._more_work or self.turns.somebody_waits or is_idle:  # one subscription does for all of the room
             self._cancel_requests(self._requests)
         elif self.room > 0 and self.may_sort and all(one.is_full for one in self._requests):
-            self._cancel_requests([one for one in self._requests if not self._takes_room(one)])
-            if len(self._requests) < MOST_SUBSCRIPTIONS:
-                self._push(self.room)
-            elif not self.arrived:
-                self._pulled()
+            # Of one that is full nothing is on its way here, which a cancel would give back.
+            self._cancel_requests([one for one in self._requests if self._has_parked(one)])
+            if len(self._requests) == MOST_SUBSCRIPTIONS:
+                self._cancel_requests([min(self._requests, key=lambda one: one.prefetch)])
+            self._push(self.room)
         elif self.turns.next_look_at <= time.monotonic() and self._may_look:
             self._first_of(queue for lane in Lane for queue in self.turns.due(lane))
 
@@ -206,6 +211,10 @@ class Intake:
         """Whether it has more than parked deliveries."""
         return bool(subscription.unsettled & (self._unsettled | self._others))
 
+    def _has_parked(self, subscription: "_Subscription") -> bool:
+        """Whether RabbitMQ would push more for it, once those are settled, than there was room for."""
+        return bool(subscription.unsettled - self._unsettled - self._others)
+
     @property
     def _may_look(self) -> bool:
         """There is room, or none runs of those that have a share of it."""
@@ -215,16 +224,23 @@ class Intake:
 
     def _pulled(self) -> bool:
         """Whether there was one more message: of the lane whose turn it is, what has waited longer first."""
-        pulled = [queue for queue in self._pulled_queues if queue == WORK or self._must_pull_requests]
-        interactive = [*pulled, *self.turns.due(Lane.INTERACTIVE)]
+        work = [queue for queue in self._pulled_queues if queue == WORK]
+        requests = [self._request_queue] if self._must_pull_requests else []
+        turns = self.turns.due(Lane.INTERACTIVE)
+        interactive = [*work, *turns, *requests] if self._has_sorted_enough else [*work, *requests, *turns]
+        self._sorted_in_a_row = 0 if self._has_sorted_enough else self._sorted_in_a_row
         queues = {Lane.INTERACTIVE: interactive, Lane.BATCH: self.turns.due(Lane.BATCH)}
-        return self._first_of(queue for lane in self.turns.order for queue in queues[lane])
+        return self._first_of(queue for lane in self.turns.order_of_looks for queue in queues[lane])
+
+    @property
+    def _has_sorted_enough(self) -> bool:
+        """Those who have been sorted before have their turn, however many are to be sorted."""
+        return self._sorted_in_a_row >= MOST_IN_A_ROW
 
     @property
     def _must_pull_requests(self) -> bool:
-        """Somebody may come who goes first and is not pushed, or they have all the subscriptions that they may."""
-        has_no_room_for_work = any(one.is_full for one in self._ours if one.queue == WORK)
-        return has_no_room_for_work or self.turns.somebody_waits or bool(self._requests)
+        """Somebody may come who goes first and is not pushed."""
+        return self.turns.somebody_waits or any(one.is_full for one in self._ours if one.queue == WORK)
 
     def _first_of(self, queues: Iterable[str]) -> bool:
         for queue in queues:

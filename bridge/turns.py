@@ -95,6 +95,16 @@ class Turns:
         return (then, first) if self.batch_is_due else (first, then)
 
     @property
+    def order_of_looks(self) -> tuple[Lane, Lane]:
+        """The same; but batch first, once in LOOK_EVERY_S, where nobody here knows whether it waits.
+
+        It may have been there before this process, or others have filled it.
+        """
+        batch = self._rings[Lane.BATCH]
+        is_unknown = self.has_share and not batch.somebody_waits and batch.due()
+        return (Lane.BATCH, Lane.INTERACTIVE) if is_unknown else self.order
+
+    @property
     def somebody_waits(self) -> bool:
         """In a queue of either lane, as far as this process knows."""
         return any(ring.somebody_waits for ring in self._rings.values())

@@ -182,6 +182,9 @@ class WaitingDoor:
 
     def _line(self, queues: Queues, *, everything: bool) -> Generator[Delivered]:
         """Requests with their leases, lane by lane; what is pushed otherwise only where `everything` is."""
+        if self._next_up is not None and _lane(self._next_up) is Lane.BATCH:
+            self._stay(self._next_up)  # in its own lane: the other one may have keys
+            self._next_up = None
         if queues.room <= 0:
             yield from self._held()  # it has its room
             return

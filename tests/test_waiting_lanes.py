@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from actors.broker import requests_wait
 from bridge.delivery import Delivered, Delivery
 from bridge.waiting import MOST_OPENED, NOT_READY_S
+from gateway.errors import StoreUnavailable
 from gateway.keys.pool import KeyPool
 from gateway.lanes import Lane
 from gateway.messages import Job
@@ -105,6 +107,30 @@ def test_sorting_needs_no_key(here: World):
     assert room.patience_s(60.0) == 1.0
     assert "r-1000" in ids(*queues.parked)
     assert not queues.waiting[REQUESTS]
+
+
+@pytest.mark.parametrize("settings", [{"INTERACTIVE_RESERVE": "0.5"}])
+@pytest.mark.parametrize("where", [BATCH, WORK])
+def test_one_of_the_batch_lane_that_is_held_stops_no_interactive_one(
+    here: World, clock: Clock, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    """The store went away when it was taken from its queue, or it lay among the work. Its lane alone has no key."""
+    queues = Lanes()
+    queues.put(here, where, batch(1))
+    room = Room(queues)
+    with monkeypatch.context() as patched:
+        patched.setattr(here.pool, "acquire", away)
+        with suppress(StoreUnavailable):
+            room.next()
+    for _ in range(2):
+        here.pool.acquire("any", lane=Lane.BATCH)
+    queues.put(here, REQUESTS, job(1000))
+    clock.advance(1.1)
+    assert "r-1000" in ids(*(room.next() for _ in range(4)))
+
+
+def away(*_: object, **__: object) -> None:
+    raise StoreUnavailable("away")
 
 
 def test_what_is_on_its_way_is_bounded(here: World):

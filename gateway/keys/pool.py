@@ -4,9 +4,10 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from gateway.errors import AuthenticationFailed, ProviderError, Scope
+from gateway.errors import AuthenticationFailed, ProviderError, Scope, StoreUnavailable
 from gateway.keys.store import (
     BATCH,
     Granted,
@@ -136,7 +137,8 @@ class KeyPool:
             else:
                 found = self._acquire(model, self._id(lane))
         for lease in unwanted:
-            self.cancel(lease)
+            with suppress(StoreUnavailable):  # it counts for one window, and a lease that is wanted is not lost
+                self.cancel(lease)
         return found
 
     def _no_other(self, without: Collection[str], tries: int) -> Unavailable | None:

@@ -94,7 +94,8 @@ IN_TURN = f"SELECT digest, {PLACE_AT}, used FROM keys WHERE +ready_at <= :now OR
 #: When one more use of a key may be the batch lane's, and its turns.
 BATCH_AT = f"""ifnull((SELECT at + :window_s FROM uses WHERE digest = keys.digest AND lease >= '{BATCH}'
     ORDER BY at DESC LIMIT 1 OFFSET :batch_limit - 1), 0.0)"""  # noqa: S608 - a letter of ours
-BATCH_IN_TURN = IN_TURN.replace(" ORDER BY", f" AND {BATCH_AT} <= :now ORDER BY")
+IN_ORDER = " ORDER BY turn, id"
+BATCH_IN_TURN = f"{IN_TURN.removesuffix(IN_ORDER)} AND {BATCH_AT} <= :now{IN_ORDER}"
 BATCH_READY_AT = f"SELECT digest, max(ready_at, {BATCH_AT}) AS at FROM keys ORDER BY at"  # noqa: S608 - all of it ours
 
 #: Other configurations may count for a longer window than this one, and need their uses.
