@@ -15,10 +15,13 @@ from console.opened import CONNECT_DEADLINE_S
 from gateway.errors import Nacked, Unroutable
 from gateway.messages import Job
 from gateway.rabbitmq import amqp
-from gateway.rabbitmq.topology import WORK
+from gateway.rabbitmq.topology import HOMES, WORK
 from gateway.reporting.redaction import escape_controls
 from gateway.settings import Settings
 from middleware.outbox import message_properties
+
+#: How the names of the queues begin in which requests wait for a key, of either lane.
+KEY_WAITS = tuple(f"{home}.delay." for home in HOMES.values())
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class WaitingRequest:
 
     def now(self, *, dropped: bool) -> Job:
         """The job without the wait that it is taken out of: that counts no retry."""
-        job, for_key = self.job, self.queue.startswith(f"{WORK}.delay.")
+        job, for_key = self.job, self.queue.startswith(KEY_WAITS)
         counted = {"retry_count": job.retry_count} if for_key else {"upstream_retries": job.upstream_retries}
         uncounted = {name: max(0, count - job.wait_counts) for name, count in counted.items()}
         return job.model_copy(update={**uncounted, "dropped": dropped})

@@ -217,7 +217,7 @@ class Job(_Message):
     `retry_count` counts finished or running waits for a key, `upstream_retries` those for the provider.
     `received_at` is epoch seconds when the request was read: `processing_time_ms` counts from there.
     `hop` counts the copies that were sent to wait: of two copies of a delivery, only the later one is worked on.
-    `wait_counts` says whether the running wait for a key is in `retry_count`.
+    `wait_counts` says whether the running wait is in `retry_count`, or in `upstream_retries`.
     `redriven` counts how often an operator has sent it again after it was dead.
     `expires_at` is epoch seconds from when on nobody waits for the answer, None for a request without a deadline.
     `spent` counts the calls of earlier attempts.

@@ -202,7 +202,8 @@ def _short_wait(job: Job, schedules: Schedules, *, at_least_s: float = 0.0) -> W
         # The delays are queues, so a stated wait takes the shortest queue that honours it.
         longer = [d for d in schedules.upstream_retry_delays if d >= at_least_s]
         delay_s = min(longer, default=max(schedules.upstream_retry_delays))
-    return Wait(delay_s, job.model_copy(update={"upstream_retries": job.upstream_retries + 1}), for_key=False)
+    counted = {"upstream_retries": job.upstream_retries + 1, "wait_counts": True}
+    return Wait(delay_s, job.model_copy(update=counted), for_key=False)
 
 
 #: What an operator can do nothing about: the provider's filter, and what the gate would refuse if it knew the provider.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pika.exceptions import AMQPConnectionError, ConnectionBlockedTimeout
 
+from bridge.wire import work_message
 from console import cli
 from console.ask import _requests
 from console.dead.queues import gone
@@ -22,11 +23,12 @@ from console.screen import dollars, screen, span, table, told
 from console.state import State, role_of
 from console.status import drawn
 from console.usage import seconds
+from console.waiting import WaitingRequest
 from gateway.bills import Bill
 from gateway.costs.call import PaidCall
 from gateway.errors import StoreUnavailable, TopologyError
 from gateway.usage.store import LIFE_S, Cell, Process, Seen
-from tests.world import world
+from tests.world import job, world
 
 NOW = datetime(2026, 11, 27, tzinfo=UTC)
 WELL = Finding("****1111", "main", "ready", None, None, 0.0, 0, 10, 0, 5.0, None, None, None)
@@ -328,3 +330,19 @@ def test_usage_is_what_was_booked(monkeypatch: pytest.MonkeyPatch, run: Run):
         ("", "none"),
         ("gen-1", "****1111 (team)"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("queue", "counts"),
+    [
+        ("gemini.generate.delay.86400s", (3, 2)),
+        ("gemini.batch.delay.86400s", (3, 2)),
+        ("gemini.generate.backoff.30s", (4, 1)),
+        ("gemini.batch.backoff.30s", (4, 1)),
+    ],
+)
+def test_who_is_run_now_has_no_retry_counted(queue: str, counts: tuple[int, int]):
+    """In either lane; else the last wait of a batch request would end in an error."""
+    waiting = WaitingRequest(queue, work_message(job(retry_count=4, upstream_retries=2)), tag=1)
+    now = waiting.now(dropped=False)
+    assert (now.retry_count, now.upstream_retries) == counts

@@ -6,13 +6,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from console.metrics.gauges import KEY_STATES, WORKER_STATES
+from console.state import Role
 from dev.launcher import ROOT
 from gateway.errors import ErrorCode
 from middleware.attempt import Outcome
@@ -27,15 +28,7 @@ BOARD = ROOT / "deploy" / "grafana" / "gemini.json"
 VALUES: dict[tuple[str, str], set[str]] = {
     ("gemini_worker_processes", "state"): set(WORKER_STATES),
     ("gemini_keys", "state"): set(KEY_STATES),
-    ("gemini_queue_messages", "role"): {
-        "requests",
-        "work",
-        "key_wait",
-        "provider_wait",
-        "callbacks",
-        "answers",
-        "dead",
-    },
+    ("gemini_queue_messages", "role"): {role.replace(" ", "_") for role in get_args(Role)},
     ("gemini_call_errors_total", "error_code"): set(ErrorCode),
     ("gemini_request_errors_total", "error_code"): set(ErrorCode),
     ("gemini_request_outcomes_total", "outcome"): {*Outcome, REJECTED},

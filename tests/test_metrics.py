@@ -155,7 +155,7 @@ def test_a_store_that_is_away_is_told(here: Opened):
     assert (found["gemini_store_up", ()], found["gemini_store_errors_total", ()]) == (0, 1)
     assert not [name for name, _ in found if name.startswith("gemini_calls")]
     assert scraper.get("/readyz").status_code == 503
-    assert "state file" in scraper.get("/readyz").json()["trouble"]
+    assert scraper.get("/readyz").json()["trouble"] == "the store cannot be read"  # names no file, no server
     assert scraper.get("/healthz").status_code == 200
     away[0] = False
     found = samples(scrape(scraper))

@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import pika
 import pytest
+from starlette import datastructures
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 from starlette.testclient import TestClient
@@ -281,6 +283,19 @@ def test_on_this_machine_only_its_own_names_are_answered(
     assert visitor.client.get("/login", headers={"Host": host}).status_code == status
 
 
+@pytest.mark.parametrize("host", ["anything/static/", "anything/healthz?", "anything/login#"])
+def test_a_host_header_is_no_path(queues: Queues, monkeypatch: pytest.MonkeyPatch, host: str):
+    """Starlette before 1.0 made its URL of both; that would let the visitor in without the password."""
+
+    def glued(request: Request) -> datastructures.URL:
+        return datastructures.URL(f"http://{request.headers['host']}{request.scope['path']}")
+
+    monkeypatch.setattr(Request, "url", property(glued))
+    app = page(queues=queues, place=Place("0.0.0.0", None), health=("/healthz",))  # noqa: S104 - nothing is bound here
+    client = TestClient(app, base_url="http://10.0.0.7", follow_redirects=False)
+    assert client.get("/dead", headers={"Host": host}).status_code == 303
+
+
 def test_another_site_embeds_nothing_of_it(queues: Queues):
     """A link from elsewhere leads to the page; a picture, a frame or a script from elsewhere gets nothing."""
     visitor = Visitor(queues, password=None)
@@ -448,6 +463,37 @@ def test_a_state_that_cannot_be_drawn_is_said():
 
     assert "A fault of the page (KeyError)" in asyncio.run(play())
     assert rings([finding(1, "a state of tomorrow")], 0.0).shown[0].tone == "wait"
+
+
+def test_who_comes_while_the_connections_are_closed_is_served():
+    """Closing may take long; whoever looks from then on has a view that is refreshed."""
+    closes, closing = threading.Event(), threading.Event()
+    looks: list[int] = []
+
+    def look() -> State:
+        looks.append(1)
+        return state()
+
+    def rest() -> None:
+        closing.set()
+        assert closes.wait(60)
+
+    async def play() -> None:
+        feed = feed_of(look, rest=rest)
+        first = feed.views()
+        await anext(first)
+        await first.aclose()
+        assert await asyncio.to_thread(closing.wait, 60)
+        seen = len(looks)
+        second = feed.views()
+        await anext(second)
+        closes.set()
+        async with asyncio.timeout(60):
+            while len(looks) == seen:
+                await anext(second)
+        await second.aclose()
+
+    asyncio.run(play())
 
 
 def test_a_look_that_hangs_holds_up_no_page():

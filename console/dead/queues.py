@@ -34,8 +34,9 @@ class DeadQueues:
     """
 
     def __init__(self, settings: Settings) -> None:
-        url = settings.amqp_address
-        self._connection = amqp.connect(amqp.parameters(url, name="dead"), deadline_s=CONNECT_DEADLINE_S)
+        parameters = amqp.parameters(settings.amqp_address, name="dead")
+        parameters.blocked_connection_timeout = CONNECT_DEADLINE_S  # an alarm of RabbitMQ may take hours
+        self._connection = amqp.connect(parameters, deadline_s=CONNECT_DEADLINE_S)
         self._channel: Any = self._connection.channel()
         self._channel.confirm_delivery()
         self._request_queue = settings.request_queue

@@ -1,5 +1,7 @@
 """`/metrics`, `/healthz` and `/readyz`, to be mounted by whoever serves HTTP."""
 
+import logging
+
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
@@ -12,6 +14,8 @@ from gateway.errors import StoreUnavailable
 
 #: Those that a platform asks, which knows no password.
 HEALTH = ("/healthz", "/readyz")
+
+logger = logging.getLogger(__name__)
 
 
 def routes(source: Source, look: Look = build) -> list[BaseRoute]:
@@ -44,6 +48,7 @@ def _ready(source: Source) -> Response:
     try:
         seen = [one for one in source().stores.usage.processes() if one.lives]
     except StoreUnavailable as error:
-        return JSONResponse({"ready": False, "trouble": str(error)}, status_code=503)
+        logger.warning("Not ready: %s", error)  # an answer to anybody names no server and no file
+        return JSONResponse({"ready": False, "trouble": "the store cannot be read"}, status_code=503)
     ready = sum(one.process.not_ready is None for one in seen)
     return JSONResponse({"ready": True, "workers": len(seen), "workers_ready": ready})

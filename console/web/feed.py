@@ -117,12 +117,13 @@ class Feed:
             self._viewers -= 1
 
     async def _run(self) -> None:
-        while self._viewers and not self.closed:
-            began = time.monotonic()
-            await self._turn()
-            rest_s = min(REST_FACTOR * (time.monotonic() - began), LONGEST_REST_S)
-            await asyncio.sleep(max(self._every_s, rest_s))
-        await asyncio.to_thread(self._rest)
+        while self._viewers and not self.closed:  # again, for who comes while it closes its connections
+            while self._viewers and not self.closed:
+                began = time.monotonic()
+                await self._turn()
+                rest_s = min(REST_FACTOR * (time.monotonic() - began), LONGEST_REST_S)
+                await asyncio.sleep(max(self._every_s, rest_s))
+            await asyncio.to_thread(self._rest)
 
     async def _turn(self) -> None:
         """Build once, and say so in between when it takes long."""

@@ -106,7 +106,7 @@ class Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         request.state.session = None
-        if request.url.path in self._health and request.method in READING:
+        if request.scope["path"] in self._health and request.method in READING:
             return None  # whoever probes does so by an address
         host = request.headers.get("host", "")
         if not self._place.knows(host):
@@ -126,7 +126,7 @@ class Guard:
 
     def _without_password(self, request: Request, sessions: Sessions) -> Response | None:
         session = request.state.session = sessions.find(request.cookies.get(COOKIE, ""))
-        path = request.url.path
+        path = request.scope["path"]  # not that of `url`, which a Host header has a part in
         if session is not None or path in self._public or path.startswith("/static/"):
             return None
         if request.method in READING and (typed := _basic(request)) is not None:

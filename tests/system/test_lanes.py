@@ -33,7 +33,10 @@ def ask(stack: Stack, name: str, **fields: object) -> None:
 
 
 def test_one_who_waits_does_not_wait_for_a_batch(stack: Stack):
-    """It has the next key, or the one after: processes may hold one each. Nothing of the batch is lost or late."""
+    """It has the next key, or the one after: processes may hold one each. Nothing of the batch is lost, or waits twice.
+
+    In which order the batch is answered depends on how fast each process sorts: see `tests/test_simulated_lanes.py`.
+    """
     for number in range(BATCH):
         ask(stack, f"batch-{number}", priority="batch", metadata={"n": number})
     worker = stack.start_worker()
@@ -42,7 +45,4 @@ def test_one_who_waits_does_not_wait_for_a_batch(stack: Stack):
     names = [answer["request_id"] for answer in [*before, *stack.answers(BATCH + 1 - PLACES, timeout_s=60)]]
     assert len(set(names)) == BATCH + 1
     assert names.index("somebody") <= 3 * PLACES
-    order = [int(name.removeprefix("batch-")) for name in names if name != "somebody"]
-    # Who has the key first is answered first, unless the other process is slow just then.
-    assert max(abs(place - number) for place, number in enumerate(order)) <= 2 * PLACES
     assert "Waiting up to 30 s" not in worker.output()

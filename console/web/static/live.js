@@ -72,7 +72,7 @@ async function again() {
     const page = await fetch("/", { redirect: "manual", cache: "no-store" });
     if (page.type === "opaqueredirect") { location.reload(); return; }
   } catch { /* the server is away: listen again */ }
-  listen();
+  if (!document.hidden && source.readyState === EventSource.CLOSED) listen();  // a tab that was shown again listens
 }
 
 // Nobody looks at a hidden page: the server need not draw for it.
